@@ -1,0 +1,277 @@
+//! Where messages come from and results go to: one trait, two brokers.
+//!
+//! [`local`] is the embedded broker (SQLite); [`sqs`] is Amazon SQS. Both promise the same: a
+//! message is received under a lease (its visibility timeout), comes again when the lease ends,
+//! and is gone once it is settled. `host/tests/promises/conformance.rs` holds both to it.
+//!
+//! Delivery is at least once. Whatever a job leads to (result, dead letter, follow-on jobs) is
+//! sent *before* its message is deleted, never after.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+pub mod error;
+#[cfg(feature = "local")]
+pub mod local;
+pub mod sqs;
+
+pub use error::{BrokerError, Fault};
+
+/// Names of the message attributes that Lovage reads and writes.
+pub mod attribute {
+    /// The job's id, where the body does not say it.
+    pub const ID: &str = "lovage-id";
+    /// The task's name, where the body does not say it.
+    pub const TASK: &str = "lovage-task";
+    /// The tenant, where the body does not say it.
+    pub const TENANT: &str = "lovage-tenant";
+    /// Which wire format the body has, over the queue's configuration.
+    pub const FORMAT: &str = "lovage-format";
+    /// Media type of a raw body, and of a result.
+    pub const CONTENT_TYPE: &str = "content-type";
+    /// `base64` where a raw body is encoded.
+    pub const CONTENT_ENCODING: &str = "content-encoding";
+    /// What a copy must remember of the message it stands for ([`Deferral`](super::Deferral)).
+    pub const DEFERRED: &str = "lovage-deferred";
+    /// Why a message is a dead letter ([`DeadLetter`](super::DeadLetter)), as JSON.
+    pub const DEAD_LETTER: &str = "lovage-dead-letter";
+    /// The result's status.
+    pub const STATUS: &str = "lovage-status";
+    /// The attempt that gave the result.
+    pub const ATTEMPT: &str = "lovage-attempt";
+    /// The digest of the component that gave the result.
+    pub const COMPONENT: &str = "lovage-component";
+}
+
+/// Attributes of a message, by name. Binary values are held as base64.
+pub type Attributes = BTreeMap<String, String>;
+
+/// A queue that has been found to exist, as [`Broker::open`] returns it. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// The name in logs, results and dead letters.
+    pub name: Arc<str>,
+    /// What the broker needs to address it: the URL on SQS, the name on the local broker.
+    pub address: Arc<str>,
+    /// Whether messages of one group are handed out in order, one batch at a time.
+    pub fifo: bool,
+    /// The visibility timeout that the queue itself is set to.
+    pub visibility_timeout: Duration,
+    /// The queue that the broker itself moves exhausted messages to, if it is set to.
+    pub redrive_target: Option<Arc<str>>,
+}
+
+/// What names one delivery of a message; good until the lease ends.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Receipt(pub Arc<str>);
+
+/// A message as the broker delivered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The broker's own id, the same at each delivery.
+    pub id: String,
+    /// This delivery.
+    pub receipt: Receipt,
+    /// The body, byte for byte.
+    pub body: Bytes,
+    /// The attributes.
+    pub attributes: Attributes,
+    /// On a FIFO queue the ordering key, else the tenant of SQS's fair queues.
+    pub group: Option<String>,
+    /// Which attempt this delivery is, counted from 1. Deliveries that spent none (a snooze, a
+    /// wait for the eta) are not counted.
+    pub attempt: u32,
+    /// When it was first sent, where the broker says so.
+    pub sent_at: Option<Timestamp>,
+    /// Not to be run before this time: set where the wait is longer than the broker can express.
+    pub not_before: Option<Timestamp>,
+    /// The trace header that SQS carries outside of the attributes (`AWSTraceHeader`).
+    pub trace_header: Option<String>,
+}
+
+/// A message to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outgoing {
+    /// The body. SQS takes text only, and not every character: see [`crate::broker::sqs`].
+    pub body: Bytes,
+    /// The attributes.
+    pub attributes: Attributes,
+    /// The group; a FIFO queue needs one and the broker makes one up where it is absent.
+    pub group: Option<String>,
+    /// On FIFO queues: two messages with one id within five minutes are one message.
+    pub deduplication_id: Option<String>,
+    /// Not to be delivered before this has passed. Any length: brokers split what is too long.
+    pub delay: Duration,
+    /// The trace header, where the broker can carry one.
+    pub trace_header: Option<String>,
+}
+
+/// A message that is sent because of another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Send {
+    /// The address of the queue ([`Queue::address`]).
+    pub to: Arc<str>,
+    /// The message.
+    pub message: Outgoing,
+}
+
+/// A result that the broker keeps by the job's id, where it can ([`Broker::result`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptResult {
+    /// The job's id.
+    pub job_id: String,
+    /// The result in the `envelope` format, as JSON.
+    pub envelope: Bytes,
+}
+
+/// What becomes of one message.
+#[derive(Debug, Clone)]
+pub enum Disposal {
+    /// Send what follows from it, and only when all of that was accepted delete it.
+    Finish {
+        /// The result for the broker to keep.
+        result: Option<KeptResult>,
+        /// Result, dead letter and follow-on messages.
+        sends: Vec<Send>,
+    },
+    /// Put it back.
+    Release {
+        /// Not to be delivered before this has passed. Any length.
+        after: Duration,
+        /// Whether the delivery counts as an attempt.
+        spent: bool,
+    },
+}
+
+/// One message, whole, and what becomes of it.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// The message; shared, since it is needed whole to be copied or moved.
+    pub message: Arc<Message>,
+    /// What becomes of it.
+    pub disposal: Disposal,
+}
+
+/// What a copy of a message must remember of the one that it stands for. Travels as the attribute
+/// [`attribute::DEFERRED`], as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deferral {
+    /// The broker's id of the first copy: the job's id where the sender named none.
+    pub message_id: String,
+    /// Attempts spent before this copy.
+    #[serde(default)]
+    pub attempts: u32,
+    /// Not to be run before this time, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub not_before_ms: i64,
+}
+
+/// Why a message is a dead letter. Travels as the attribute [`attribute::DEAD_LETTER`], as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeadLetter {
+    /// The queue that it came from, by name.
+    pub queue: String,
+    /// The result's status.
+    pub status: crate::outcome::Status,
+    /// The failure's kind.
+    pub kind: String,
+    /// The failure's message, cut to 1 KiB.
+    pub reason: String,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The job's id, as far as it could be read.
+    pub job_id: String,
+    /// The job's task, as far as it could be read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub task: String,
+    /// The tenant, as far as it could be read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
+    /// When it was given up.
+    pub at: Timestamp,
+}
+
+/// How many messages a queue holds. Exact on the local broker, approximate on SQS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Depth {
+    /// Ready to be received.
+    pub ready: u64,
+    /// Waiting for their delay to pass.
+    pub delayed: u64,
+    /// Under a lease.
+    pub in_flight: u64,
+}
+
+/// What a broker can take. Kept in one place so that callers need not know which broker it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most messages that one receive returns.
+    pub receive_batch: usize,
+    /// The most settlements that gain from being made together.
+    pub settle_batch: usize,
+    /// How many settlement calls may usefully be under way at once.
+    pub settle_concurrency: usize,
+    /// The largest body with its attributes, in bytes.
+    pub message_bytes: usize,
+    /// The longest that one delivery can be held, counted from its receipt.
+    pub max_lease: Duration,
+}
+
+/// A broker. All calls may be made concurrently.
+#[async_trait]
+pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
+    /// `local` or `sqs`.
+    fn kind(&self) -> &'static str;
+
+    /// What this broker can take.
+    fn limits(&self) -> Limits;
+
+    /// Finds a queue by name (or URL, on SQS). [`Fault::NotFound`] when there is none.
+    async fn open(&self, name: &str) -> Result<Queue, BrokerError>;
+
+    /// Receives 0 to `max` messages (capped by [`Limits::receive_batch`]), each leased for
+    /// `visibility`. Waits up to `wait` for the first, without busy polling. Safe to drop while it
+    /// waits: a message that was leased for a dropped call comes again at the end of its lease.
+    async fn receive(
+        &self,
+        queue: &Queue,
+        max: usize,
+        wait: Duration,
+        visibility: Duration,
+    ) -> Result<Vec<Message>, BrokerError>;
+
+    /// Renews leases: each ends `visibility` from now. One answer a receipt, in order.
+    /// [`Fault::Stale`] where the lease is lost.
+    async fn extend(
+        &self,
+        queue: &Queue,
+        receipts: &[Receipt],
+        visibility: Duration,
+    ) -> Vec<Result<(), BrokerError>>;
+
+    /// Carries out what becomes of messages; any number. One answer each, in order. A message
+    /// whose answer is an error is still there (or its lease was lost: [`Fault::Stale`]).
+    async fn settle(
+        &self,
+        queue: &Queue,
+        settlements: &[Settlement],
+    ) -> Vec<Result<(), BrokerError>>;
+
+    /// Sends messages; any number. The broker's id for each, or why it was not taken, in order.
+    async fn send(&self, queue: &Queue, messages: &[Outgoing]) -> Vec<Result<String, BrokerError>>;
+
+    /// How many messages there are.
+    async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError>;
+
+    /// Up to `max` messages, for a person to look at: they stay where they are. On SQS each is
+    /// hidden for a moment and counted as received once more.
+    async fn browse(&self, queue: &Queue, max: usize) -> Result<Vec<Message>, BrokerError>;
+
+    /// The result kept for a job, once there is one; waits up to `wait` for it.
+    /// [`Fault::Unsupported`] where the broker keeps none.
+    async fn result(&self, job_id: &str, wait: Duration) -> Result<Option<Bytes>, BrokerError>;
+}

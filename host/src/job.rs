@@ -1,0 +1,107 @@
+//! The domain's central type: one piece of work, whatever wire format it came in.
+//!
+//! Nothing here knows of AWS, wasmtime or HTTP. Messages decode to a [`Job`], a sandbox turns a
+//! job into an [`Outcome`](crate::outcome::Outcome), and a result is made of both.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+/// The media type of JSON, which payloads and outputs have unless somebody says otherwise.
+pub const JSON: &str = "application/json";
+
+/// The longest job id, tenant or task name that is accepted, in bytes.
+pub const MAX_NAME_BYTES: usize = 200;
+
+/// One piece of work, decoded from a message or an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The idempotency key: the same on every attempt and delivery. 1 to 200 bytes.
+    pub id: String,
+    /// The name of the task to run.
+    pub task: String,
+    /// Who the job is for; empty where no tenants are named.
+    pub tenant: String,
+    /// 1 on the first attempt.
+    pub attempt: u32,
+    /// How many attempts this job gets, when the sender says so.
+    pub max_attempts: Option<u32>,
+    /// Wall time for one attempt, when the sender says so.
+    pub timeout: Option<Duration>,
+    /// Media type of `payload`.
+    pub content_type: String,
+    /// The payload, byte for byte.
+    pub payload: Bytes,
+    /// Not to be run before this time.
+    pub eta: Option<Timestamp>,
+    /// Not to be run after this time.
+    pub expires: Option<Timestamp>,
+    /// Where the sender wants the result: a queue's name or URL.
+    pub reply_to: Option<String>,
+    /// Headers for the guest, trace context included. Names are lower case and may repeat.
+    pub headers: Vec<(String, String)>,
+    /// The id of the first job of the chain that led here; `None` when it is this one.
+    pub root_id: Option<String>,
+    /// The id of the job that asked for this one.
+    pub parent_id: Option<String>,
+}
+
+impl Job {
+    /// A job with nothing but the parts that every job has.
+    pub fn new(id: impl Into<String>, task: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self {
+            id: id.into(),
+            task: task.into(),
+            tenant: String::new(),
+            attempt: 1,
+            max_attempts: None,
+            timeout: None,
+            content_type: JSON.to_owned(),
+            payload: payload.into(),
+            eta: None,
+            expires: None,
+            reply_to: None,
+            headers: Vec::new(),
+            root_id: None,
+            parent_id: None,
+        }
+    }
+
+    /// How long to wait before the job may run; `None` when it may run now.
+    pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
+        let eta = self.eta?;
+        Duration::try_from(eta.duration_since(now))
+            .ok()
+            .filter(|wait| !wait.is_zero())
+    }
+
+    /// Whether the job's time is over.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_due_at_its_eta_and_not_before() {
+        let now = Timestamp::from_millisecond(1_000_000).unwrap();
+        let mut job = Job::new("a", "echo", "1");
+        assert_eq!(job.due_in(now), None);
+        job.eta = Some(Timestamp::from_millisecond(1_000_250).unwrap());
+        assert_eq!(job.due_in(now), Some(Duration::from_millis(250)));
+        assert_eq!(job.due_in(job.eta.unwrap()), None);
+    }
+
+    #[test]
+    fn a_job_expires_at_the_very_moment_named() {
+        let now = Timestamp::from_millisecond(5).unwrap();
+        let mut job = Job::new("a", "echo", "1");
+        assert!(!job.is_expired(now));
+        job.expires = Some(now);
+        assert!(job.is_expired(now));
+    }
+}
