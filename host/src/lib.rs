@@ -6,5 +6,6 @@
 
 pub mod broker;
 pub mod job;
+pub mod message;
 pub mod outcome;
 pub mod retry;

@@ -1,0 +1,194 @@
+//! From the bytes of a message to a [`Job`], whatever wire format they are in.
+//!
+//! Which format applies is decided by rule, never by guessing at the body:
+//!
+//! 1. the message attribute `lovage-format` (`native` or `raw`), where there is one;
+//! 2. else the queue's `format` in the configuration, which is `native` unless set.
+//!
+//! Decoding reads the message and the queue's settings and nothing else. What no format takes is
+//! [`Malformed`]: a job that is rejected without a guest being run.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use crate::{
+    broker::{Message, attribute},
+    job::{Job, MAX_NAME_BYTES},
+};
+
+pub mod native;
+pub mod raw;
+
+/// The wire formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A JSON object with `data` and more: see [`native`].
+    #[default]
+    Native,
+    /// The body is the payload: see [`raw`].
+    Raw,
+}
+
+/// What a queue (or a function) supplies where the message is silent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// The format, where the message names none.
+    pub format: Format,
+    /// The task, where the message names none.
+    pub task: Option<String>,
+    /// The tenant, where the message names none.
+    pub tenant: Option<String>,
+    /// The media type of raw bodies, where the message names none; JSON when absent.
+    pub content_type: Option<String>,
+    /// Whether the group is an ordering key. On other queues it names the tenant, as in SQS's
+    /// fair queues.
+    pub fifo: bool,
+}
+
+/// A message that is no job. What could be read of it is kept for the result and the dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// What is wrong with it and what would be right. Holds nothing of the payload.
+    pub reason: String,
+    /// The job's id where it could be read, else the broker's.
+    pub id: String,
+    /// The task's name where it could be read, else empty.
+    pub task: String,
+    /// The tenant where it could be read, else empty.
+    pub tenant: String,
+    /// Where the sender wants the answer, where it could be read.
+    pub reply_to: Option<String>,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// Decodes a message.
+pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malformed>> {
+    let mut job = Job::new(message.id.clone(), "", message.body.clone());
+    job.attempt = message.attempt;
+    let outcome = fill(&mut job, message, defaults);
+    outcome.map(|()| job.clone()).map_err(|reason| {
+        // An id that is itself what is wrong must not travel on.
+        let id = if check_name("id", &job.id).is_ok() {
+            job.id
+        } else {
+            message.id.clone()
+        };
+        Box::new(Malformed {
+            reason,
+            id,
+            task: job.task,
+            tenant: job.tenant,
+            reply_to: job.reply_to,
+        })
+    })
+}
+
+fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), String> {
+    take_attributes(job, message, defaults);
+    let format = match message
+        .attributes
+        .get(attribute::FORMAT)
+        .map(String::as_str)
+    {
+        None => defaults.format,
+        Some("native") => Format::Native,
+        Some("raw") => Format::Raw,
+        Some(_) => {
+            return Err(format!(
+                "the message attribute `{}` names no format; use `native` or `raw`",
+                attribute::FORMAT
+            ));
+        }
+    };
+    match format {
+        Format::Native => native::decode(job, &message.body)?,
+        Format::Raw => raw::decode(job, message, defaults)?,
+    }
+    if job.task.is_empty() {
+        job.task = defaults.task.clone().ok_or_else(|| {
+            format!(
+                "no task is named: neither by the message nor by the queue's `default_task`; add \
+                 `\"task\"` to the body, or the message attribute `{}`",
+                attribute::TASK
+            )
+        })?;
+    }
+    if job.tenant.is_empty() {
+        job.tenant = defaults.tenant.clone().unwrap_or_default();
+    }
+    // The broker may hold a job back for longer than it can express.
+    job.eta = job.eta.max(message.not_before);
+    check_name("id", &job.id)?;
+    check_name("task", &job.task)?;
+    if !job.tenant.is_empty() {
+        check_name("tenant", &job.tenant)?;
+    }
+    Ok(())
+}
+
+/// What attributes say holds for every format; a body that says otherwise wins.
+fn take_attributes(job: &mut Job, message: &Message, defaults: &Defaults) {
+    for (name, value) in &message.attributes {
+        match name.to_ascii_lowercase().as_str() {
+            attribute::ID => job.id.clone_from(value),
+            attribute::TASK => job.task.clone_from(value),
+            attribute::TENANT => job.tenant.clone_from(value),
+            attribute::CONTENT_TYPE | attribute::CONTENT_ENCODING => {}
+            own if own.starts_with("lovage-") => {}
+            header => job.headers.push((header.to_owned(), value.clone())),
+        }
+    }
+    if let Some(trace) = &message.trace_header {
+        job.headers
+            .push(("x-amzn-trace-id".to_owned(), trace.clone()));
+    }
+    if job.tenant.is_empty()
+        && !defaults.fifo
+        && let Some(group) = &message.group
+    {
+        job.tenant.clone_from(group);
+    }
+}
+
+/// Ids, tasks and tenants end up in logs, attributes and keys: short, and nothing invisible.
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > MAX_NAME_BYTES {
+        return Err(format!(
+            "`{what}` has {} bytes; it takes 1 to {MAX_NAME_BYTES}",
+            name.len()
+        ));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(format!("`{what}` holds a control character"));
+    }
+    Ok(())
+}
+
+/// Reads a time: RFC 3339 text, or whole milliseconds since the Unix epoch.
+fn parse_time(field: &str, value: &serde_json::Value) -> Result<Timestamp, String> {
+    let parsed = match value {
+        serde_json::Value::String(text) => text.parse().ok(),
+        serde_json::Value::Number(number) => number
+            .as_i64()
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok()),
+        _ => None,
+    };
+    parsed.ok_or_else(|| {
+        format!(
+            "`{field}` is no time; use RFC 3339 with an offset, such as `2026-01-31T12:00:00Z`, \
+             or whole milliseconds since the Unix epoch"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;
