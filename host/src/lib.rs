@@ -5,7 +5,10 @@
 //! deleted. `docs/design.md` tells the whole way and why it is so.
 
 pub mod broker;
+pub mod config;
 pub mod job;
 pub mod message;
 pub mod outcome;
+pub mod result;
 pub mod retry;
+pub mod usage;
