@@ -142,6 +142,13 @@ impl Config {
                 self.worker.max_lease_ms
             ));
         }
+        if let Some(queue) = &self.lambda.queue
+            && self.queue(queue).is_none()
+        {
+            return wrong(format!(
+                "lambda.queue names `{queue}`, which is no queue of this file; add [queues.{queue}]"
+            ));
+        }
         for (queue, settings) in &self.queues {
             if let Some(visibility) = settings.visibility_timeout_ms
                 && !(1000..=twelve_hours).contains(&visibility.get())

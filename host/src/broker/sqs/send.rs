@@ -65,10 +65,7 @@ impl SqsBroker {
             })
             .collect();
         if fifo {
-            answers.extend(
-                self.send_in_turn(&doing, address, fifo, batches.into())
-                    .await,
-            );
+            answers.extend(self.send_in_turn(&doing, address, fifo, batches.into()).await);
         } else {
             let requests: Vec<_> = batches
                 .into_iter()
@@ -140,10 +137,7 @@ impl SqsBroker {
             if !left.is_empty() {
                 let tried = TRIES.saturating_sub(tries);
                 tokio::time::sleep(Duration::from_millis(100 << tried)).await;
-                work.push_front(Batch {
-                    entries: left,
-                    tries: tries - 1,
-                });
+                work.push_front(Batch { entries: left, tries: tries - 1 });
             }
         }
         answers
@@ -189,10 +183,7 @@ impl SqsBroker {
 
 /// The entries that may go, and those whose group is held back.
 fn split_held(entries: Vec<Entry>, held: &HashSet<String>) -> (Vec<Entry>, Vec<Entry>) {
-    entries.into_iter().partition(|(_, parcel)| {
-        !parcel
-            .group
-            .as_ref()
-            .is_some_and(|group| held.contains(group))
-    })
+    entries
+        .into_iter()
+        .partition(|(_, parcel)| !parcel.group.as_ref().is_some_and(|group| held.contains(group)))
 }
