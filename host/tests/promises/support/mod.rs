@@ -1,0 +1,3 @@
+//! What several groups of promises need.
+
+pub mod broker;
