@@ -72,7 +72,7 @@ impl SqsBroker {
             .set_queue_owner_aws_account_id(account.map(str::to_owned))
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error))?;
+            .map_err(|error| doing.sdk_error(&error))?;
         output
             .queue_url
             .ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without a URL"))
@@ -97,7 +97,7 @@ impl SqsBroker {
             .attribute_names(QueueAttributeName::RedrivePolicy)
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error));
+            .map_err(|error| doing.sdk_error(&error));
         let attributes = match answer {
             Ok(output) => output.attributes.unwrap_or_default(),
             Err(error) if error.fault == Fault::Denied => {
@@ -137,7 +137,7 @@ impl SqsBroker {
             .attribute_names(QueueAttributeName::ApproximateNumberOfMessagesNotVisible)
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error))?
+            .map_err(|error| doing.sdk_error(&error))?
             .attributes
             .unwrap_or_default();
         let number = |name| {
@@ -169,7 +169,7 @@ impl SqsBroker {
             )
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error))?
+            .map_err(|error| doing.sdk_error(&error))?
             .queue_url
             .ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without a URL"))?;
         Ok(Queue {
@@ -190,7 +190,7 @@ impl SqsBroker {
             .send()
             .await
             .map(|_| ())
-            .map_err(|error| doing.from_sdk(&error))
+            .map_err(|error| doing.sdk_error(&error))
     }
 }
 
