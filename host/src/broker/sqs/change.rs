@@ -55,8 +55,10 @@ impl SqsBroker {
             .chunks(MAX_ENTRIES)
             .map(|batch| self.change_batch(address, change, batch.to_vec()))
             .collect();
-        let mut answers: Vec<_> =
-            stream::iter(requests).buffer_unordered(CONCURRENT).concat().await;
+        let mut answers: Vec<_> = stream::iter(requests)
+            .buffer_unordered(CONCURRENT)
+            .concat()
+            .await;
         answers.sort_by_key(|(index, _)| *index);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
@@ -124,12 +126,18 @@ impl SqsBroker {
                         .map_err(malformed)?;
                     request = request.entries(entry);
                 }
-                let output = request.send().await.map_err(|error| doing.from_sdk(&error))?;
+                let output = request
+                    .send()
+                    .await
+                    .map_err(|error| doing.sdk_error(&error))?;
                 let succeeded = output.successful.into_iter().map(|entry| entry.id);
                 Ok((succeeded.collect(), output.failed))
             }
             Change::Hide => {
-                let mut request = self.client.change_message_visibility_batch().queue_url(address);
+                let mut request = self
+                    .client
+                    .change_message_visibility_batch()
+                    .queue_url(address);
                 for (place, (_, receipt, seconds)) in entries.iter().enumerate() {
                     let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
                         .id(place.to_string())
@@ -139,7 +147,10 @@ impl SqsBroker {
                         .map_err(malformed)?;
                     request = request.entries(entry);
                 }
-                let output = request.send().await.map_err(|error| doing.from_sdk(&error))?;
+                let output = request
+                    .send()
+                    .await
+                    .map_err(|error| doing.sdk_error(&error))?;
                 let succeeded = output.successful.into_iter().map(|entry| entry.id);
                 Ok((succeeded.collect(), output.failed))
             }
@@ -158,7 +169,7 @@ fn sort_out(
         .map(|place| {
             let id = place.to_string();
             if let Some(entry) = failed.iter().find(|entry| entry.id == id) {
-                Err(doing.from_entry(entry))
+                Err(doing.entry_error(entry))
             } else if succeeded.contains(&id) {
                 Ok(())
             } else {
@@ -170,5 +181,8 @@ fn sort_out(
 
 /// The error for an entry that an answer leaves out.
 pub(super) fn silence(doing: &Doing) -> BrokerError {
-    doing.error(Fault::Unavailable, "SQS did not say what became of it; it is tried again")
+    doing.error(
+        Fault::Unavailable,
+        "SQS did not say what became of it; it is tried again",
+    )
 }

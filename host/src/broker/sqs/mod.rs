@@ -62,7 +62,7 @@ use super::{
 
 /// "The maximum is 12 hours from the time that Amazon SQS receives the `ReceiveMessage` request"
 /// (SQS developer guide, visibility timeout).
-const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
+const MAX_VISIBILITY: Duration = Duration::from_hours(12);
 
 /// How many settlement calls may be under way at once. Enough to keep the SDK's connections busy;
 /// SQS itself sets no limit.

@@ -58,11 +58,7 @@ impl Stub {
     }
 }
 
-fn serve(
-    stream: TcpStream,
-    log: &Mutex<Vec<Request>>,
-    answer: &Mutex<Box<Answer>>,
-) -> Option<()> {
+fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &Mutex<Box<Answer>>) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
     loop {

@@ -1,0 +1,27 @@
+//! What Lovage promises, one test a promise, grouped by whom the promise is about.
+//!
+//! One test binary, so that the heavy dependencies are linked once, and the local AWS that many
+//! promises are tested on is started once. It is installed by `make test-setup`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected has to fail, loudly and on the spot"
+)]
+#![allow(
+    clippy::print_stderr,
+    reason = "a test that is skipped says why on standard error"
+)]
+#![allow(
+    async_fn_in_trait,
+    reason = "fixtures are only awaited in place, never spawned"
+)]
+
+mod conformance;
+#[cfg(feature = "local")]
+mod local_broker;
+mod sqs_broker;
+mod sqs_errors;
+mod sqs_requests;
+mod support;
