@@ -1,9 +1,5 @@
 //! What several groups of promises need.
 
 pub mod broker;
-#[allow(
-    dead_code,
-    reason = "some of it serves tests that are built for other features only"
-)]
-pub mod ministack;
-pub mod stub;
+#[cfg(feature = "local")]
+pub mod local;
