@@ -8,4 +8,6 @@ pub mod broker;
 pub mod job;
 pub mod message;
 pub mod outcome;
+pub mod registry;
 pub mod retry;
+pub mod sandbox;
