@@ -79,7 +79,9 @@ pub struct Answer {
 impl From<Result<Dispatched, DispatchError>> for Answer {
     fn from(dispatched: Result<Dispatched, DispatchError>) -> Self {
         let (status_code, text) = match dispatched {
-            Ok(dispatched) => (200, format!("job {} was handed to {}", dispatched.id, dispatched.to)),
+            Ok(dispatched) => {
+                (200, format!("job {} was handed to {}", dispatched.id, dispatched.to))
+            }
             Err(error) => (error.status, error.message),
         };
         Self { status_code, body: serde_json::Value::String(text).to_string() }
@@ -93,14 +95,18 @@ impl Dispatcher {
         match config.dispatch.kind {
             DispatchKind::Lambda => {
                 let function = config.dispatch.function.clone().ok_or_else(|| {
-                    misconfigured("no function is named to hand jobs to; set dispatch.function".to_owned())
+                    misconfigured(
+                        "no function is named to hand jobs to; set dispatch.function".to_owned(),
+                    )
                 })?;
                 let aws = aws_config::load_from_env().await;
                 Ok(Self::Function { client: aws_sdk_lambda::Client::new(&aws), function })
             }
             DispatchKind::Queue => {
                 let name = config.dispatch.queue.clone().ok_or_else(|| {
-                    misconfigured("no queue is named to hand jobs to; set dispatch.queue".to_owned())
+                    misconfigured(
+                        "no queue is named to hand jobs to; set dispatch.queue".to_owned(),
+                    )
                 })?;
                 let broker = connect(config).await?;
                 let routes = Routes::new(Arc::clone(&broker), Arc::clone(config));
@@ -183,8 +189,13 @@ fn refusal(function: &str, error: &SdkError<InvokeError>) -> DispatchError {
     };
     let Some(service) = error.as_service_error() else {
         return match error {
-            SdkError::ConstructionFailure(_) => told(400, "the request is wrong; check dispatch.function".to_owned()),
-            _ => told(503, "AWS Lambda does not answer; check region, endpoint and network".to_owned()),
+            SdkError::ConstructionFailure(_) => {
+                told(400, "the request is wrong; check dispatch.function".to_owned())
+            }
+            _ => told(
+                503,
+                "AWS Lambda does not answer; check region, endpoint and network".to_owned(),
+            ),
         };
     };
     let code = service.code().unwrap_or("unknown error");
@@ -216,7 +227,8 @@ mod tests {
 
     #[test]
     fn events_that_are_no_jobs_are_refused_before_they_travel() {
-        let refused = |event: &'static str| check(&Bytes::from_static(event.as_bytes())).unwrap_err();
+        let refused =
+            |event: &'static str| check(&Bytes::from_static(event.as_bytes())).unwrap_err();
         assert_eq!(refused("{}").status, 400);
         assert!(refused("{}").message.contains("`data` is missing"));
         assert!(refused("[1]").message.contains("no object"));

@@ -32,7 +32,8 @@ pub fn sandbox(config: &Config, slots: usize) -> anyhow::Result<Sandbox> {
     if let Some(bytes) = config.sandbox.memory_reservation_bytes {
         options.memory_reservation = bytes;
     }
-    let asked = config.tasks.values().chain([&config.defaults]).filter_map(|task| task.memory_bytes);
+    let asked =
+        config.tasks.values().chain([&config.defaults]).filter_map(|task| task.memory_bytes);
     let most = asked.map(Into::into).max().unwrap_or(0);
     options.max_memory_bytes = options.max_memory_bytes.max(most);
     Ok(Sandbox::new(options)?)

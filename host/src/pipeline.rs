@@ -118,7 +118,8 @@ impl Pipeline {
             if let (Ok(()), Some(wait)) = (&decoded, job.due_in(now))
                 && !job.is_expired(now)
             {
-                JobReleased { queue: &source.name, after: wait, spent: false, failure: None }.emit();
+                JobReleased { queue: &source.name, after: wait, spent: false, failure: None }
+                    .emit();
                 return Disposal::Release { after: wait, spent: false };
             }
             let reply = self.reply(source, &job).await;
@@ -180,11 +181,8 @@ impl Pipeline {
         let digest = task.component.source.digest.clone();
         Span::current().record("component", &digest);
         AttemptStarted { queue: &source.name }.emit();
-        let plan = Plan {
-            limits: settings.limits(),
-            max_attempts: settings.max_attempts,
-            deadline: None,
-        };
+        let plan =
+            Plan { limits: settings.limits(), max_attempts: settings.max_attempts, deadline: None };
         let report = self.sandbox.run(&task.component, job, &plan).await;
         let run = Run { started_at: now, component: digest, usage: report.usage };
         Ended { outcome: report.outcome, settings, run: Some(run) }

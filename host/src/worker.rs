@@ -76,7 +76,11 @@ struct Permit {
 
 impl Worker {
     /// A worker that has yet to be run.
-    pub fn new(broker: Arc<dyn Broker>, pipeline: Arc<Pipeline>, config: WorkerConfig) -> Arc<Self> {
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        pipeline: Arc<Pipeline>,
+        config: WorkerConfig,
+    ) -> Arc<Self> {
         Arc::new(Self { broker, pipeline, config })
     }
 
@@ -165,7 +169,8 @@ impl Worker {
         SettleOptions {
             tries: self.config.publish_attempts.get(),
             backoff: self.error_backoff(),
-            backlog: self.config.concurrency.get() + 2 * limits.settle_batch * limits.settle_concurrency,
+            backlog: self.config.concurrency.get()
+                + 2 * limits.settle_batch * limits.settle_concurrency,
         }
     }
 }
@@ -202,7 +207,9 @@ impl Intake {
     /// Starts another receiver, where there may be one.
     fn call_for_help(self: &Arc<Self>, receivers: &TaskTracker) {
         let most = self.worker.config.receivers.get();
-        let more = |now: usize| (now < most && self.own_permits.available_permits() > 0).then_some(now + 1);
+        let more = |now: usize| {
+            (now < most && self.own_permits.available_permits() > 0).then_some(now + 1)
+        };
         if self.receivers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
             // Boxed, since the future would otherwise contain itself.
             let help: futures_util::future::BoxFuture<'static, ()> =
@@ -291,7 +298,8 @@ impl Intake {
             }
             return;
         }
-        let mut groups: BTreeMap<Option<String>, Vec<(Arc<Message>, Lease, Permit)>> = BTreeMap::new();
+        let mut groups: BTreeMap<Option<String>, Vec<(Arc<Message>, Lease, Permit)>> =
+            BTreeMap::new();
         for ((message, lease), permit) in held.zip(permits) {
             groups.entry(message.group.clone()).or_default().push((message, lease, permit));
         }
@@ -312,7 +320,9 @@ impl Intake {
                 Some(Disposal::Release { after: Duration::ZERO, spent: false })
             };
             in_order = match disposal {
-                Some(disposal) => self.settler.settle_now(message, disposal, lease).await && in_order,
+                Some(disposal) => {
+                    self.settler.settle_now(message, disposal, lease).await && in_order
+                }
                 None => false,
             };
         }

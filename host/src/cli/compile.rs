@@ -33,7 +33,11 @@ impl Compile {
     }
 
     #[cfg(feature = "compiler")]
-    pub(super) async fn execute(self, global: &Global, config: &Config) -> anyhow::Result<ExitCode> {
+    pub(super) async fn execute(
+        self,
+        global: &Global,
+        config: &Config,
+    ) -> anyhow::Result<ExitCode> {
         use crate::{load, registry::precompiled, sandbox::Bytes};
 
         let sandbox = load::sandbox(config, 1)?;
@@ -42,9 +46,14 @@ impl Compile {
             if !global.json {
                 eprintln!("compiling {} …", component.display());
             }
-            let (bundle, manifest) =
-                precompiled::compile(&sandbox, component, self.target.as_deref(), &self.out, &limits)
-                    .await?;
+            let (bundle, manifest) = precompiled::compile(
+                &sandbox,
+                component,
+                self.target.as_deref(),
+                &self.out,
+                &limits,
+            )
+            .await?;
             if global.json {
                 let made = serde_json::json!({
                     "code": bundle.code,
@@ -55,7 +64,12 @@ impl Compile {
                 });
                 println!("{made}");
             } else {
-                println!("{}  {}  for {}", bundle.code.display(), Bytes(manifest.code_size), manifest.target);
+                println!(
+                    "{}  {}  for {}",
+                    bundle.code.display(),
+                    Bytes(manifest.code_size),
+                    manifest.target
+                );
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -34,7 +34,9 @@ impl ConfigCommand {
         };
         match (self.command, global.json) {
             (Verb::Check, true) => println!("{}", serde_json::json!({"ok": true})),
-            (Verb::Check, false) => println!("ok: takes jobs from {}", config.consumed_queues().join(", ")),
+            (Verb::Check, false) => {
+                println!("ok: takes jobs from {}", config.consumed_queues().join(", "))
+            }
             (Verb::Show, true) => println!("{}", serde_json::to_string_pretty(&config)?),
             (Verb::Show, false) => print!("{}", toml::to_string(&config)?),
         }

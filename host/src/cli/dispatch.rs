@@ -5,7 +5,10 @@ use std::{process::ExitCode, sync::Arc};
 use clap::Args;
 
 use super::{Global, MISUSE, data};
-use crate::{config::Config, dispatch::{Answer, Dispatcher}};
+use crate::{
+    config::Config,
+    dispatch::{Answer, Dispatcher},
+};
 
 /// Hand a job on as the dispatcher function does: to the worker's function, or to a queue
 #[derive(Debug, Args)]

@@ -62,7 +62,11 @@ struct Pair {
 }
 
 impl Dlq {
-    pub(super) async fn execute(self, global: &Global, config: &Config) -> anyhow::Result<ExitCode> {
+    pub(super) async fn execute(
+        self,
+        global: &Global,
+        config: &Config,
+    ) -> anyhow::Result<ExitCode> {
         let pair = open(self.queue.as_deref(), config).await?;
         match self.command {
             Verb::List { max } => list(&pair, max, global.json).await,
@@ -78,7 +82,10 @@ async fn open(queue: Option<&str>, config: &Config) -> anyhow::Result<Pair> {
         (Some(name), _) => name.to_owned(),
         (None, [only]) => only.clone(),
         (None, []) => DEFAULT_QUEUE.to_owned(),
-        (None, several) => anyhow::bail!("which queue's dead letters? use --queue with one of: {}", several.join(", ")),
+        (None, several) => anyhow::bail!(
+            "which queue's dead letters? use --queue with one of: {}",
+            several.join(", ")
+        ),
     };
     let broker = connect(config).await?;
     let routes = Routes::new(Arc::clone(&broker), Arc::new(config.clone()));
@@ -130,10 +137,12 @@ async fn list(pair: &Pair, max: usize, json: bool) -> anyhow::Result<ExitCode> {
 
 async fn show(pair: &Pair, id: &str, json: bool) -> anyhow::Result<ExitCode> {
     let messages = pair.broker.browse(&pair.letters, usize::MAX).await?;
-    let message = messages
-        .iter()
-        .find(|message| matches(message, id))
-        .with_context(|| format!("no dead letter `{id}` in {}; `lovage dlq list` shows what there is", pair.letters.name))?;
+    let message = messages.iter().find(|message| matches(message, id)).with_context(|| {
+        format!(
+            "no dead letter `{id}` in {}; `lovage dlq list` shows what there is",
+            pair.letters.name
+        )
+    })?;
     let body = String::from_utf8_lossy(&message.body);
     let mut attributes = message.attributes.clone();
     attributes.remove(attribute::DEAD_LETTER);
@@ -182,7 +191,10 @@ async fn redrive(pair: &Pair, ids: &[String], all: bool, json: bool) -> anyhow::
             let wanted = all || ids.iter().any(|id| matches(&message, id));
             missing.retain(|id| !matches(&message, id));
             let disposal = if wanted {
-                let send = Send { to: pair.queue.address.clone(), message: original(&message, pair.queue.fifo) };
+                let send = Send {
+                    to: pair.queue.address.clone(),
+                    message: original(&message, pair.queue.fifo),
+                };
                 Disposal::Finish { result: None, sends: vec![send] }
             } else {
                 Disposal::Release { after: Duration::ZERO, spent: false }

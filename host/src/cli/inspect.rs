@@ -5,7 +5,13 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 
 use super::Global;
-use crate::{config::Config, load, registry::{Inspection, inspect}, sandbox::Bytes, text::{one_line, printable}};
+use crate::{
+    config::Config,
+    load,
+    registry::{Inspection, inspect},
+    sandbox::Bytes,
+    text::{one_line, printable},
+};
 
 /// Show what a component is: its tasks, schemas, imports and contract
 #[derive(Debug, Args)]
@@ -20,7 +26,11 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub(super) async fn execute(self, global: &Global, config: &Config) -> anyhow::Result<ExitCode> {
+    pub(super) async fn execute(
+        self,
+        global: &Global,
+        config: &Config,
+    ) -> anyhow::Result<ExitCode> {
         let sandbox = load::sandbox(config, 1)?;
         let found = inspect(&sandbox, &self.component, &load::options(config)).await?;
         if global.json {
@@ -35,7 +45,10 @@ impl Inspect {
         println!("file      {}", found.file);
         println!("digest    {}", found.digest);
         println!("size      {}", Bytes(found.size));
-        println!("contract  {}", found.contract.map_or_else(|| "none".to_owned(), |it| format!("lovage:task@{it}")));
+        println!(
+            "contract  {}",
+            found.contract.map_or_else(|| "none".to_owned(), |it| format!("lovage:task@{it}"))
+        );
         for task in &found.tasks {
             println!("task      {}", task.name);
             for line in printable(&task.description, 4096).lines() {
@@ -50,7 +63,8 @@ impl Inspect {
             let schemas = [("input", &task.input_schema), ("output", &task.output_schema)];
             for (which, schema) in schemas {
                 if let Some(schema) = schema {
-                    let text = if self.schema { printable(schema, usize::MAX) } else { summary(schema) };
+                    let text =
+                        if self.schema { printable(schema, usize::MAX) } else { summary(schema) };
                     println!("          {which}: {text}");
                 }
             }

@@ -56,7 +56,11 @@ pub struct Run {
 }
 
 impl Run {
-    pub(super) async fn execute(self, global: &Global, config: &Config) -> anyhow::Result<ExitCode> {
+    pub(super) async fn execute(
+        self,
+        global: &Global,
+        config: &Config,
+    ) -> anyhow::Result<ExitCode> {
         let payload = if is_json(&self.content_type) {
             data::read_json(&self.data)
         } else {
@@ -72,11 +76,21 @@ impl Run {
         let task = match (&self.task, registry.tasks().as_slice()) {
             (Some(name), tasks) => match registry.get(name) {
                 Some(task) => task,
-                None => return Ok(misuse(&format!("{} serves no task `{name}`; it serves {}", self.component.display(), names(tasks)))),
+                None => {
+                    return Ok(misuse(&format!(
+                        "{} serves no task `{name}`; it serves {}",
+                        self.component.display(),
+                        names(tasks)
+                    )));
+                }
             },
             (None, [only]) => only.clone(),
             (None, tasks) => {
-                return Ok(misuse(&format!("{} serves several tasks; name one of {}", self.component.display(), names(tasks))));
+                return Ok(misuse(&format!(
+                    "{} serves several tasks; name one of {}",
+                    self.component.display(),
+                    names(tasks)
+                )));
             }
         };
         let id = self.id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
@@ -84,7 +98,11 @@ impl Run {
         job.content_type = self.content_type;
         job.tenant = self.tenant;
         job.attempt = self.attempt.max(1);
-        job.headers = self.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+        job.headers = self
+            .headers
+            .into_iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect();
         let mut settings = Settings::of_task(config, &job.task, Advice::from(&task.spec));
         settings.timeout = self.timeout.unwrap_or(settings.timeout);
         let plan = Plan {
@@ -120,18 +138,25 @@ fn explain(outcome: &Outcome) -> (&'static str, Option<Failure>) {
         Outcome::Retry { failure, after } => {
             let mut failure = failure.clone();
             if let Some(after) = after {
-                failure.message = format!("{} (asks to be tried again after {after:?})", failure.message);
+                failure.message =
+                    format!("{} (asks to be tried again after {after:?})", failure.message);
             }
             ("retry", Some(failure))
         }
-        Outcome::Snooze { after } => {
-            ("snooze", Some(Failure::new("snooze", format!("not ready yet; asks to be run again after {after:?}"))))
-        }
+        Outcome::Snooze { after } => (
+            "snooze",
+            Some(Failure::new(
+                "snooze",
+                format!("not ready yet; asks to be run again after {after:?}"),
+            )),
+        ),
         Outcome::Failed(failure) => ("failed", Some(failure.clone())),
         Outcome::Rejected(failure) => ("rejected", Some(failure.clone())),
         Outcome::TimedOut(failure) => ("timed_out", Some(failure.clone())),
         Outcome::Crashed(failure) => ("crashed", Some(failure.clone())),
-        Outcome::Expired | Outcome::Abandoned => ("abandoned", Some(Failure::new("abandoned", "it was not run"))),
+        Outcome::Expired | Outcome::Abandoned => {
+            ("abandoned", Some(Failure::new("abandoned", "it was not run")))
+        }
     }
 }
 
@@ -176,7 +201,8 @@ fn show_json(job: &Job, report: &Report) -> anyhow::Result<ExitCode> {
         "stderr": report.stderr.text(),
     });
     if let Some(failure) = failure {
-        shown["error"] = json!({"kind": failure.kind, "message": failure.message, "detail": failure.detail});
+        shown["error"] =
+            json!({"kind": failure.kind, "message": failure.message, "detail": failure.detail});
     }
     let text = serde_json::to_string_pretty(&shown)?;
     // The value goes in as it is: parsing it would change large numbers.

@@ -73,7 +73,11 @@ pub struct Send {
 }
 
 impl Send {
-    pub(super) async fn execute(self, global: &Global, config: &Config) -> anyhow::Result<ExitCode> {
+    pub(super) async fn execute(
+        self,
+        global: &Global,
+        config: &Config,
+    ) -> anyhow::Result<ExitCode> {
         let payload = match &self.raw {
             Some(media_type) if !crate::message::raw::is_json(media_type) => data::read(&self.data),
             _ => data::read_json(&self.data),
@@ -98,7 +102,9 @@ impl Send {
         let queue = routes.queue(&name).await?;
         let id = self.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let reply_to = replies.as_ref().map(|replies| replies.queue.address.to_string());
-        let outcome = self.send_and_wait(global, &*broker, &queue, &id, payload, reply_to, replies.as_ref()).await;
+        let outcome = self
+            .send_and_wait(global, &*broker, &queue, &id, payload, reply_to, replies.as_ref())
+            .await;
         if let Some(replies) = replies {
             replies.remove().await;
         }
@@ -174,8 +180,11 @@ impl Send {
             ..Outgoing::default()
         };
         if let Some(media_type) = &self.raw {
-            let only_native = self.eta.is_some() || self.expires.is_some() || self.max_attempts.is_some()
-                || self.timeout.is_some() || reply_to.is_some();
+            let only_native = self.eta.is_some()
+                || self.expires.is_some()
+                || self.max_attempts.is_some()
+                || self.timeout.is_some()
+                || reply_to.is_some();
             anyhow::ensure!(
                 !only_native,
                 "a raw message cannot carry --eta, --expires, --max-attempts, --timeout, --reply-to \
@@ -218,7 +227,10 @@ impl Send {
             ("eta", self.eta.map(|it| json!(it))),
             ("expires", self.expires.map(|it| json!(it))),
             ("max_attempts", self.max_attempts.map(|it| json!(it))),
-            ("timeout_ms", self.timeout.map(|it| json!(u64::try_from(it.as_millis()).unwrap_or(u64::MAX)))),
+            (
+                "timeout_ms",
+                self.timeout.map(|it| json!(u64::try_from(it.as_millis()).unwrap_or(u64::MAX))),
+            ),
             ("reply_to", reply_to.map(|it| json!(it))),
             ("headers", (!headers.is_empty()).then(|| Value::Object(headers))),
         ];
@@ -277,7 +289,8 @@ struct Replies {
 impl Replies {
     async fn new() -> anyhow::Result<Self> {
         let broker = Arc::new(SqsBroker::connect().await?);
-        let queue = broker.create_reply_queue().await.context("--wait needs a queue for the answer")?;
+        let queue =
+            broker.create_reply_queue().await.context("--wait needs a queue for the answer")?;
         Ok(Self { broker, queue })
     }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    broker::{Broker, BrokerError, Fault},
+    broker::{BrokerError, Fault},
     config::Config,
     connect::connect,
     events::{ReceiveFailed, WorkerStarted},
@@ -69,13 +69,8 @@ impl Worker {
             routes.queue(results).await?;
         }
         let tasks = host.registry.tasks().len();
-        let pipeline = Pipeline::new(
-            Arc::clone(&config),
-            host.registry,
-            host.sandbox,
-            routes,
-            &*broker,
-        );
+        let pipeline =
+            Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, &*broker);
         WorkerStarted {
             broker: broker.kind(),
             queues: &names,

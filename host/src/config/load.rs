@@ -53,7 +53,7 @@ impl Config {
             config.rebase(base);
         }
         config = config.with_environment(environment)?;
-        config.check(
+        config.validate(
             &path.map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string()),
         )?;
         Ok(config)

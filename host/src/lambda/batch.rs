@@ -18,7 +18,11 @@ use super::{Function, diagnostic};
 use crate::{
     broker::{
         BrokerError, Disposal, Message, Settlement,
-        sqs::{Left, attributes::TypedAttribute, message::{Parts, from_parts}},
+        sqs::{
+            Left,
+            attributes::TypedAttribute,
+            message::{Parts, from_parts},
+        },
     },
     config::QueueConfig,
     events::SettleFailed,
@@ -129,9 +133,10 @@ impl Function {
         if event.records.iter().any(|record| record.arn != arn) {
             return Err(diagnostic("InvalidEvent", "the batch has messages of several queues"));
         }
-        let source = self.source_of_arn(&arn).await.map_err(|error| {
-            diagnostic("QueueError", error.to_string())
-        })?;
+        let source = self
+            .source_of_arn(&arn)
+            .await
+            .map_err(|error| diagnostic("QueueError", error.to_string()))?;
         let messages = event.records.into_iter().map(Record::into_message);
         let failures = if source.queue.fifo {
             self.in_order(&source, messages.collect(), until).await

@@ -98,7 +98,8 @@ pub async fn serve(mut config: Config) -> anyhow::Result<()> {
 /// Where a function's tasks are, if the configuration does not say: with the program, or in a
 /// layer. <https://docs.aws.amazon.com/lambda/latest/dg/packaging-layers.html>
 fn bundled() -> Vec<std::path::PathBuf> {
-    let root = std::env::var_os("LAMBDA_TASK_ROOT").map(|root| std::path::PathBuf::from(root).join("tasks"));
+    let root = std::env::var_os("LAMBDA_TASK_ROOT")
+        .map(|root| std::path::PathBuf::from(root).join("tasks"));
     root.into_iter().chain(["/opt/tasks".into()]).filter(|path| path.is_dir()).collect()
 }
 
@@ -131,10 +132,7 @@ impl Function {
         Ok(Self { config, broker, routes, pipeline })
     }
 
-    async fn handle(
-        &self,
-        event: LambdaEvent<Box<RawValue>>,
-    ) -> Result<Box<RawValue>, Diagnostic> {
+    async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Box<RawValue>, Diagnostic> {
         let LambdaEvent { payload, context } = event;
         let budget = self.budget(&context);
         match batch::Event::parse(payload.get()) {

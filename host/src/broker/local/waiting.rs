@@ -105,9 +105,7 @@ impl Waiting {
             if found.is_some() {
                 ready.append(&mut patient);
             }
-            let served = ready
-                .into_iter()
-                .map(|wait| Served::Result(wait, found.clone()));
+            let served = ready.into_iter().map(|wait| Served::Result(wait, found.clone()));
             self.served.extend(served);
             if !patient.is_empty() {
                 self.results.insert(job, patient);
@@ -130,10 +128,7 @@ impl Waiting {
                     parked.receivers.push_front(receive);
                 }
                 Served::Result(wait, _) => {
-                    self.results
-                        .entry(wait.job_id.clone())
-                        .or_default()
-                        .push(wait);
+                    self.results.entry(wait.job_id.clone()).or_default().push(wait);
                 }
             }
         }
@@ -146,9 +141,7 @@ impl Waiting {
     /// Tells everybody of a failure.
     pub fn fail(&mut self, error: impl Fn() -> BrokerError) {
         self.look_for.clear();
-        for receive in mem::take(&mut self.queues)
-            .into_values()
-            .flat_map(|parked| parked.receivers)
+        for receive in mem::take(&mut self.queues).into_values().flat_map(|parked| parked.receivers)
         {
             let _ = receive.reply.send(Err(error()));
         }
@@ -160,9 +153,7 @@ impl Waiting {
     /// Forgets those who no longer wait.
     pub fn tidy(&mut self) {
         self.queues.retain(|_, parked| {
-            parked
-                .receivers
-                .retain(|receive| !receive.reply.is_closed());
+            parked.receivers.retain(|receive| !receive.reply.is_closed());
             !parked.receivers.is_empty()
         });
         self.results.retain(|_, waits| {

@@ -131,11 +131,7 @@ fn defer(attributes: &mut Attributes, delay: Duration, now: Timestamp) -> Result
         });
     // Rounded up, as all waits are.
     let nanos = i128::try_from(delay.as_nanos()).unwrap_or(i128::MAX);
-    let due = now
-        .as_nanosecond()
-        .saturating_add(nanos)
-        .saturating_add(999_999)
-        / 1_000_000;
+    let due = now.as_nanosecond().saturating_add(nanos).saturating_add(999_999) / 1_000_000;
     let last = Timestamp::MAX.as_second().saturating_mul(1000);
     deferral.not_before_ms = i64::try_from(due).unwrap_or(last).min(last);
     put_deferral(attributes, &deferral)?;

@@ -115,9 +115,7 @@ impl SqsBroker {
                     // Where SQS is away, or we may not, there is no use in trying the rest.
                     let hopeless = error.fault.may_pass();
                     let rest = work.drain(..if hopeless { work.len() } else { 0 });
-                    let all = entries
-                        .into_iter()
-                        .chain(rest.flat_map(|batch| batch.entries));
+                    let all = entries.into_iter().chain(rest.flat_map(|batch| batch.entries));
                     answers.extend(all.map(|(index, _)| (index, Err(again(&error)))));
                     continue;
                 }

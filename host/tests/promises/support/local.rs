@@ -33,11 +33,7 @@ impl Local {
     pub fn with(options: LocalOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let broker = LocalBroker::open(&directory.path().join("broker.db"), options).unwrap();
-        Self {
-            broker: Arc::new(broker),
-            queues: AtomicUsize::new(0),
-            directory,
-        }
+        Self { broker: Arc::new(broker), queues: AtomicUsize::new(0), directory }
     }
 
     /// The file.
