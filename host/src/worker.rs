@@ -133,7 +133,6 @@ impl Worker {
             () = stop.drain.cancelled() => {}
             () = stop.now.cancelled() => stop.drain.cancel(),
         }
-        self.broker.interrupt();
         let timeout = Duration::from_millis(self.config.drain_timeout_ms);
         WorkerDraining { running: running.load(Ordering::Relaxed), timeout }.emit();
         let drained = async {

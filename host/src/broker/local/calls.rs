@@ -85,6 +85,11 @@ impl Broker for LocalBroker {
         }
     }
 
+    fn interrupt(&self) {
+        // Where the writer is gone, nobody waits.
+        let _ = self.submit(Request::Interrupt);
+    }
+
     async fn extend(
         &self,
         queue: &Queue,

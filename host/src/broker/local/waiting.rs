@@ -150,6 +150,14 @@ impl Waiting {
         }
     }
 
+    /// Sends the receivers away empty-handed.
+    pub fn interrupt(&mut self) {
+        let parked = mem::take(&mut self.queues);
+        for receive in parked.into_values().flat_map(|parked| parked.receivers) {
+            let _ = receive.reply.send(Ok(Ok(Vec::new())));
+        }
+    }
+
     /// Forgets those who no longer wait.
     pub fn tidy(&mut self) {
         self.queues.retain(|_, parked| {

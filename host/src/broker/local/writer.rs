@@ -117,7 +117,7 @@ impl Writer {
             weight += match &request {
                 Request::Work(work) => work.weight(),
                 Request::Receive(receive) => receive.max,
-                Request::AwaitResult(_) | Request::FileChanged => 1,
+                Request::AwaitResult(_) | Request::FileChanged | Request::Interrupt => 1,
                 Request::Stop => {
                     self.stopping = true;
                     break;
@@ -160,6 +160,7 @@ impl Writer {
                 Request::Work(work) => works.push(work),
                 Request::Receive(receive) => self.waiting.receive(receive),
                 Request::AwaitResult(wait) => self.waiting.await_result(wait),
+                Request::Interrupt => self.waiting.interrupt(),
                 Request::FileChanged => {
                     // Before the transaction begins: a write that comes later asks anew.
                     self.signals.seen();
