@@ -5,7 +5,18 @@
 //! deleted. `docs/design.md` tells the whole way and why it is so.
 
 pub mod broker;
+pub mod config;
+pub mod events;
 pub mod job;
+pub mod lease;
 pub mod message;
 pub mod outcome;
+pub mod publish;
+pub mod result;
 pub mod retry;
+pub mod routes;
+pub mod settings;
+pub mod settle;
+pub mod telemetry;
+pub mod text;
+pub mod usage;

@@ -9,14 +9,8 @@
     clippy::indexing_slicing,
     reason = "a test that meets the unexpected has to fail, loudly and on the spot"
 )]
-#![allow(
-    clippy::print_stderr,
-    reason = "a test that is skipped says why on standard error"
-)]
-#![allow(
-    async_fn_in_trait,
-    reason = "fixtures are only awaited in place, never spawned"
-)]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says why on standard error")]
+#![allow(async_fn_in_trait, reason = "fixtures are only awaited in place, never spawned")]
 
 mod conformance;
 #[cfg(feature = "local")]

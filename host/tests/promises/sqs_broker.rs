@@ -25,7 +25,7 @@ use crate::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 struct Sqs(SqsBroker);
 
@@ -48,9 +48,7 @@ impl Fixture for Sqs {
             visibility_seconds: spec
                 .visibility
                 .map(|visibility| u32::try_from(visibility.as_secs()).unwrap()),
-            redrive: spec
-                .redrive
-                .map(|(target, receives)| (target.address.to_string(), receives)),
+            redrive: spec.redrive.map(|(target, receives)| (target.address.to_string(), receives)),
             max_bytes: None,
         };
         let url = new.create("promise").await;
@@ -91,22 +89,13 @@ async fn a_queue_is_found_by_name_by_url_and_by_arn() {
     let by_name = broker.open(&by_url.name).await.unwrap();
     assert_eq!((&by_url, &by_url), (&by_arn, &by_name));
     assert_eq!(&*by_url.address, url);
-    assert_eq!(
-        broker
-            .url_from_arn(&ministack::arn(&url).await)
-            .await
-            .unwrap(),
-        url
-    );
+    assert_eq!(broker.url_from_arn(&ministack::arn(&url).await).await.unwrap(), url);
 }
 
 #[tokio::test]
 async fn the_redrive_target_is_an_address_to_send_to() {
     let dead = ministack::queue("dead").await;
-    let new = NewQueue {
-        redrive: Some((dead.clone(), 3)),
-        ..NewQueue::default()
-    };
+    let new = NewQueue { redrive: Some((dead.clone(), 3)), ..NewQueue::default() };
     let (broker, queue) = opened(&new.create("alive").await).await;
     assert_eq!(queue.redrive_target.as_deref(), Some(dead.as_str()));
     send(&broker, &queue, &[outgoing("bad")]).await;
@@ -164,10 +153,7 @@ async fn attributes_keep_their_types_when_a_message_moves() {
         .message_attributes("n", value("Number.int").string_value("42").build().unwrap())
         .message_attributes(
             "b",
-            value("Binary")
-                .binary_value(Blob::new([0u8, 255]))
-                .build()
-                .unwrap(),
+            value("Binary").binary_value(Blob::new([0u8, 255])).build().unwrap(),
         )
         .message_attributes("s", value("String").string_value("x").build().unwrap())
         .send()
@@ -179,11 +165,8 @@ async fn attributes_keep_their_types_when_a_message_moves() {
     assert_eq!(message.attributes["s"], "x");
     assert!(message.attributes.contains_key(TYPES));
 
-    let moved = Outgoing {
-        body: message.body,
-        attributes: message.attributes,
-        ..Outgoing::default()
-    };
+    let moved =
+        Outgoing { body: message.body, attributes: message.attributes, ..Outgoing::default() };
     send(&broker, &target, &[moved]).await;
     let raw = ministack::sqs_client()
         .receive_message()
@@ -208,7 +191,7 @@ async fn a_snooze_spends_no_attempt_and_keeps_the_message_whole() {
         group: Some("tenant-7".to_owned()),
         ..outgoing("later")
     };
-    let ids = send(&broker, &queue, &[sent.clone()]).await;
+    let ids = send(&broker, &queue, std::slice::from_ref(&sent)).await;
     let first = receive_one(&broker, &queue, SOON, LONG).await;
     let retry = release(&first, Duration::ZERO, true);
     settle(&broker, &queue, &[retry]).await;
@@ -226,11 +209,7 @@ async fn a_snooze_spends_no_attempt_and_keeps_the_message_whole() {
     let last = receive_one(&broker, &queue, SOON, LONG).await;
     settle(&broker, &queue, &[finish(&last)]).await;
     let depth = broker.depth(&queue).await.unwrap();
-    assert_eq!(
-        depth.ready + depth.delayed + depth.in_flight,
-        0,
-        "{depth:?}"
-    );
+    assert_eq!(depth.ready + depth.delayed + depth.in_flight, 0, "{depth:?}");
 }
 
 #[tokio::test]
@@ -238,10 +217,7 @@ async fn a_snooze_without_room_for_its_attribute_counts_as_an_attempt_instead() 
     let (broker, queue) = opened(&ministack::queue("full").await).await;
     let ten: Vec<_> = (0..10).map(|n| format!("n{n}")).collect();
     let ten: Vec<_> = ten.iter().map(|name| (name.as_str(), "v")).collect();
-    let full = Outgoing {
-        attributes: attributes(&ten),
-        ..outgoing("full")
-    };
+    let full = Outgoing { attributes: attributes(&ten), ..outgoing("full") };
     send(&broker, &queue, &[full]).await;
     let first = receive_one(&broker, &queue, SOON, LONG).await;
     let snooze = release(&first, Duration::from_secs(1), false);
@@ -265,10 +241,7 @@ async fn a_snooze_on_a_fifo_queue_keeps_its_place_and_counts() {
 #[tokio::test]
 async fn a_wait_beyond_every_limit_travels_with_the_message() {
     let (broker, queue) = opened(&ministack::fifo_queue("eta").await).await;
-    let later = Outgoing {
-        delay: Duration::from_secs(40 * 86_400),
-        ..grouped("g", "later")
-    };
+    let later = Outgoing { delay: Duration::from_hours(40 * 24), ..grouped("g", "later") };
     let now = jiff::Timestamp::now();
     let ids = send(&broker, &queue, &[later]).await;
     // A FIFO queue has no delay per message, so the wait shows at once.
@@ -297,10 +270,7 @@ async fn a_forged_deferral_does_no_harm() {
 
 #[tokio::test]
 async fn a_queue_with_a_lower_limit_refuses_what_is_too_large_and_nothing_else() {
-    let new = NewQueue {
-        max_bytes: Some(1024),
-        ..NewQueue::default()
-    };
+    let new = NewQueue { max_bytes: Some(1024), ..NewQueue::default() };
     let (broker, queue) = opened(&new.create("small").await).await;
     let bodies = ["a".to_owned(), "x".repeat(2000), "b".to_owned()].map(outgoing);
     let answers = broker.send(&queue, &bodies).await;
@@ -317,16 +287,10 @@ async fn what_a_delivery_sends_to_a_fifo_queue_is_sent_once_however_often_it_is_
     let (_, results) = opened(&ministack::fifo_queue("once-results").await).await;
     send(&broker, &queue, &[outgoing("1")]).await;
     let message = receive_one(&broker, &queue, SOON, LONG).await;
-    let to = |body: &str| Send {
-        to: results.address.clone(),
-        message: outgoing(body.to_owned()),
-    };
+    let to = |body: &str| Send { to: results.address.clone(), message: outgoing(body.to_owned()) };
     let end = Settlement {
         message: Arc::new(message),
-        disposal: Disposal::Finish {
-            result: None,
-            sends: vec![to("result"), to("result")],
-        },
+        disposal: Disposal::Finish { result: None, sends: vec![to("result"), to("result")] },
     };
     // As if the answer to the first had been lost.
     for _ in 0..2 {
@@ -346,16 +310,10 @@ async fn messages_of_an_event_are_published_for_and_put_back_but_not_deleted() {
     send(&broker, &queue, &["done", "retry", "snooze"].map(outgoing)).await;
     let mut messages = receive(&broker, &queue, 3, SOON, LONG).await;
     messages.sort_by(|a, b| a.body.cmp(&b.body));
-    let result = Send {
-        to: results.address.clone(),
-        message: outgoing("result"),
-    };
+    let result = Send { to: results.address.clone(), message: outgoing("result") };
     let done = Settlement {
         message: Arc::new(messages[0].clone()),
-        disposal: Disposal::Finish {
-            result: None,
-            sends: vec![result],
-        },
+        disposal: Disposal::Finish { result: None, sends: vec![result] },
     };
     let retry = release(&messages[1], Duration::from_secs(1), true);
     let snooze = release(&messages[2], Duration::from_secs(1), false);
@@ -379,15 +337,9 @@ async fn a_reply_queue_lives_until_it_is_deleted() {
     let broker = broker().await;
     let queue = broker.create_reply_queue().await.unwrap();
     assert!(queue.name.starts_with("lovage-reply-"), "{}", queue.name);
-    assert_eq!(
-        broker.open(&queue.name).await.unwrap().address,
-        queue.address
-    );
+    assert_eq!(broker.open(&queue.name).await.unwrap().address, queue.address);
     send(&broker, &queue, &[outgoing("reply")]).await;
-    assert_eq!(
-        text(&receive_one(&broker, &queue, SOON, LONG).await),
-        "reply"
-    );
+    assert_eq!(text(&receive_one(&broker, &queue, SOON, LONG).await), "reply");
     broker.delete_queue(&queue).await.unwrap();
     let error = broker.open(&queue.name).await.unwrap_err();
     assert_eq!(error.fault, Fault::NotFound);

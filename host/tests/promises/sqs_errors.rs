@@ -31,29 +31,18 @@ async fn a_missing_queue_is_named() {
     let broker = SqsBroker::from_config(&ministack::config()).await.unwrap();
     let error = broker.open("not-there").await.unwrap_err();
     assert_eq!(error.fault, Fault::NotFound);
-    says(
-        &error,
-        &["find", "\"not-there\"", "NonExistentQueue", "create it"],
-    );
+    says(&error, &["find", "\"not-there\"", "NonExistentQueue", "create it"]);
 }
 
 #[tokio::test]
 async fn what_is_no_queue_is_refused_without_a_request() {
     let stub = Stub::new(|_, _| None);
     let broker = stub.broker().await;
-    for wrong in [
-        "",
-        "my queue",
-        "arn:aws:sqs:eu-west-3:1:jobs",
-        "arn:aws:s3:::b",
-    ] {
+    for wrong in ["", "my queue", "arn:aws:sqs:eu-west-3:1:jobs", "arn:aws:s3:::b"] {
         let error = broker.open(wrong).await.unwrap_err();
         assert_eq!(error.fault, Fault::Invalid, "{wrong}");
     }
-    let error = broker
-        .open("arn:aws:sqs:eu-west-3:1:jobs")
-        .await
-        .unwrap_err();
+    let error = broker.open("arn:aws:sqs:eu-west-3:1:jobs").await.unwrap_err();
     says(&error, &["eu-west-3", "us-east-1", "AWS_REGION"]);
     assert!(stub.requests().is_empty());
 }
@@ -64,15 +53,7 @@ async fn a_permission_that_lacks_is_named() {
     let broker = stub.broker().await;
     let error = broker.open("jobs").await.unwrap_err();
     assert_eq!(error.fault, Fault::Denied);
-    says(
-        &error,
-        &[
-            "AccessDenied",
-            "Access is denied",
-            "stub-request",
-            "sqs:GetQueueUrl",
-        ],
-    );
+    says(&error, &["AccessDenied", "Access is denied", "stub-request", "sqs:GetQueueUrl"]);
 }
 
 #[tokio::test]
@@ -89,16 +70,10 @@ async fn an_endpoint_that_is_not_there_is_named_soon() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let broker = SqsBroker::from_config(&config_for(&endpoint))
-        .await
-        .unwrap();
+    let broker = SqsBroker::from_config(&config_for(&endpoint)).await.unwrap();
     let before = Instant::now();
     let error = broker.open("jobs").await.unwrap_err();
-    assert!(
-        before.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        before.elapsed()
-    );
+    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
     assert_eq!(error.fault, Fault::Unavailable);
     says(&error, &["\"jobs\"", &endpoint, "AWS_ENDPOINT_URL"]);
 }
@@ -128,11 +103,7 @@ async fn missing_credentials_and_a_missing_region_are_told_before_any_request() 
 /// Runs [`connects_by_the_environment`] in a process of its own with this environment alone.
 fn connect_with(environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "sqs_errors::connects_by_the_environment",
-            "--nocapture",
-        ])
+        .args(["--exact", "sqs_errors::connects_by_the_environment", "--nocapture"])
         .env_clear()
         .env("LOVAGE_TEST_CONNECT", "1")
         .env("AWS_EC2_METADATA_DISABLED", "true")
@@ -162,15 +133,9 @@ async fn connects_by_the_environment() {
     assert_eq!(stub.operations().len(), 4);
 
     let said = connect_with(&[region]);
-    assert!(
-        said.contains("Denied: could not connect to SQS: no AWS credentials"),
-        "{said}"
-    );
+    assert!(said.contains("Denied: could not connect to SQS: no AWS credentials"), "{said}");
     let said = connect_with(&keys);
-    assert!(
-        said.contains("Invalid: could not connect to SQS: no AWS region"),
-        "{said}"
-    );
+    assert!(said.contains("Invalid: could not connect to SQS: no AWS region"), "{said}");
 }
 
 #[tokio::test]
@@ -180,9 +145,7 @@ async fn a_body_that_sqs_refuses_is_told_with_the_character_and_its_place() {
     let queue = broker.open(&url).await.unwrap();
     let json = serde_json::json!({ "a": "\u{ffff}" }).to_string();
     let bodies = ["ok", "a\u{0}b", "", &json, &charset::escape_json(&json)];
-    let answers = broker
-        .send(&queue, &bodies.map(|it| outgoing(it.to_owned())))
-        .await;
+    let answers = broker.send(&queue, &bodies.map(|it| outgoing(it.to_owned()))).await;
     let taken: Vec<_> = answers.iter().map(Result::is_ok).collect();
     assert_eq!(taken, [true, false, false, false, true]);
     says(answers[1].as_ref().unwrap_err(), &["U+0000", "byte 1"]);
@@ -196,9 +159,7 @@ async fn an_error_never_shows_what_a_message_holds() {
     let broker = stub.broker().await;
     let queue = broker.open("https://stub/1/jobs").await;
     let queue = queue.unwrap();
-    let error = broker
-        .receive(&queue, 1, Duration::ZERO, Duration::from_secs(1))
-        .await;
+    let error = broker.receive(&queue, 1, Duration::ZERO, Duration::from_secs(1)).await;
     if let Err(error) = error {
         assert!(!format!("{error:?}").contains("top-secret"), "{error:?}");
     }

@@ -23,7 +23,7 @@ fn queue(name: &str) -> Queue {
     Queue {
         name: name.into(),
         address: format!("https://stub/1/{name}").into(),
-        fifo: name.ends_with(".fifo"),
+        fifo: name.strip_suffix(".fifo").is_some(),
         visibility_timeout: Duration::from_secs(30),
         redrive_target: None,
     }
@@ -44,26 +44,18 @@ fn message(name: &str) -> Message {
 }
 
 fn finish_to(name: &str, to: &str) -> Settlement {
-    let sends = vec![Send {
-        to: queue(to).address,
-        message: outgoing(format!("result of {name}")),
-    }];
+    let sends =
+        vec![Send { to: queue(to).address, message: outgoing(format!("result of {name}")) }];
     Settlement {
         message: Arc::new(message(name)),
-        disposal: Disposal::Finish {
-            result: None,
-            sends,
-        },
+        disposal: Disposal::Finish { result: None, sends },
     }
 }
 
 fn release(name: &str, after: u64, spent: bool) -> Settlement {
     Settlement {
         message: Arc::new(message(name)),
-        disposal: Disposal::Release {
-            after: Duration::from_secs(after),
-            spent,
-        },
+        disposal: Disposal::Release { after: Duration::from_secs(after), spent },
     }
 }
 
@@ -76,28 +68,18 @@ async fn settle(broker: &SqsBroker, to: &Queue, all: &[Settlement]) -> Vec<Optio
 /// The bodies of a `SendMessageBatch`.
 fn bodies(input: &Value) -> Vec<String> {
     let entries = input["Entries"].as_array().unwrap();
-    entries
-        .iter()
-        .map(|entry| entry["MessageBody"].as_str().unwrap().to_owned())
-        .collect()
+    entries.iter().map(|entry| entry["MessageBody"].as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]
 async fn twenty_messages_are_finished_in_four_requests_and_sent_before_they_are_deleted() {
     let stub = Stub::new(|_, _| None);
-    let all: Vec<_> = (0..20)
-        .map(|n| finish_to(&n.to_string(), "results"))
-        .collect();
+    let all: Vec<_> = (0..20).map(|n| finish_to(&n.to_string(), "results")).collect();
     let faults = settle(&stub.broker().await, &queue("jobs"), &all).await;
     assert_eq!(faults, [None; 20]);
     assert_eq!(
         stub.operations(),
-        [
-            "SendMessageBatch",
-            "SendMessageBatch",
-            "DeleteMessageBatch",
-            "DeleteMessageBatch"
-        ]
+        ["SendMessageBatch", "SendMessageBatch", "DeleteMessageBatch", "DeleteMessageBatch"]
     );
 }
 
@@ -112,10 +94,7 @@ async fn a_message_whose_result_is_refused_is_not_deleted_and_its_mates_are() {
     assert_eq!(faults, [None, Some(Fault::Invalid), None]);
     let (_, delete) = stub.requests().pop().unwrap();
     let entries = delete["Entries"].as_array().unwrap();
-    let receipts: Vec<_> = entries
-        .iter()
-        .map(|entry| &entry["ReceiptHandle"])
-        .collect();
+    let receipts: Vec<_> = entries.iter().map(|entry| &entry["ReceiptHandle"]).collect();
     assert_eq!(receipts, ["receipt-a", "receipt-c"]);
 }
 
@@ -127,11 +106,7 @@ async fn an_entry_that_sqs_failed_is_sent_again_alone() {
         (calls.fetch_add(1, Ordering::Relaxed) == 0)
             .then(|| (200, failing(input, &["1"], "InternalError", "try again")))
     });
-    let answers = stub
-        .broker()
-        .await
-        .send(&queue("jobs"), &["a", "b", "c"].map(outgoing))
-        .await;
+    let answers = stub.broker().await.send(&queue("jobs"), &["a", "b", "c"].map(outgoing)).await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     let sent: Vec<_> = stub.requests().iter().map(|it| bodies(&it.1)).collect();
     assert_eq!(sent, [vec!["a", "b", "c"], vec!["b"]]);
@@ -144,21 +119,11 @@ async fn a_delete_is_tried_again_rather_than_the_result_sent_twice() {
         (operation == "DeleteMessageBatch" && calls.fetch_add(1, Ordering::Relaxed) < 2)
             .then(|| (200, failing(input, &["0"], "InternalError", "try again")))
     });
-    let faults = settle(
-        &stub.broker().await,
-        &queue("jobs"),
-        &[finish_to("a", "results")],
-    )
-    .await;
+    let faults = settle(&stub.broker().await, &queue("jobs"), &[finish_to("a", "results")]).await;
     assert_eq!(faults, [None]);
     assert_eq!(
         stub.operations(),
-        [
-            "SendMessageBatch",
-            "DeleteMessageBatch",
-            "DeleteMessageBatch",
-            "DeleteMessageBatch"
-        ]
+        ["SendMessageBatch", "DeleteMessageBatch", "DeleteMessageBatch", "DeleteMessageBatch"]
     );
 }
 
@@ -222,30 +187,21 @@ async fn after_a_failure_the_rest_of_a_fifo_group_is_held_back_and_other_groups_
     let error = answers[10].as_ref().unwrap_err();
     assert_eq!(error.fault, Fault::Unavailable);
     assert!(error.message.contains("order"), "{error}");
-    let sent: Vec<_> = stub
-        .requests()
-        .iter()
-        .flat_map(|it| bodies(&it.1))
-        .collect();
+    let sent: Vec<_> = stub.requests().iter().flat_map(|it| bodies(&it.1)).collect();
     assert!(!sent.contains(&"a10".to_owned()), "{sent:?}");
 }
 
 #[tokio::test]
 async fn the_trace_header_and_the_tenant_travel_with_a_message() {
     let stub = Stub::new(|_, _| None);
-    let message = Outgoing {
-        trace_header: Some("Root=1-2-3".to_owned()),
-        ..grouped("tenant-7", "x")
-    };
+    let message =
+        Outgoing { trace_header: Some("Root=1-2-3".to_owned()), ..grouped("tenant-7", "x") };
     let answers = stub.broker().await.send(&queue("jobs"), &[message]).await;
     assert!(answers[0].is_ok());
     let (_, input) = stub.requests().pop().unwrap();
     let entry = &input["Entries"][0];
     assert_eq!(entry["MessageGroupId"], "tenant-7");
-    assert_eq!(
-        entry["MessageSystemAttributes"]["AWSTraceHeader"]["StringValue"],
-        "Root=1-2-3"
-    );
+    assert_eq!(entry["MessageSystemAttributes"]["AWSTraceHeader"]["StringValue"], "Root=1-2-3");
     assert!(entry["MessageDeduplicationId"].is_null());
 }
 
@@ -266,10 +222,7 @@ fn is_copied(requests: &[(String, Value)], attempts: u32) {
     let [(send, copy), (delete, _)] = requests else {
         panic!("{requests:?}");
     };
-    assert_eq!(
-        (send.as_str(), delete.as_str()),
-        ("SendMessageBatch", "DeleteMessageBatch")
-    );
+    assert_eq!((send.as_str(), delete.as_str()), ("SendMessageBatch", "DeleteMessageBatch"));
     assert_eq!(copy["QueueUrl"], "https://stub/1/jobs");
     let entry = &copy["Entries"][0];
     assert_eq!(entry["MessageBody"], "a");
@@ -289,10 +242,7 @@ fn is_copied(requests: &[(String, Value)], attempts: u32) {
 async fn a_retry_beyond_twelve_hours_is_a_copy_that_remembers_its_attempts() {
     let stub = Stub::new(|_, _| None);
     let all = [release("a", 50_000, true)];
-    assert_eq!(
-        settle(&stub.broker().await, &queue("jobs"), &all).await,
-        [None]
-    );
+    assert_eq!(settle(&stub.broker().await, &queue("jobs"), &all).await, [None]);
     is_copied(&stub.requests(), 3);
 }
 
@@ -300,35 +250,21 @@ async fn a_retry_beyond_twelve_hours_is_a_copy_that_remembers_its_attempts() {
 async fn a_snooze_is_a_copy_that_has_spent_one_attempt_less() {
     let stub = Stub::new(|_, _| None);
     let all = [release("a", 50_000, false)];
-    assert_eq!(
-        settle(&stub.broker().await, &queue("jobs"), &all).await,
-        [None]
-    );
+    assert_eq!(settle(&stub.broker().await, &queue("jobs"), &all).await, [None]);
     is_copied(&stub.requests(), 2);
 }
 
 #[tokio::test]
 async fn a_retry_that_a_long_job_has_no_hours_left_for_is_a_copy_after_all() {
     let stub = Stub::new(|operation, input| {
-        (operation == "ChangeMessageVisibilityBatch").then(|| {
-            (
-                200,
-                failing(input, &["0"], "InvalidParameterValue", TOO_LONG),
-            )
-        })
+        (operation == "ChangeMessageVisibilityBatch")
+            .then(|| (200, failing(input, &["0"], "InvalidParameterValue", TOO_LONG)))
     });
     let all = [release("a", 40_000, true)];
-    assert_eq!(
-        settle(&stub.broker().await, &queue("jobs"), &all).await,
-        [None]
-    );
+    assert_eq!(settle(&stub.broker().await, &queue("jobs"), &all).await, [None]);
     assert_eq!(
         stub.operations(),
-        [
-            "ChangeMessageVisibilityBatch",
-            "SendMessageBatch",
-            "DeleteMessageBatch"
-        ]
+        ["ChangeMessageVisibilityBatch", "SendMessageBatch", "DeleteMessageBatch"]
     );
 }
 
@@ -341,18 +277,12 @@ async fn what_cannot_be_copied_is_hidden_for_as_long_as_sqs_allows() {
                 return Some((400, error("AccessDenied", "no sqs:SendMessage")));
             }
             let seconds = input["Entries"][0]["VisibilityTimeout"].as_u64();
-            seconds.is_some_and(|seconds| seconds > 36_000).then(|| {
-                (
-                    200,
-                    failing(input, &["0"], "InvalidParameterValue", TOO_LONG),
-                )
-            })
+            seconds
+                .is_some_and(|seconds| seconds > 36_000)
+                .then(|| (200, failing(input, &["0"], "InvalidParameterValue", TOO_LONG)))
         });
         let all = [release("a", 100_000, true)];
-        assert_eq!(
-            settle(&stub.broker().await, &queue(name), &all).await,
-            [None]
-        );
+        assert_eq!(settle(&stub.broker().await, &queue(name), &all).await, [None]);
         let (_, last) = stub.requests().pop().unwrap();
         let seconds = last["Entries"][0]["VisibilityTimeout"].as_u64().unwrap();
         assert!((30_000..=36_000).contains(&seconds), "{name}: {seconds}");
@@ -363,10 +293,7 @@ async fn what_cannot_be_copied_is_hidden_for_as_long_as_sqs_allows() {
 #[tokio::test]
 async fn an_expired_receipt_is_stale_whatever_sqs_calls_it() {
     for (code, text) in [
-        (
-            "ReceiptHandleIsInvalid",
-            "The input receipt handle is invalid.",
-        ),
+        ("ReceiptHandleIsInvalid", "The input receipt handle is invalid."),
         (
             "InvalidParameterValue",
             "Value r for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired.",
@@ -376,15 +303,9 @@ async fn an_expired_receipt_is_stale_whatever_sqs_calls_it() {
         let stub = Stub::new(move |_, input| Some((200, failing(input, &["1"], code, text))));
         let receipts: Vec<_> = (0..3).map(|n| Receipt(format!("r{n}").into())).collect();
         let broker = stub.broker().await;
-        let answers = broker
-            .extend(&queue("jobs"), &receipts, Duration::from_millis(30_500))
-            .await;
+        let answers = broker.extend(&queue("jobs"), &receipts, Duration::from_millis(30_500)).await;
         assert!(answers[0].is_ok() && answers[2].is_ok());
-        assert_eq!(
-            answers[1].as_ref().unwrap_err().fault,
-            Fault::Stale,
-            "{code}"
-        );
+        assert_eq!(answers[1].as_ref().unwrap_err().fault, Fault::Stale, "{code}");
         let (_, input) = stub.requests().pop().unwrap();
         assert_eq!(input["Entries"][0]["VisibilityTimeout"], 31, "rounded up");
         assert_eq!(ids(&input).len(), 3);
@@ -395,26 +316,18 @@ async fn an_expired_receipt_is_stale_whatever_sqs_calls_it() {
 async fn a_receive_asks_for_no_more_than_sqs_gives() {
     let stub = Stub::new(|_, _| None);
     let broker = stub.broker().await;
-    let day = Duration::from_secs(86_400);
+    let day = Duration::from_hours(24);
     let messages = broker.receive(&queue("jobs"), 99, day, day).await.unwrap();
     assert!(messages.is_empty());
     let (_, input) = stub.requests().pop().unwrap();
     assert_eq!(input["MaxNumberOfMessages"], 10);
     assert_eq!(input["WaitTimeSeconds"], 20);
     assert_eq!(input["VisibilityTimeout"], 43_200);
-    let mut asked = input["MessageSystemAttributeNames"]
-        .as_array()
-        .unwrap()
-        .clone();
+    let mut asked = input["MessageSystemAttributeNames"].as_array().unwrap().clone();
     asked.sort_by_key(Value::to_string);
     assert_eq!(
         asked,
-        [
-            "AWSTraceHeader",
-            "ApproximateReceiveCount",
-            "MessageGroupId",
-            "SentTimestamp"
-        ]
+        ["AWSTraceHeader", "ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"]
     );
     assert_eq!(input["MessageAttributeNames"], json!(["All"]));
 }

@@ -38,11 +38,7 @@ impl<'a> Arn<'a> {
             return None;
         }
         let (region, account, name) = (next()?, next()?, next()?);
-        (parts.next().is_none() && is_name(name)).then_some(Self {
-            region,
-            account,
-            name,
-        })
+        (parts.next().is_none() && is_name(name)).then_some(Self { region, account, name })
     }
 }
 
@@ -53,9 +49,7 @@ impl<'a> Reference<'a> {
             return if is_name(name_of(text)) {
                 Ok(Self::Url(text))
             } else {
-                Err(format!(
-                    "{text:?} is a URL, but its last segment is no queue's name"
-                ))
+                Err(format!("{text:?} is a URL, but its last segment is no queue's name"))
             };
         }
         if text.starts_with("arn:") {
@@ -79,9 +73,7 @@ fn is_name(text: &str) -> bool {
     let stem = text.strip_suffix(".fifo").unwrap_or(text);
     !stem.is_empty()
         && text.len() <= 80
-        && stem
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        && stem.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 /// The name in a URL: its last segment.
@@ -114,19 +106,12 @@ mod tests {
     #[test]
     fn names_urls_and_arns_are_told_apart() {
         assert_eq!(Reference::parse("jobs"), Ok(Reference::Name("jobs")));
-        assert_eq!(
-            Reference::parse("jobs.fifo"),
-            Ok(Reference::Name("jobs.fifo"))
-        );
+        assert_eq!(Reference::parse("jobs.fifo"), Ok(Reference::Name("jobs.fifo")));
         let url = "https://sqs.eu-west-1.amazonaws.com/123456789012/jobs";
         assert_eq!(Reference::parse(url), Ok(Reference::Url(url)));
         assert_eq!(
             Reference::parse("arn:aws-cn:sqs:cn-north-1:123456789012:jobs"),
-            Ok(Reference::Arn(Arn {
-                region: "cn-north-1",
-                account: "123456789012",
-                name: "jobs"
-            }))
+            Ok(Reference::Arn(Arn { region: "cn-north-1", account: "123456789012", name: "jobs" }))
         );
     }
 

@@ -78,10 +78,8 @@ pub(super) fn to_text(
 pub(super) fn to_wire(
     attributes: &Attributes,
 ) -> Result<(HashMap<String, MessageAttributeValue>, usize), Refusal> {
-    let types: BTreeMap<String, String> = attributes
-        .get(TYPES)
-        .and_then(|json| serde_json::from_str(json).ok())
-        .unwrap_or_default();
+    let types: BTreeMap<String, String> =
+        attributes.get(TYPES).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
     let mut wire = HashMap::new();
     let mut bytes = 0;
     for (name, value) in attributes {
@@ -133,10 +131,7 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     let lower = name.to_ascii_lowercase();
     let broken = if name.is_empty() || name.len() > 256 {
         "must have 1 to 256 characters"
-    } else if !name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
-    {
+    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)) {
         "may hold letters, digits, underscores, hyphens and full stops only"
     } else if name.starts_with('.') || name.ends_with('.') || name.contains("..") {
         "must not begin or end with a full stop, or hold two in a row"
@@ -146,9 +141,7 @@ fn check_name(name: &str) -> Result<(), Refusal> {
         return Ok(());
     };
     let shown: String = name.chars().take(80).collect();
-    Err(Refusal::invalid(format!(
-        "the name of attribute {shown:?} {broken}"
-    )))
+    Err(Refusal::invalid(format!("the name of attribute {shown:?} {broken}")))
 }
 
 fn is_type(text: &str) -> bool {
@@ -164,17 +157,11 @@ mod tests {
     use crate::broker::Fault;
 
     fn typed(data_type: &str, value: &str) -> TypedAttribute {
-        TypedAttribute {
-            data_type: data_type.to_owned(),
-            value: value.to_owned(),
-        }
+        TypedAttribute { data_type: data_type.to_owned(), value: value.to_owned() }
     }
 
     fn attributes(pairs: &[(&str, &str)]) -> Attributes {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
@@ -193,10 +180,7 @@ mod tests {
         assert_eq!(wire["count"].data_type(), "Number.int");
         assert_eq!(wire["count"].string_value(), Some("42"));
         assert_eq!(wire["blob"].data_type(), "Binary.png");
-        assert_eq!(
-            wire["blob"].binary_value().map(AsRef::as_ref),
-            Some(&[0u8, 1, 255][..])
-        );
+        assert_eq!(wire["blob"].binary_value().map(AsRef::as_ref), Some(&[0u8, 1, 255][..]));
         let counted = "plainStringa".len() + "countNumber.int42".len() + "blobBinary.png".len() + 3;
         assert_eq!(bytes, counted);
     }
@@ -219,22 +203,8 @@ mod tests {
         for name in ["a", "lovage-id", "a.b_c-D9", &"x".repeat(256)] {
             check_name(name).unwrap();
         }
-        for name in [
-            "",
-            ".a",
-            "a.",
-            "a..b",
-            "a b",
-            "ä",
-            "AWS.x",
-            "amazon.x",
-            &"x".repeat(257),
-        ] {
-            assert_eq!(
-                check_name(name).unwrap_err().fault,
-                Fault::Invalid,
-                "{name}"
-            );
+        for name in ["", ".a", "a.", "a..b", "a b", "ä", "AWS.x", "amazon.x", &"x".repeat(257)] {
+            assert_eq!(check_name(name).unwrap_err().fault, Fault::Invalid, "{name}");
         }
     }
 
@@ -245,11 +215,7 @@ mod tests {
         let empty = to_wire(&attributes(&[("tenant", "")])).unwrap_err();
         assert!(empty.reason.contains("\"tenant\""), "{}", empty.reason);
         let control = to_wire(&attributes(&[("t", "ab\u{1}")])).unwrap_err();
-        assert!(
-            control.reason.contains("U+0001 at byte 2"),
-            "{}",
-            control.reason
-        );
+        assert!(control.reason.contains("U+0001 at byte 2"), "{}", control.reason);
     }
 
     #[test]

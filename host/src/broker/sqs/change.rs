@@ -55,10 +55,8 @@ impl SqsBroker {
             .chunks(MAX_ENTRIES)
             .map(|batch| self.change_batch(address, change, batch.to_vec()))
             .collect();
-        let mut answers: Vec<_> = stream::iter(requests)
-            .buffer_unordered(CONCURRENT)
-            .concat()
-            .await;
+        let mut answers: Vec<_> =
+            stream::iter(requests).buffer_unordered(CONCURRENT).concat().await;
         answers.sort_by_key(|(index, _)| *index);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
@@ -126,18 +124,12 @@ impl SqsBroker {
                         .map_err(malformed)?;
                     request = request.entries(entry);
                 }
-                let output = request
-                    .send()
-                    .await
-                    .map_err(|error| doing.sdk_error(&error))?;
+                let output = request.send().await.map_err(|error| doing.sdk_error(&error))?;
                 let succeeded = output.successful.into_iter().map(|entry| entry.id);
                 Ok((succeeded.collect(), output.failed))
             }
             Change::Hide => {
-                let mut request = self
-                    .client
-                    .change_message_visibility_batch()
-                    .queue_url(address);
+                let mut request = self.client.change_message_visibility_batch().queue_url(address);
                 for (place, (_, receipt, seconds)) in entries.iter().enumerate() {
                     let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
                         .id(place.to_string())
@@ -147,10 +139,7 @@ impl SqsBroker {
                         .map_err(malformed)?;
                     request = request.entries(entry);
                 }
-                let output = request
-                    .send()
-                    .await
-                    .map_err(|error| doing.sdk_error(&error))?;
+                let output = request.send().await.map_err(|error| doing.sdk_error(&error))?;
                 let succeeded = output.successful.into_iter().map(|entry| entry.id);
                 Ok((succeeded.collect(), output.failed))
             }
@@ -181,8 +170,5 @@ fn sort_out(
 
 /// The error for an entry that an answer leaves out.
 pub(super) fn silence(doing: &Doing) -> BrokerError {
-    doing.error(
-        Fault::Unavailable,
-        "SQS did not say what became of it; it is tried again",
-    )
+    doing.error(Fault::Unavailable, "SQS did not say what became of it; it is tried again")
 }

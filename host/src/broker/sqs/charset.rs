@@ -18,8 +18,7 @@ pub const fn is_allowed(character: char) -> bool {
 
 /// The first character that SQS refuses, with its byte offset.
 pub fn first_refused(text: &str) -> Option<(usize, char)> {
-    text.char_indices()
-        .find(|(_, character)| !is_allowed(*character))
+    text.char_indices().find(|(_, character)| !is_allowed(*character))
 }
 
 /// The same JSON, in characters that SQS takes: what it refuses is written as `\uXXXX`.
@@ -69,9 +68,8 @@ mod tests {
         ] {
             assert!(is_allowed(allowed), "{allowed:?}");
         }
-        for refused in [
-            '\0', '\u{8}', '\u{b}', '\u{c}', '\u{e}', '\u{1f}', '\u{FFFE}', '\u{FFFF}',
-        ] {
+        for refused in ['\0', '\u{8}', '\u{b}', '\u{c}', '\u{e}', '\u{1f}', '\u{FFFE}', '\u{FFFF}']
+        {
             assert!(!is_allowed(refused), "{refused:?}");
         }
     }

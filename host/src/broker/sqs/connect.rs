@@ -69,15 +69,8 @@ impl SqsBroker {
     /// time limits stay as they are.
     pub fn with_client(client: &Client) -> Self {
         let endpoint = Endpoint::default();
-        let config = client
-            .config()
-            .to_builder()
-            .interceptor(endpoint.clone())
-            .build();
-        Self {
-            client: Client::from_conf(config),
-            endpoint,
-        }
+        let config = client.config().to_builder().interceptor(endpoint.clone()).build();
+        Self { client: Client::from_conf(config), endpoint }
     }
 }
 

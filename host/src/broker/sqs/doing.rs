@@ -49,12 +49,7 @@ impl Intercept for Endpoint {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let host = context
-            .request()
-            .uri()
-            .split('?')
-            .next()
-            .unwrap_or_default();
+        let host = context.request().uri().split('?').next().unwrap_or_default();
         if let Ok(mut name) = self.0.lock()
             && *name != host
         {
@@ -116,31 +111,19 @@ pub(super) struct Doing {
 impl Doing {
     /// `queue` is a name or an address; of an address only the name is shown.
     pub(super) fn new(action: Action, queue: &str, endpoint: &Endpoint) -> Self {
-        Self {
-            action,
-            queue: address::name_of(queue).to_owned(),
-            endpoint: endpoint.clone(),
-        }
+        Self { action, queue: address::name_of(queue).to_owned(), endpoint: endpoint.clone() }
     }
 
     /// An error without an answer of AWS behind it.
     pub(super) fn error(&self, fault: Fault, reason: &str) -> BrokerError {
         let (words, queue) = (self.action.words(), &self.queue);
-        BrokerError::new(
-            fault,
-            format!("could not {words} queue {queue:?}: {reason}"),
-        )
+        BrokerError::new(fault, format!("could not {words} queue {queue:?}: {reason}"))
     }
 
     /// One entry of a batch that failed.
     pub(super) fn entry_error(&self, entry: &BatchResultErrorEntry) -> BrokerError {
         let status = if entry.sender_fault() { 400 } else { 500 };
-        self.answered(
-            entry.code(),
-            entry.message().unwrap_or_default(),
-            status,
-            None,
-        )
+        self.answered(entry.code(), entry.message().unwrap_or_default(), status, None)
     }
 
     /// A whole request that failed.
@@ -178,10 +161,8 @@ impl Doing {
                      AWS_ENDPOINT_URL"
                 ),
             ),
-            _ => self.error(
-                Fault::Invalid,
-                &format!("the request could not be made: {}", chain(error)),
-            ),
+            _ => self
+                .error(Fault::Invalid, &format!("the request could not be made: {}", chain(error))),
         }
     }
 

@@ -90,19 +90,9 @@ mod tests {
     fn codes_of_both_spellings_lead_to_one_fault() {
         for (code, message, status, fault) in [
             ("QueueDoesNotExist", "", 400, Fault::NotFound),
-            (
-                "AWS.SimpleQueueService.NonExistentQueue",
-                "",
-                400,
-                Fault::NotFound,
-            ),
+            ("AWS.SimpleQueueService.NonExistentQueue", "", 400, Fault::NotFound),
             ("ReceiptHandleIsInvalid", "", 400, Fault::Stale),
-            (
-                "AWS.SimpleQueueService.MessageNotInflight",
-                "",
-                400,
-                Fault::Stale,
-            ),
+            ("AWS.SimpleQueueService.MessageNotInflight", "", 400, Fault::Stale),
             (
                 "InvalidParameterValue",
                 "Value AQEB for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired.",
@@ -127,24 +117,14 @@ mod tests {
                 400,
                 Fault::TooLarge,
             ),
-            (
-                "AWS.SimpleQueueService.BatchRequestTooLong",
-                "",
-                400,
-                Fault::TooLarge,
-            ),
+            ("AWS.SimpleQueueService.BatchRequestTooLong", "", 400, Fault::TooLarge),
             ("AccessDenied", "", 403, Fault::Denied),
             ("AccessDeniedException", "", 400, Fault::Denied),
             ("KmsAccessDenied", "", 400, Fault::Denied),
             ("ExpiredToken", "", 403, Fault::Denied),
             ("RequestThrottled", "", 403, Fault::Unavailable),
             ("ThrottlingException", "", 400, Fault::Unavailable),
-            (
-                "AWS.SimpleQueueService.KmsThrottled",
-                "",
-                400,
-                Fault::Unavailable,
-            ),
+            ("AWS.SimpleQueueService.KmsThrottled", "", 400, Fault::Unavailable),
             ("OverLimit", "", 403, Fault::Unavailable),
             ("InternalError", "", 500, Fault::Unavailable),
             ("Nameless", "", 503, Fault::Unavailable),

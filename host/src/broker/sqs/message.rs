@@ -36,13 +36,7 @@ pub struct Parts {
 /// - The deferral is taken out of the attributes: all that it says is in the fields. One that
 ///   cannot be read is ignored, since anybody who may send can write one.
 pub fn from_parts(parts: Parts) -> Message {
-    let Parts {
-        message_id,
-        receipt_handle,
-        body,
-        attributes,
-        mut system,
-    } = parts;
+    let Parts { message_id, receipt_handle, body, attributes, mut system } = parts;
     let (attributes, raw) = to_text(attributes);
     let deferral = raw.and_then(|raw| {
         let deferral = parse_deferral(&raw);
@@ -55,15 +49,11 @@ pub fn from_parts(parts: Parts) -> Message {
         }
         deferral
     });
-    let receives = number(&system, "ApproximateReceiveCount")
-        .unwrap_or(1)
-        .max(1);
+    let receives = number(&system, "ApproximateReceiveCount").unwrap_or(1).max(1);
     let (id, spent, not_before) = match deferral {
-        Some((deferral, not_before)) => (
-            Some(deferral.message_id).filter(|id| !id.is_empty()),
-            deferral.attempts,
-            not_before,
-        ),
+        Some((deferral, not_before)) => {
+            (Some(deferral.message_id).filter(|id| !id.is_empty()), deferral.attempts, not_before)
+        }
         None => (None, 0, None),
     };
     Message {
@@ -72,9 +62,7 @@ pub fn from_parts(parts: Parts) -> Message {
         body: Bytes::from(body),
         attributes,
         group: system.remove("MessageGroupId"),
-        attempt: u32::try_from(receives)
-            .unwrap_or(u32::MAX)
-            .saturating_add(spent),
+        attempt: u32::try_from(receives).unwrap_or(u32::MAX).saturating_add(spent),
         sent_at: number(&system, "SentTimestamp")
             .and_then(|millis| Timestamp::from_millisecond(millis).ok()),
         not_before,
@@ -165,10 +153,7 @@ mod tests {
         assert_eq!(&*message.receipt.0, "r1");
         assert_eq!(message.body, "{}");
         assert_eq!(message.attempt, 3);
-        assert_eq!(
-            message.sent_at,
-            Timestamp::from_millisecond(1_700_000_000_123).ok()
-        );
+        assert_eq!(message.sent_at, Timestamp::from_millisecond(1_700_000_000_123).ok());
         assert_eq!(message.group.as_deref(), Some("tenant-7"));
         assert_eq!(message.trace_header.as_deref(), Some("Root=1-2-3"));
         assert_eq!(message.not_before, None);
@@ -181,10 +166,7 @@ mod tests {
         let message = from_parts(parts(&[("ApproximateReceiveCount", "1")], Some(deferral)));
         assert_eq!(message.id, "m0");
         assert_eq!(message.attempt, 3);
-        assert_eq!(
-            message.not_before,
-            Timestamp::from_millisecond(1_700_000_000_000).ok()
-        );
+        assert_eq!(message.not_before, Timestamp::from_millisecond(1_700_000_000_000).ok());
         assert!(!message.attributes.contains_key(attribute::DEFERRED));
     }
 

@@ -28,10 +28,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn invalid(reason: impl Into<String>) -> Self {
-        Self {
-            fault: Fault::Invalid,
-            reason: reason.into(),
-        }
+        Self { fault: Fault::Invalid, reason: reason.into() }
     }
 }
 
@@ -85,11 +82,8 @@ impl Parcel {
                 header,
             );
         }
-        let named = |text: &Option<String>| {
-            text.as_deref()
-                .filter(|text| !text.is_empty())
-                .map(identifier)
-        };
+        let named =
+            |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(identifier);
         let mut group = named(&message.group);
         if fifo {
             let deduplication = named(&message.deduplication_id)
@@ -99,20 +93,13 @@ impl Parcel {
             entry = entry.message_deduplication_id(deduplication);
         }
         entry = entry.set_message_group_id(group.clone());
-        Ok(Self {
-            entry,
-            bytes,
-            group: group.filter(|_| fifo),
-            id,
-        })
+        Ok(Self { entry, bytes, group: group.filter(|_| fifo), id })
     }
 }
 
 fn check_body(body: &[u8]) -> Result<&str, Refusal> {
     if body.is_empty() {
-        return Err(Refusal::invalid(
-            "its body is empty, and SQS takes no message without one",
-        ));
+        return Err(Refusal::invalid("its body is empty, and SQS takes no message without one"));
     }
     let text = std::str::from_utf8(body).map_err(|error| {
         Refusal::invalid(format!(
@@ -144,11 +131,7 @@ fn defer(attributes: &mut Attributes, delay: Duration, now: Timestamp) -> Result
         });
     // Rounded up, as all waits are.
     let nanos = i128::try_from(delay.as_nanos()).unwrap_or(i128::MAX);
-    let due = now
-        .as_nanosecond()
-        .saturating_add(nanos)
-        .saturating_add(999_999)
-        / 1_000_000;
+    let due = now.as_nanosecond().saturating_add(nanos).saturating_add(999_999) / 1_000_000;
     let last = Timestamp::MAX.as_second().saturating_mul(1000);
     deferral.not_before_ms = i64::try_from(due).unwrap_or(last).min(last);
     put_deferral(attributes, &deferral)?;
@@ -176,11 +159,7 @@ fn trace_header(message: &Outgoing) -> Option<MessageSystemAttributeValue> {
     if header.is_empty() || charset::first_refused(header).is_some() {
         return None;
     }
-    MessageSystemAttributeValue::builder()
-        .data_type("String")
-        .string_value(header)
-        .build()
-        .ok()
+    MessageSystemAttributeValue::builder().data_type("String").string_value(header).build().ok()
 }
 
 /// A group or deduplication id as SQS takes it: 1 to 128 letters, digits and ASCII punctuation.
@@ -210,9 +189,7 @@ pub(super) fn digest(parts: &[&[u8]]) -> String {
 
 /// Whole seconds, rounded up: SQS counts in those, and waiting a little longer breaks no promise.
 pub(super) fn whole_seconds(duration: Duration) -> u64 {
-    duration
-        .as_secs()
-        .saturating_add(u64::from(duration.subsec_nanos() > 0))
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 #[cfg(test)]
@@ -223,10 +200,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::constant(1_700_000_000, 0);
 
     fn outgoing(body: &str) -> Outgoing {
-        Outgoing {
-            body: body.to_owned().into(),
-            ..Outgoing::default()
-        }
+        Outgoing { body: body.to_owned().into(), ..Outgoing::default() }
     }
 
     fn pack(message: &Outgoing, fifo: bool) -> (SendMessageBatchRequestEntry, Parcel) {
@@ -235,9 +209,7 @@ mod tests {
     }
 
     fn deferral(entry: &SendMessageBatchRequestEntry) -> Deferral {
-        let raw = entry.message_attributes().unwrap()[attribute::DEFERRED]
-            .string_value()
-            .unwrap();
+        let raw = entry.message_attributes().unwrap()[attribute::DEFERRED].string_value().unwrap();
         serde_json::from_str(raw).unwrap()
     }
 
@@ -290,10 +262,7 @@ mod tests {
         let (second, _) = pack(&outgoing("x"), true);
         assert!(first.message_group_id().is_some());
         assert_eq!(first.message_group_id(), second.message_group_id());
-        assert_ne!(
-            first.message_deduplication_id(),
-            second.message_deduplication_id()
-        );
+        assert_ne!(first.message_deduplication_id(), second.message_deduplication_id());
     }
 
     #[test]
@@ -330,10 +299,7 @@ mod tests {
             (&b"ab\x00"[..], "U+0000 at byte 2"),
             ("é\u{ffff}".as_bytes(), "U+FFFF at byte 2"),
         ] {
-            let message = Outgoing {
-                body: body.to_vec().into(),
-                ..Outgoing::default()
-            };
+            let message = Outgoing { body: body.to_vec().into(), ..Outgoing::default() };
             let refusal = Parcel::pack(&message, false, NOW).unwrap_err();
             assert_eq!(refusal.fault, Fault::Invalid);
             assert!(refusal.reason.contains(expected), "{}", refusal.reason);

@@ -20,10 +20,8 @@ const REPLY_RETENTION_SECONDS: u32 = 15 * 60;
 
 impl SqsBroker {
     pub(super) async fn open_queue(&self, name: &str) -> Result<Queue, BrokerError> {
-        let reference = Reference::parse(name).map_err(|reason| {
-            self.doing(Action::Find, name)
-                .error(Fault::Invalid, &reason)
-        })?;
+        let reference = Reference::parse(name)
+            .map_err(|reason| self.doing(Action::Find, name).error(Fault::Invalid, &reason))?;
         let address = match reference {
             Reference::Url(url) => url.to_owned(),
             Reference::Arn(_) => self.url_from_arn(name).await?,
@@ -39,12 +37,7 @@ impl SqsBroker {
     /// client talks to one region.
     pub async fn url_from_arn(&self, arn: &str) -> Result<String, BrokerError> {
         let doing = self.doing(Action::Find, arn);
-        let Some(Arn {
-            region,
-            account,
-            name,
-        }) = Arn::parse(arn)
-        else {
+        let Some(Arn { region, account, name }) = Arn::parse(arn) else {
             return Err(doing.error(
                 Fault::Invalid,
                 &format!("{arn:?} is not an ARN of the form arn:aws:sqs:REGION:ACCOUNT:NAME"),
@@ -140,12 +133,7 @@ impl SqsBroker {
             .map_err(|error| doing.sdk_error(&error))?
             .attributes
             .unwrap_or_default();
-        let number = |name| {
-            attributes
-                .get(&name)
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0)
-        };
+        let number = |name| attributes.get(&name).and_then(|text| text.parse().ok()).unwrap_or(0);
         Ok(Depth {
             ready: number(QueueAttributeName::ApproximateNumberOfMessages),
             delayed: number(QueueAttributeName::ApproximateNumberOfMessagesDelayed),

@@ -92,10 +92,7 @@ impl SqsBroker {
             // A short poll asks only some of SQS's servers; a long one asks all of them, and
             // answers at once when there is anything.
             let wait = Duration::from_secs(1);
-            let batch = match self
-                .receive_once(queue, max - order.len(), wait, LOOK)
-                .await
-            {
+            let batch = match self.receive_once(queue, max - order.len(), wait, LOOK).await {
                 Ok(batch) => batch,
                 Err(error) => {
                     outcome = Err(error);
@@ -110,11 +107,7 @@ impl SqsBroker {
                 }
                 seen.insert(message.id.clone(), message);
             }
-            fruitless = if order.len() > before {
-                0
-            } else {
-                fruitless + 1
-            };
+            fruitless = if order.len() > before { 0 } else { fruitless + 1 };
             if empty {
                 break;
             }

@@ -65,10 +65,7 @@ impl SqsBroker {
             })
             .collect();
         if fifo {
-            answers.extend(
-                self.send_in_turn(&doing, address, fifo, batches.into())
-                    .await,
-            );
+            answers.extend(self.send_in_turn(&doing, address, fifo, batches.into()).await);
         } else {
             let requests: Vec<_> = batches
                 .into_iter()
@@ -118,9 +115,7 @@ impl SqsBroker {
                     // Where SQS is away, or we may not, there is no use in trying the rest.
                     let hopeless = error.fault.may_pass();
                     let rest = work.drain(..if hopeless { work.len() } else { 0 });
-                    let all = entries
-                        .into_iter()
-                        .chain(rest.flat_map(|batch| batch.entries));
+                    let all = entries.into_iter().chain(rest.flat_map(|batch| batch.entries));
                     answers.extend(all.map(|(index, _)| (index, Err(again(&error)))));
                     continue;
                 }
@@ -143,10 +138,7 @@ impl SqsBroker {
             if !left.is_empty() {
                 let tried = TRIES.saturating_sub(tries);
                 tokio::time::sleep(Duration::from_millis(100 << tried)).await;
-                work.push_front(Batch {
-                    entries: left,
-                    tries: tries - 1,
-                });
+                work.push_front(Batch { entries: left, tries: tries - 1 });
             }
         }
         answers
@@ -192,10 +184,7 @@ impl SqsBroker {
 
 /// The entries that may go, and those whose group is held back.
 fn split_held(entries: Vec<Entry>, held: &HashSet<String>) -> (Vec<Entry>, Vec<Entry>) {
-    entries.into_iter().partition(|(_, parcel)| {
-        !parcel
-            .group
-            .as_ref()
-            .is_some_and(|group| held.contains(group))
-    })
+    entries
+        .into_iter()
+        .partition(|(_, parcel)| !parcel.group.as_ref().is_some_and(|group| held.contains(group)))
 }

@@ -89,11 +89,8 @@ impl SqsBroker {
             }
         }
 
-        let (mut sent, hidden) = join(
-            self.publish(settlements, sends),
-            self.hide(queue, settlements, &hidings),
-        )
-        .await;
+        let (mut sent, hidden) =
+            join(self.publish(settlements, sends), self.hide(queue, settlements, &hidings)).await;
 
         // What SQS will not hide for so long becomes a copy after all.
         let mut late: Vec<Sends> = Vec::new();

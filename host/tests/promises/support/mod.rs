@@ -1,9 +1,6 @@
 //! What several groups of promises need.
 
 pub mod broker;
-#[allow(
-    dead_code,
-    reason = "some of it serves tests that are built for other features only"
-)]
+#[allow(dead_code, reason = "some of it serves tests that are built for other features only")]
 pub mod ministack;
 pub mod stub;
