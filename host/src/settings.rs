@@ -10,6 +10,7 @@ use crate::{
     config::{Config, ResultFormat, TaskConfig},
     job::Job,
     retry::Backoff,
+    sandbox::{Limits, TaskSpec},
 };
 
 /// The values where nobody says otherwise. `lovage.sample.toml` shows them.
@@ -60,6 +61,12 @@ pub struct Settings {
     pub results: Option<String>,
 }
 
+impl From<&TaskSpec> for Advice {
+    fn from(spec: &TaskSpec) -> Self {
+        Self { max_attempts: spec.max_attempts, timeout: spec.timeout }
+    }
+}
+
 impl Settings {
     /// What holds for a task, whoever asks for it.
     pub fn of_task(config: &Config, task: &str, advice: Advice) -> Self {
@@ -98,6 +105,17 @@ impl Settings {
             },
             result_format: own.result_format.or(all.result_format),
             results: own.results.clone().or_else(|| all.results.clone()),
+        }
+    }
+
+    /// The sandbox's part of it.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            memory_bytes: self.memory_bytes,
+            timeout: self.timeout,
+            output_bytes: usize::try_from(self.output_bytes).unwrap_or(usize::MAX),
+            stdio_bytes: usize::try_from(self.stdio_bytes).unwrap_or(usize::MAX),
+            ..Limits::default()
         }
     }
 

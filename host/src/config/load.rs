@@ -53,7 +53,7 @@ impl Config {
             config.rebase(base);
         }
         config = config.with_environment(environment)?;
-        config.check(
+        config.validate(
             &path.map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string()),
         )?;
         Ok(config)
@@ -106,8 +106,8 @@ impl Config {
         Ok(config)
     }
 
-    /// What no single field can tell.
-    fn check(&self, name: &str) -> Result<(), ConfigError> {
+    /// Checks what no single field can tell; `name` says in errors where the settings are from.
+    pub fn validate(&self, name: &str) -> Result<(), ConfigError> {
         let wrong = |why: String| Err(ConfigError(format!("{name}: {why}")));
         let consumed = self.consumed_queues();
         for queue in &self.worker.queues {

@@ -5,7 +5,7 @@
 //! comes in the first receive: a broker may come back with fewer than there are.
 
 // A promise that stands in no list would never be tested: then it is dead code, and no build.
-#![warn(dead_code)]
+#![deny(dead_code)]
 
 use std::time::Duration;
 

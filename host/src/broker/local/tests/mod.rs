@@ -1,0 +1,1 @@
+//! What the broker promises of its inside.
