@@ -25,7 +25,7 @@ use crate::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 struct Sqs(SqsBroker);
 
@@ -191,7 +191,7 @@ async fn a_snooze_spends_no_attempt_and_keeps_the_message_whole() {
         group: Some("tenant-7".to_owned()),
         ..outgoing("later")
     };
-    let ids = send(&broker, &queue, &[sent.clone()]).await;
+    let ids = send(&broker, &queue, std::slice::from_ref(&sent)).await;
     let first = receive_one(&broker, &queue, SOON, LONG).await;
     let retry = release(&first, Duration::ZERO, true);
     settle(&broker, &queue, &[retry]).await;
@@ -241,7 +241,7 @@ async fn a_snooze_on_a_fifo_queue_keeps_its_place_and_counts() {
 #[tokio::test]
 async fn a_wait_beyond_every_limit_travels_with_the_message() {
     let (broker, queue) = opened(&ministack::fifo_queue("eta").await).await;
-    let later = Outgoing { delay: Duration::from_secs(40 * 86_400), ..grouped("g", "later") };
+    let later = Outgoing { delay: Duration::from_hours(40 * 24), ..grouped("g", "later") };
     let now = jiff::Timestamp::now();
     let ids = send(&broker, &queue, &[later]).await;
     // A FIFO queue has no delay per message, so the wait shows at once.

@@ -100,6 +100,21 @@ async fn missing_credentials_and_a_missing_region_are_told_before_any_request() 
     says(&error, &["credentials", "AWS_PROFILE", "AWS_ACCESS_KEY_ID"]);
 }
 
+#[tokio::test]
+async fn credentials_that_go_missing_later_are_told_for_what_they_are() {
+    let stub = Stub::new(|_, _| None);
+    let config = aws_sdk_sqs::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-west-1"))
+        .endpoint_url(&stub.endpoint)
+        .build();
+    let broker = SqsBroker::with_client(&aws_sdk_sqs::Client::from_conf(config));
+    let error = broker.open("jobs").await.unwrap_err();
+    assert_eq!(error.fault, Fault::Denied, "{error}");
+    says(&error, &["\"jobs\"", "credentials", "AWS_PROFILE"]);
+    assert!(stub.requests().is_empty());
+}
+
 /// Runs [`connects_by_the_environment`] in a process of its own with this environment alone.
 fn connect_with(environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())

@@ -23,7 +23,7 @@ fn queue(name: &str) -> Queue {
     Queue {
         name: name.into(),
         address: format!("https://stub/1/{name}").into(),
-        fifo: name.ends_with(".fifo"),
+        fifo: name.strip_suffix(".fifo").is_some(),
         visibility_timeout: Duration::from_secs(30),
         redrive_target: None,
     }
@@ -316,7 +316,7 @@ async fn an_expired_receipt_is_stale_whatever_sqs_calls_it() {
 async fn a_receive_asks_for_no_more_than_sqs_gives() {
     let stub = Stub::new(|_, _| None);
     let broker = stub.broker().await;
-    let day = Duration::from_secs(86_400);
+    let day = Duration::from_hours(24);
     let messages = broker.receive(&queue("jobs"), 99, day, day).await.unwrap();
     assert!(messages.is_empty());
     let (_, input) = stub.requests().pop().unwrap();

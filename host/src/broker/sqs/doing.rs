@@ -144,7 +144,9 @@ impl Doing {
                 Fault::Unavailable,
                 &format!("{endpoint} did not answer in time; check the network, it is tried again"),
             ),
-            SdkError::DispatchFailure(_) if is_about_credentials(error) => {
+            SdkError::DispatchFailure(why)
+                if !why.is_io() && !why.is_timeout() && is_about_credentials(error) =>
+            {
                 self.error(Fault::Denied, &no_credentials(&chain(error)))
             }
             SdkError::DispatchFailure(_) => self.error(

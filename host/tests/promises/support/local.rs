@@ -71,6 +71,7 @@ impl Fixture for Local {
             exact_depth: true,
             browse_is_invisible: true,
             refuses_stale_receipts: true,
+            free_release_at_once: true,
             redrives: false,
         }
     }
