@@ -13,6 +13,7 @@
 #![allow(async_fn_in_trait, reason = "fixtures are only awaited in place, never spawned")]
 
 mod conformance;
+mod lambda;
 #[cfg(feature = "local")]
 mod local_broker;
 mod sqs_broker;
