@@ -20,4 +20,10 @@
 mod conformance;
 #[cfg(feature = "local")]
 mod local_broker;
+#[cfg(feature = "local")]
+mod local_model;
+#[cfg(feature = "local")]
+mod local_power_cut;
+#[cfg(feature = "local")]
+mod local_processes;
 mod support;
