@@ -18,4 +18,10 @@ mod local_broker;
 mod sqs_broker;
 mod sqs_errors;
 mod sqs_requests;
+#[cfg(feature = "local")]
+mod local_model;
+#[cfg(feature = "local")]
+mod local_power_cut;
+#[cfg(feature = "local")]
+mod local_processes;
 mod support;

@@ -70,6 +70,12 @@ impl<'c> Store<'c> {
         }
     }
 
+    /// For tests that do what no request does.
+    #[cfg(test)]
+    pub fn connection(&self) -> &'c Connection {
+        self.connection
+    }
+
     pub fn queue(&mut self, name: &Arc<str>) -> rusqlite::Result<Option<QueueRow>> {
         if let Some(found) = self.queues.get(name) {
             return Ok(*found);
