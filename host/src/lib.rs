@@ -5,9 +5,12 @@
 //! deleted. `docs/design.md` tells the whole way and why it is so.
 
 pub mod broker;
+pub mod config;
 pub mod job;
 pub mod message;
 pub mod outcome;
 pub mod registry;
+pub mod result;
 pub mod retry;
 pub mod sandbox;
+pub mod usage;

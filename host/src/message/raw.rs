@@ -22,11 +22,7 @@ pub(super) fn decode(job: &mut Job, message: &Message, defaults: &Defaults) -> R
         .or(defaults.content_type.as_ref())
         .map_or(JSON, String::as_str)
         .to_owned();
-    match message
-        .attributes
-        .get(attribute::CONTENT_ENCODING)
-        .map(String::as_str)
-    {
+    match message.attributes.get(attribute::CONTENT_ENCODING).map(String::as_str) {
         None | Some("identity") => job.payload = message.body.clone(),
         Some("base64") => {
             job.payload = BASE64_STANDARD

@@ -97,25 +97,14 @@ impl CompileCache {
     /// Opens a directory, and makes it where it is not there. At most `max_bytes` of code are
     /// kept: beyond that, what was used least recently goes.
     pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, CacheError> {
-        let failed = |error: io::Error| CacheError::Io {
-            dir: dir.to_owned(),
-            error,
-        };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(failed)?;
+        let failed = |error: io::Error| CacheError::Io { dir: dir.to_owned(), error };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = sys::open(dir, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
         let stat = sys::fstat(&fd).map_err(|error| failed(error.into()))?;
         let us = rustix::process::geteuid().as_raw();
         if stat.st_uid != us {
-            return Err(CacheError::NotOurs {
-                dir: dir.to_owned(),
-                owner: stat.st_uid,
-                us,
-            });
+            return Err(CacheError::NotOurs { dir: dir.to_owned(), owner: stat.st_uid, us });
         }
         let mode = Mode::from_raw_mode(stat.st_mode);
         if mode.intersects(Mode::WGRP | Mode::WOTH) {
@@ -124,11 +113,7 @@ impl CompileCache {
                 mode: mode.as_raw_mode(),
             });
         }
-        Ok(Self(Arc::new(Inner {
-            path: dir.to_owned(),
-            dir: fd,
-            max_bytes,
-        })))
+        Ok(Self(Arc::new(Inner { path: dir.to_owned(), dir: fd, max_bytes })))
     }
 
     /// Opens a directory, the default one when none is named; without a cache where that fails,
@@ -195,16 +180,10 @@ impl CompileCache {
         match Self::load(engine, &file) {
             Ok(component) => {
                 // When it was last used; see `prune`. No reason to fail.
-                let now = sys::Timespec {
-                    tv_sec: 0,
-                    tv_nsec: sys::UTIME_NOW,
-                };
+                let now = sys::Timespec { tv_sec: 0, tv_nsec: sys::UTIME_NOW };
                 let _ = sys::futimens(
                     &file,
-                    &sys::Timestamps {
-                        last_access: now,
-                        last_modification: now,
-                    },
+                    &sys::Timestamps { last_access: now, last_modification: now },
                 );
                 Some(component)
             }
@@ -307,11 +286,7 @@ impl CompileCache {
 }
 
 /// Where the system shows a process its open files.
-const DESCRIPTORS: &str = if cfg!(target_os = "linux") {
-    "/proc/self/fd"
-} else {
-    "/dev/fd"
-};
+const DESCRIPTORS: &str = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
 
 fn from_bytes(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: the callers give what they just compiled, or read from a file that was checked to

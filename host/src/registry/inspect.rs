@@ -39,10 +39,8 @@ pub async fn inspect(
     file: &Path,
     options: &LoadOptions,
 ) -> Result<Inspection, RegistryError> {
-    let wasm = std::fs::read(file).map_err(|error| RegistryError::Unreadable {
-        path: file.to_owned(),
-        error,
-    })?;
+    let wasm = std::fs::read(file)
+        .map_err(|error| RegistryError::Unreadable { path: file.to_owned(), error })?;
     let source = Source::of(file.display().to_string(), &wasm);
     let mut inspection = Inspection {
         file: source.file.clone(),

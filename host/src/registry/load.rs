@@ -78,11 +78,7 @@ impl Loaded {
 
     fn add(&mut self, component: Arc<LoadedComponent>) -> Result<(), RegistryError> {
         // One file that is named twice, by itself and by its directory, is no conflict.
-        if self
-            .components
-            .iter()
-            .any(|other| other.source == component.source)
-        {
+        if self.components.iter().any(|other| other.source == component.source) {
             return Ok(());
         }
         for spec in &component.tasks {
@@ -93,10 +89,7 @@ impl Loaded {
                     second: component.source.file.clone(),
                 });
             }
-            let task = Task {
-                spec: spec.clone(),
-                component: Arc::clone(&component),
-            };
+            let task = Task { spec: spec.clone(), component: Arc::clone(&component) };
             self.tasks.insert(spec.name.clone(), Arc::new(task));
         }
         self.components.push(component);
@@ -106,10 +99,7 @@ impl Loaded {
 
 /// The file itself, or the files of a directory with that ending, in the order of their names.
 fn files(path: &Path, ending: &'static str) -> Result<Vec<PathBuf>, RegistryError> {
-    let unreadable = |error| RegistryError::Unreadable {
-        path: path.to_owned(),
-        error,
-    };
+    let unreadable = |error| RegistryError::Unreadable { path: path.to_owned(), error };
     if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -123,11 +113,7 @@ fn files(path: &Path, ending: &'static str) -> Result<Vec<PathBuf>, RegistryErro
     if files.is_empty() {
         return Err(RegistryError::Empty {
             path: path.to_owned(),
-            what: if ending == "wasm" {
-                "`.wasm`"
-            } else {
-                "`.cwasm`"
-            },
+            what: if ending == "wasm" { "`.wasm`" } else { "`.cwasm`" },
         });
     }
     files.sort();
@@ -140,10 +126,8 @@ async fn load_wasm(
     options: &LoadOptions,
     before: &[Arc<LoadedComponent>],
 ) -> Result<Arc<LoadedComponent>, RegistryError> {
-    let wasm = std::fs::read(file).map_err(|error| RegistryError::Unreadable {
-        path: file.to_owned(),
-        error,
-    })?;
+    let wasm = std::fs::read(file)
+        .map_err(|error| RegistryError::Unreadable { path: file.to_owned(), error })?;
     let source = Source::of(file.display().to_string(), &wasm);
     if let Some(same) = before.iter().find(|component| component.source == source) {
         return Ok(Arc::clone(same));
@@ -151,9 +135,7 @@ async fn load_wasm(
     let component = compile_in_background(sandbox, options, &source, wasm)
         .await?
         .map_err(|problem| problem.of(&source.file))?;
-    let loaded = sandbox
-        .load(source, component, None, &options.limits)
-        .await?;
+    let loaded = sandbox.load(source, component, None, &options.limits).await?;
     tracing::info!(
         file = loaded.source.file,
         digest = loaded.source.digest,
@@ -175,10 +157,9 @@ pub(super) async fn compile_in_background(
     let sandbox = sandbox.clone();
     let path = PathBuf::from(&source.file);
     let size = Bytes(source.size).to_string();
-    let file = path.file_name().map_or_else(
-        || source.file.clone(),
-        |name| name.to_string_lossy().into_owned(),
-    );
+    let file = path
+        .file_name()
+        .map_or_else(|| source.file.clone(), |name| name.to_string_lossy().into_owned());
     tracing::info!(file, size, "loading {file} ({size})");
     #[cfg(feature = "compiler")]
     let compile = {
@@ -196,8 +177,5 @@ pub(super) async fn compile_in_background(
     };
     tokio::task::spawn_blocking(compile)
         .await
-        .map_err(|error| RegistryError::Compiler {
-            path,
-            reason: error.to_string(),
-        })
+        .map_err(|error| RegistryError::Compiler { path, reason: error.to_string() })
 }

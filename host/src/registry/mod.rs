@@ -46,9 +46,7 @@ impl Registry {
         options: &LoadOptions,
     ) -> Result<Self, RegistryError> {
         let loaded = Loaded::load(sandbox, origins, options, &[]).await?;
-        Ok(Self {
-            loaded: RwLock::new(Arc::new(loaded)),
-        })
+        Ok(Self { loaded: RwLock::new(Arc::new(loaded)) })
     }
 
     /// Loads all components again, and serves them instead. What did not change is kept; when one

@@ -111,10 +111,7 @@ pub enum BundleProblem {
 
 impl BundleProblem {
     fn of(self, file: &Path) -> BundleError {
-        BundleError {
-            file: file.to_owned(),
-            problem: self,
-        }
+        BundleError { file: file.to_owned(), problem: self }
     }
 }
 
@@ -141,10 +138,7 @@ pub struct Bundle {
 impl Bundle {
     /// The bundle of which one file is named.
     pub fn beside(file: &Path) -> Self {
-        Self {
-            code: file.with_extension("cwasm"),
-            manifest: file.with_extension("json"),
-        }
+        Self { code: file.with_extension("cwasm"), manifest: file.with_extension("json") }
     }
 }
 
@@ -171,9 +165,7 @@ pub async fn compile(
     if let Some(problem) = Kind::of(&wasm).problem() {
         return Err(component_problem(problem).into());
     }
-    let file_name = wasm_file
-        .file_name()
-        .ok_or_else(|| BundleProblem::NoName.of(wasm_file))?;
+    let file_name = wasm_file.file_name().ok_or_else(|| BundleProblem::NoName.of(wasm_file))?;
     let compiler = sandbox
         .options()
         .compiler(target)
@@ -252,28 +244,16 @@ pub async fn load(
     let manifest = read_manifest(&bundle.manifest)?;
     let code = |problem: BundleProblem| problem.of(&bundle.code);
     if manifest.wasmtime != WASMTIME_VERSION {
-        return Err(code(BundleProblem::OtherWasmtime {
-            theirs: manifest.wasmtime,
-        })
-        .into());
+        return Err(code(BundleProblem::OtherWasmtime { theirs: manifest.wasmtime }).into());
     }
     let ours = sandbox.options().code_settings();
     if manifest.engine != ours {
-        return Err(code(BundleProblem::OtherSettings {
-            theirs: manifest.engine,
-            ours,
-        })
-        .into());
+        return Err(code(BundleProblem::OtherSettings { theirs: manifest.engine, ours }).into());
     }
-    let found = std::fs::metadata(&bundle.code)
-        .map_err(|error| code(BundleProblem::Io(error)))?
-        .len();
+    let found =
+        std::fs::metadata(&bundle.code).map_err(|error| code(BundleProblem::Io(error)))?.len();
     if found != manifest.code_size {
-        return Err(code(BundleProblem::OtherCode {
-            found,
-            expected: manifest.code_size,
-        })
-        .into());
+        return Err(code(BundleProblem::OtherCode { found, expected: manifest.code_size }).into());
     }
     let component = deserialize_file(sandbox.engine(), &bundle.code)
         .map_err(|error| code(BundleProblem::Refused(format!("{error:#}"))))?;
@@ -282,9 +262,7 @@ pub async fn load(
         digest: manifest.digest,
         size: manifest.size,
     };
-    Ok(sandbox
-        .load(source, component, Some(manifest.tasks), limits)
-        .await?)
+    Ok(sandbox.load(source, component, Some(manifest.tasks), limits).await?)
 }
 
 fn read_manifest(file: &Path) -> Result<Manifest, BundleError> {
@@ -294,10 +272,7 @@ fn read_manifest(file: &Path) -> Result<Manifest, BundleError> {
     // The form first: a newer one may lack what this one needs.
     let form: Form = serde_json::from_str(&json).map_err(|error| bad(error.to_string()))?;
     if form.format != FORMAT {
-        return Err(bad(format!(
-            "it has form {}, and this host knows form {FORMAT}",
-            form.format
-        )));
+        return Err(bad(format!("it has form {}, and this host knows form {FORMAT}", form.format)));
     }
     serde_json::from_str(&json).map_err(|error| bad(error.to_string()))
 }

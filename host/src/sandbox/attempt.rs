@@ -13,6 +13,7 @@ use super::state::{DeadlinePassed, State};
 use super::stdio::Tail;
 use crate::job::Job;
 use crate::outcome::{Failure, Outcome};
+use crate::usage::Usage;
 
 /// What the host decided about an attempt before it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,23 +29,8 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            max_attempts: 1,
-            deadline: None,
-        }
+        Self { limits: Limits::default(), max_attempts: 1, deadline: None }
     }
-}
-
-/// What an attempt used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// CPU time, from making the sandbox to cleaning it up.
-    pub cpu: Duration,
-    /// Wall time, without the wait for a slot.
-    pub wall: Duration,
-    /// The most bytes that its memories and tables had together.
-    pub peak_memory_bytes: u64,
 }
 
 /// What an attempt came to.
@@ -126,11 +112,7 @@ impl Sandbox {
             Err(End::Deadline) => Outcome::TimedOut(if deadline == timeout {
                 Failure::new(
                     "timeout",
-                    format!(
-                        "ran for more than {:?}{}",
-                        limits.timeout,
-                        Limit::Timeout.hint()
-                    ),
+                    format!("ran for more than {:?}{}", limits.timeout, Limit::Timeout.hint()),
                 )
             } else {
                 Failure::new(
@@ -148,10 +130,7 @@ impl Sandbox {
         let state = store.data();
         Report {
             outcome,
-            usage: Usage {
-                peak_memory_bytes: state.limiter.peak_bytes(),
-                ..Usage::default()
-            },
+            usage: Usage { peak_memory_bytes: state.limiter.peak_bytes(), ..Usage::default() },
             stdout: state.stdout.take(),
             stderr: state.stderr.take(),
         }
@@ -160,8 +139,6 @@ impl Sandbox {
 
 /// The time so far from now, in milliseconds since the Unix epoch.
 fn unix_millis(from_now: Duration) -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from((now + from_now).as_millis()).unwrap_or(u64::MAX)
 }

@@ -34,11 +34,7 @@ pub struct Source {
 impl Source {
     /// The source of a `.wasm` file that was read.
     pub fn of(file: impl Into<String>, wasm: &[u8]) -> Self {
-        Self {
-            file: file.into(),
-            digest: digest(wasm),
-            size: wasm.len() as u64,
-        }
+        Self { file: file.into(), digest: digest(wasm), size: wasm.len() as u64 }
     }
 }
 
@@ -161,9 +157,7 @@ impl Sandbox {
         limits: &Limits,
     ) -> Result<LoadedComponent, ComponentError> {
         let source = Source::of(file, wasm);
-        let component = self
-            .compile(wasm)
-            .map_err(|problem| problem.of(&source.file))?;
+        let component = self.compile(wasm).map_err(|problem| problem.of(&source.file))?;
         self.load(source, component, None, limits).await
     }
 
@@ -205,17 +199,13 @@ impl Sandbox {
             return Err(problem(Problem::MissingImports { imports: missing }));
         }
         self.check_needs(&component, limits).map_err(problem)?;
-        let pre = self.linker().instantiate_pre(&component).map_err(|error| {
-            problem(Problem::WrongImport {
-                reason: format!("{error:#}"),
-            })
-        })?;
+        let pre = self
+            .linker()
+            .instantiate_pre(&component)
+            .map_err(|error| problem(Problem::WrongImport { reason: format!("{error:#}") }))?;
         let tasks = match tasks {
             Some(tasks) => tasks,
-            None => self
-                .describe(&pre, &handler, limits)
-                .await
-                .map_err(problem)?,
+            None => self.describe(&pre, &handler, limits).await.map_err(problem)?,
         };
         spec::check(&tasks).map_err(problem)?;
         Ok(LoadedComponent {
@@ -247,9 +237,9 @@ impl Sandbox {
         })
         .await;
         described.map_err(|end| match end {
-            End::Error(error) if error.is::<WrongTypes>() => Problem::WrongTypes {
-                reason: error.root_cause().to_string(),
-            },
+            End::Error(error) if error.is::<WrongTypes>() => {
+                Problem::WrongTypes { reason: error.root_cause().to_string() }
+            }
             End::Error(error) => {
                 let failure = crash::failure(&error, store.data(), limits);
                 let detail = failure.detail.map(|text| format!("\n{}", text.trim_end()));
@@ -263,11 +253,7 @@ impl Sandbox {
                 }
             }
             End::Deadline => Problem::Describe {
-                reason: format!(
-                    "did not end within {:?}{}",
-                    limits.timeout,
-                    Limit::Timeout.hint()
-                ),
+                reason: format!("did not end within {:?}{}", limits.timeout, Limit::Timeout.hint()),
             },
         })
     }
@@ -284,11 +270,7 @@ impl Sandbox {
             if needs <= allowed {
                 return Ok(());
             }
-            Err(Problem::NeedsTooMuch {
-                needs,
-                what,
-                allowed,
-            })
+            Err(Problem::NeedsTooMuch { needs, what, allowed })
         };
         too_much(
             u64::from(needs.num_memories),
@@ -296,12 +278,7 @@ impl Sandbox {
             limits.memories,
             options.memories,
         )?;
-        too_much(
-            u64::from(needs.num_tables),
-            "tables",
-            limits.tables,
-            options.tables,
-        )?;
+        too_much(u64::from(needs.num_tables), "tables", limits.tables, options.tables)?;
         too_much(
             needs.max_initial_table_size.unwrap_or(0),
             "elements in a table",

@@ -25,10 +25,7 @@ pub(super) async fn metered<F: Future>(future: F) -> (F::Output, Duration) {
 /// difference of two of them is the poll's.
 fn of_this_thread() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        now.tv_sec.try_into().unwrap_or(0),
-        now.tv_nsec.try_into().unwrap_or(0),
-    )
+    Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
 }
 
 #[cfg(test)]

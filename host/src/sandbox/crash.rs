@@ -32,10 +32,7 @@ pub(super) fn failure(error: &wasmtime::Error, state: &State, limits: &Limits) -
     let trap = error.downcast_ref::<Trap>();
     let (kind, message) = if let Some(exit) = error.downcast_ref::<I32Exit>() {
         let code = exit.0;
-        (
-            "exit".to_owned(),
-            format!("exited with code {code} instead of returning"),
-        )
+        ("exit".to_owned(), format!("exited with code {code} instead of returning"))
     } else if let Some(message) = panic_message(&stderr.bytes) {
         ("panic".to_owned(), message)
     } else if let Some(refusal) = refused {
@@ -50,16 +47,10 @@ pub(super) fn failure(error: &wasmtime::Error, state: &State, limits: &Limits) -
         }
         (
             "host_call_too_large".to_owned(),
-            format!(
-                "gave a host call more than {}",
-                Bytes(limits.hostcall_bytes() as u64)
-            ),
+            format!("gave a host call more than {}", Bytes(limits.hostcall_bytes() as u64)),
         )
     } else if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
-        (
-            "handle_limit".to_owned(),
-            format!("held more than {} handles at once", limits.handles),
-        )
+        ("handle_limit".to_owned(), format!("held more than {} handles at once", limits.handles))
     } else {
         ("trap:other".to_owned(), error.root_cause().to_string())
     };
@@ -85,30 +76,23 @@ pub(super) fn too_large(size: Option<usize>, allowed: usize) -> String {
     let allowed = Bytes(allowed as u64);
     let hint = Limit::Output.hint();
     match size {
-        Some(size) => format!(
-            "the output has {}, and {allowed} are allowed{hint}",
-            Bytes(size as u64)
-        ),
+        Some(size) => {
+            format!("the output has {}, and {allowed} are allowed{hint}", Bytes(size as u64))
+        }
         None => format!("the output has more than twice the {allowed} that are allowed{hint}"),
     }
 }
 
 /// wasmtime's error for it is private, so its text has to do; a test holds it to that.
 fn is_hostcall_fuel(error: &wasmtime::Error) -> bool {
-    error
-        .root_cause()
-        .to_string()
-        .contains("fuel allocated for hostcalls has been exhausted")
+    error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
 }
 
 /// What the panic hook of the Rust SDK writes: `lovage: panic: MESSAGE (at FILE:LINE)`, one line
 /// whatever the message is. The last one counts, since a panic ends the guest.
 fn panic_message(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
-    let line = text
-        .lines()
-        .rev()
-        .find_map(|line| line.strip_prefix("lovage: panic: "))?;
+    let line = text.lines().rev().find_map(|line| line.strip_prefix("lovage: panic: "))?;
     Some(line.to_owned())
 }
 
@@ -148,10 +132,7 @@ mod tests {
     #[test]
     fn the_last_panic_is_found_among_other_lines() {
         let stderr = b"hello\nlovage: panic: first (at a.rs:1)\nnoise\nlovage: panic: second\\nline (at b.rs:2)\nmore\n";
-        assert_eq!(
-            panic_message(stderr).as_deref(),
-            Some("second\\nline (at b.rs:2)")
-        );
+        assert_eq!(panic_message(stderr).as_deref(), Some("second\\nline (at b.rs:2)"));
         assert_eq!(panic_message(b"a lovage: panic: x"), None);
         assert_eq!(panic_message(b""), None);
     }

@@ -122,10 +122,8 @@ impl EngineOptions {
             return Err(EngineError::NoTick);
         }
         let engine = |allocator| {
-            Engine::new(&self.config(allocator)).map_err(|error| EngineError::Refused {
-                allocator,
-                reason: format!("{error:#}"),
-            })
+            Engine::new(&self.config(allocator))
+                .map_err(|error| EngineError::Refused { allocator, reason: format!("{error:#}") })
         };
         if self.allocator == Allocator::OnDemand {
             return Ok((engine(Allocator::OnDemand)?, Allocator::OnDemand));
@@ -160,10 +158,9 @@ impl EngineOptions {
             })?;
         }
         Engine::new(&config).map_err(|error| match target {
-            Some(target) => EngineError::Target {
-                target: target.to_owned(),
-                reason: format!("{error:#}"),
-            },
+            Some(target) => {
+                EngineError::Target { target: target.to_owned(), reason: format!("{error:#}") }
+            }
             None => EngineError::Refused {
                 allocator: Allocator::OnDemand,
                 reason: format!("{error:#}"),
@@ -243,19 +240,13 @@ mod tests {
 
     #[test]
     fn an_engine_without_slots_is_refused() {
-        let options = EngineOptions {
-            slots: 0,
-            ..EngineOptions::default()
-        };
+        let options = EngineOptions { slots: 0, ..EngineOptions::default() };
         assert!(matches!(options.build(), Err(EngineError::NoSlots)));
     }
 
     #[test]
     fn where_address_space_is_short_instances_are_made_on_demand() {
-        let mut options = EngineOptions {
-            slots: 1_000_000,
-            ..EngineOptions::default()
-        };
+        let mut options = EngineOptions { slots: 1_000_000, ..EngineOptions::default() };
         let (_, allocator) = options.build().unwrap();
         assert_eq!(allocator, Allocator::OnDemand);
         options.allocator = Allocator::Pooling;

@@ -164,10 +164,7 @@ pub enum Problem {
 impl Problem {
     /// The problem of that file.
     pub fn of(self, file: impl Into<String>) -> ComponentError {
-        ComponentError {
-            file: file.into(),
-            problem: self,
-        }
+        ComponentError { file: file.into(), problem: self }
     }
 }
 
@@ -175,9 +172,5 @@ fn list(names: &[String]) -> String {
     if names.is_empty() {
         return "nothing".to_owned();
     }
-    names
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

@@ -60,9 +60,7 @@ impl Limits {
     /// included: twice the output, so that an output somewhat too large is refused with its size,
     /// and room for the texts beside it. It bounds what the host allocates for a guest.
     pub(super) fn hostcall_bytes(&self) -> usize {
-        self.output_bytes
-            .saturating_mul(2)
-            .saturating_add(1024 * 1024)
+        self.output_bytes.saturating_mul(2).saturating_add(1024 * 1024)
     }
 }
 
@@ -95,8 +93,7 @@ impl Limit {
 
     /// What to add to a message about it: how it is raised, if it can be.
     pub(super) fn hint(self) -> String {
-        self.key()
-            .map_or_else(String::new, |key| format!(" (`{key}` raises it)"))
+        self.key().map_or_else(String::new, |key| format!(" (`{key}` raises it)"))
     }
 }
 
@@ -113,17 +110,12 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            limit,
-            asked,
-            allowed,
-        } = *self;
+        let Self { limit, asked, allowed } = *self;
         let hint = limit.hint();
         match limit {
-            Limit::TableElements => write!(
-                f,
-                "asked for a table of {asked} elements, and {allowed} are allowed{hint}"
-            ),
+            Limit::TableElements => {
+                write!(f, "asked for a table of {asked} elements, and {allowed} are allowed{hint}")
+            }
             Limit::Declared => write!(
                 f,
                 "asked for a memory or table of {asked}, and the maximum that it declares, or that \
@@ -175,11 +167,7 @@ pub(super) struct Limiter {
 
 impl Limiter {
     pub(super) fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            used: 0,
-            refused: None,
-        }
+        Self { limits, used: 0, refused: None }
     }
 
     /// The most bytes that memories and tables took.
@@ -202,11 +190,7 @@ impl Limiter {
     }
 
     fn refuse(&mut self, limit: Limit, asked: u64, allowed: u64) -> bool {
-        self.refused = Some(Refusal {
-            limit,
-            asked,
-            allowed,
-        });
+        self.refused = Some(Refusal { limit, asked, allowed });
         false
     }
 
@@ -274,10 +258,7 @@ mod tests {
     use super::*;
 
     fn limiter(memory_bytes: u64) -> Limiter {
-        Limiter::new(Limits {
-            memory_bytes,
-            ..Limits::default()
-        })
+        Limiter::new(Limits { memory_bytes, ..Limits::default() })
     }
 
     #[test]
@@ -290,11 +271,7 @@ mod tests {
         assert!(!limiter.table_growing(20, 30, None).unwrap());
         assert_eq!(
             limiter.refused(),
-            Some(Refusal {
-                limit: Limit::Memory,
-                asked: 1040,
-                allowed: 1000
-            })
+            Some(Refusal { limit: Limit::Memory, asked: 1040, allowed: 1000 })
         );
         assert!(limiter.memory_growing(400, 440, None).unwrap());
         assert!(!limiter.memory_growing(440, 441, None).unwrap());
@@ -306,9 +283,7 @@ mod tests {
         assert!(limiter.memory_growing(0, 100, Some(100)).unwrap());
         assert!(!limiter.memory_growing(100, 200, Some(100)).unwrap());
         assert_eq!(limiter.refused().unwrap().limit, Limit::Declared);
-        limiter
-            .memory_grow_failed(wasmtime::Error::msg("no"))
-            .unwrap();
+        limiter.memory_grow_failed(wasmtime::Error::msg("no")).unwrap();
         assert_eq!(limiter.peak_bytes(), 100);
         assert!(!limiter.memory_growing(0, 901, None).unwrap());
     }

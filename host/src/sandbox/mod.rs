@@ -36,13 +36,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
-pub use self::attempt::{Plan, Report, Usage};
+pub use self::attempt::{Plan, Report};
 pub use self::bindings::{HANDLER, SERVED};
 pub use self::component::{Import, Kind, LoadedComponent, Source, digest};
 pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION};
 pub use self::error::{ComponentError, EngineError, Problem};
 pub use self::limits::{Bytes, Limit, Limits, Refusal};
 pub use self::spec::TaskSpec;
+pub use self::state::{OFFERED, is_offered};
 pub use self::stdio::Tail;
 pub use self::text::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 

@@ -28,9 +28,7 @@ pub(super) fn settle(outcome: Outcome, limits: &Limits) -> Outcome {
             failure: text::failure(failure),
             after: after.map(|after| after.min(MAX_DELAY)),
         },
-        Outcome::Snooze { after } => Outcome::Snooze {
-            after: after.min(MAX_DELAY),
-        },
+        Outcome::Snooze { after } => Outcome::Snooze { after: after.min(MAX_DELAY) },
         Outcome::Failed(failure) => Outcome::Failed(text::failure(failure)),
         Outcome::Rejected(failure) => Outcome::Rejected(text::failure(failure)),
         other => other,
@@ -40,32 +38,23 @@ pub(super) fn settle(outcome: Outcome, limits: &Limits) -> Outcome {
 fn check(mut output: Output, limits: &Limits) -> Result<Output, Failure> {
     let size = output.data.len();
     if size > limits.output_bytes {
-        return Err(Failure::new(
-            "output_too_large",
-            too_large(Some(size), limits.output_bytes),
-        ));
+        return Err(Failure::new("output_too_large", too_large(Some(size), limits.output_bytes)));
     }
     let invalid = |message: String| Failure::new("invalid_output", message);
     let content_type = output.content_type.as_str();
     // It becomes a header or an attribute: visible ASCII and spaces, as RFC 9110 has it.
     if content_type.is_empty()
         || content_type.len() > MAX_CONTENT_TYPE_BYTES
-        || !content_type
-            .bytes()
-            .all(|b| b == b' ' || b.is_ascii_graphic())
+        || !content_type.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
     {
         let mut shown = text::line(content_type);
         text::cut(&mut shown, MAX_CONTENT_TYPE_BYTES);
-        return Err(invalid(format!(
-            "the output's content type {shown:?} is no media type"
-        )));
+        return Err(invalid(format!("the output's content type {shown:?} is no media type")));
     }
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case(JSON) {
         one_json_value(&output.data).map_err(|reason| {
-            invalid(format!(
-                "the output is said to be {JSON}, and is not one JSON value: {reason}"
-            ))
+            invalid(format!("the output is said to be {JSON}, and is not one JSON value: {reason}"))
         })?;
         // One way to write it, so that whoever looks at it need not parse. JSON has no parameters
         // (RFC 8259, section 11).
@@ -79,9 +68,7 @@ fn check(mut output: Output, limits: &Limits) -> Result<Output, Failure> {
 fn one_json_value(data: &[u8]) -> Result<(), String> {
     // serde_json leaves out this check in strings that it only skips.
     let text = std::str::from_utf8(data).map_err(|error| error.to_string())?;
-    serde_json::from_str::<IgnoredAny>(text)
-        .map(|_| ())
-        .map_err(|error| error.to_string())
+    serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -89,14 +76,8 @@ mod tests {
     use super::*;
 
     fn checked(content_type: &str, data: &[u8]) -> Result<Output, Failure> {
-        let limits = Limits {
-            output_bytes: 100,
-            ..Limits::default()
-        };
-        let output = Output {
-            content_type: content_type.to_owned(),
-            data: data.to_vec().into(),
-        };
+        let limits = Limits { output_bytes: 100, ..Limits::default() };
+        let output = Output { content_type: content_type.to_owned(), data: data.to_vec().into() };
         check(output, &limits)
     }
 
@@ -107,15 +88,7 @@ mod tests {
             assert_eq!(output.data, json.as_bytes());
             assert_eq!(output.content_type, JSON);
         }
-        for json in [
-            &b""[..],
-            b"42 43",
-            b"{",
-            b"\xef\xbb\xbf1",
-            b"\"\xff\"",
-            b"NaN",
-            b"'a'",
-        ] {
+        for json in [&b""[..], b"42 43", b"{", b"\xef\xbb\xbf1", b"\"\xff\"", b"NaN", b"'a'"] {
             let failure = checked(JSON, json).unwrap_err();
             assert_eq!(failure.kind, "invalid_output", "{json:?}");
         }

@@ -46,20 +46,16 @@ pub(super) fn check(tasks: &[TaskSpec]) -> Result<(), Problem> {
         if !seen.insert(name.as_str()) {
             return Err(Problem::TaskTwice { name: name.clone() });
         }
-        let bad = |reason: String| Problem::BadTask {
-            name: name.clone(),
-            reason,
-        };
+        let bad = |reason: String| Problem::BadTask { name: name.clone(), reason };
         if task.max_attempts == Some(0) {
             return Err(bad("max-attempts is 0, and must be at least 1".into()));
         }
         if task.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(bad("timeout is 0, and must be at least 1 ms".into()));
         }
-        for (which, schema) in [
-            ("input-schema", &task.input_schema),
-            ("output-schema", &task.output_schema),
-        ] {
+        for (which, schema) in
+            [("input-schema", &task.input_schema), ("output-schema", &task.output_schema)]
+        {
             let Some(schema) = schema else { continue };
             match serde_json::from_str::<serde_json::Value>(schema) {
                 // JSON Schema 2020-12, section 4.3: a schema is an object or a boolean.
@@ -78,9 +74,7 @@ pub(super) fn check(tasks: &[TaskSpec]) -> Result<(), Problem> {
 
 fn is_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b))
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b))
 }
 
 /// Durations as whole milliseconds, as the contract has them.
@@ -92,9 +86,7 @@ mod milliseconds {
     // The shape is serde's.
     #[allow(clippy::ref_option)]
     pub fn serialize<S: Serializer>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-        value
-            .map(|value| u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
-            .serialize(to)
+        value.map(|value| u64::try_from(value.as_millis()).unwrap_or(u64::MAX)).serialize(to)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -125,10 +117,7 @@ mod tests {
         }
         let too_long = "x".repeat(201);
         for name in ["", " ", "a b", "ä", "a\n", &too_long] {
-            assert!(
-                matches!(check(&[task(name)]), Err(Problem::BadTaskName { .. })),
-                "{name:?}"
-            );
+            assert!(matches!(check(&[task(name)]), Err(Problem::BadTaskName { .. })), "{name:?}");
         }
     }
 
@@ -143,18 +132,9 @@ mod tests {
         let cases: [(Change, &str); 5] = [
             (|t| t.max_attempts = Some(0), "max-attempts is 0"),
             (|t| t.timeout = Some(Duration::ZERO), "timeout is 0"),
-            (
-                |t| t.input_schema = Some("{".into()),
-                "input-schema is no JSON:",
-            ),
-            (
-                |t| t.output_schema = Some("3".into()),
-                "output-schema is no JSON Schema",
-            ),
-            (
-                |t| t.output_schema = Some(String::new()),
-                "output-schema is no JSON:",
-            ),
+            (|t| t.input_schema = Some("{".into()), "input-schema is no JSON:"),
+            (|t| t.output_schema = Some("3".into()), "output-schema is no JSON Schema"),
+            (|t| t.output_schema = Some(String::new()), "output-schema is no JSON:"),
         ];
         for (change, reason) in cases {
             let mut task = task("a");

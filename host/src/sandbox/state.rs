@@ -23,18 +23,13 @@ pub struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State")
-            .field("limiter", &self.limiter)
-            .finish_non_exhaustive()
+        f.debug_struct("State").field("limiter", &self.limiter).finish_non_exhaustive()
     }
 }
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
 }
 
@@ -57,13 +52,7 @@ impl State {
             .max_random_size(RANDOM_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
-        Self {
-            wasi: wasi.build(),
-            table,
-            limiter: Limiter::new(*limits),
-            stdout,
-            stderr,
-        }
+        Self { wasi: wasi.build(), table, limiter: Limiter::new(*limits), stdout, stderr }
     }
 
     /// A fresh store, whose guest stops at the deadline even if it never waits for anything.
@@ -83,10 +72,7 @@ impl State {
             if Instant::now() >= deadline {
                 return Err(wasmtime::Error::new(DeadlinePassed));
             }
-            Ok(UpdateDeadline::YieldCustom(
-                1,
-                Box::pin(tokio::task::yield_now()),
-            ))
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
         store
     }
@@ -125,23 +111,12 @@ pub const OFFERED: &[(&str, &[u64], &[&str])] = &[
     ("wasi:clocks", &[3], &["types", "system-clock"]),
     ("wasi:filesystem", &[2, 3], &["types", "preopens"]),
     ("wasi:io", &[2], &["error", "poll", "streams"]),
-    (
-        "wasi:random",
-        &[2, 3],
-        &["random", "insecure", "insecure-seed"],
-    ),
+    ("wasi:random", &[2, 3], &["random", "insecure", "insecure-seed"]),
     ("wasi:sockets", &[2, 3], &["ip-name-lookup"]),
     (
         "wasi:sockets",
         &[2],
-        &[
-            "network",
-            "instance-network",
-            "tcp",
-            "tcp-create-socket",
-            "udp",
-            "udp-create-socket",
-        ],
+        &["network", "instance-network", "tcp", "tcp-create-socket", "udp", "udp-create-socket"],
     ),
     ("wasi:sockets", &[3], &["types"]),
 ];
@@ -152,14 +127,11 @@ pub fn is_offered(import: &str) -> bool {
         let (name, version) = import.split_once('@')?;
         let (package, interface) = name.split_once('/')?;
         let series: u64 =
-            version
-                .strip_prefix("0.")?
-                .split_once('.')
-                .and_then(|(minor, patch)| {
-                    // Nothing is compatible with a pre-release but itself.
-                    let released = patch.bytes().all(|b| b.is_ascii_digit());
-                    released.then(|| minor.parse().ok()).flatten()
-                })?;
+            version.strip_prefix("0.")?.split_once('.').and_then(|(minor, patch)| {
+                // Nothing is compatible with a pre-release but itself.
+                let released = patch.bytes().all(|b| b.is_ascii_digit());
+                released.then(|| minor.parse().ok()).flatten()
+            })?;
         Some(OFFERED.iter().any(|(offered, all_series, interfaces)| {
             *offered == package && all_series.contains(&series) && interfaces.contains(&interface)
         }))

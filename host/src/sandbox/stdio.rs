@@ -56,31 +56,19 @@ struct Kept {
 impl Stream {
     /// A stream of which the last `capacity` bytes are kept.
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            kept: Arc::new(Mutex::new(Kept {
-                last: VecDeque::new(),
-                total: 0,
-                capacity,
-            })),
-        }
+        Self { kept: Arc::new(Mutex::new(Kept { last: VecDeque::new(), total: 0, capacity })) }
     }
 
     /// Takes what was kept, and leaves nothing.
     pub(super) fn take(&self) -> Tail {
         let mut kept = self.lock();
-        Tail {
-            bytes: std::mem::take(&mut kept.last).into(),
-            total: kept.total,
-        }
+        Tail { bytes: std::mem::take(&mut kept.last).into(), total: kept.total }
     }
 
     /// A copy of what was kept.
     pub(super) fn peek(&self) -> Tail {
         let kept = self.lock();
-        Tail {
-            bytes: kept.last.iter().copied().collect(),
-            total: kept.total,
-        }
+        Tail { bytes: kept.last.iter().copied().collect(), total: kept.total }
     }
 
     fn push(&self, bytes: &[u8]) {

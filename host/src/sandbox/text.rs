@@ -97,10 +97,7 @@ mod tests {
     #[test]
     fn a_guest_cannot_forge_lines_or_steer_a_terminal() {
         let given = "ok\n2026-01-01 ERROR forged\r\x1b[2Jx\u{202e}y\u{85}";
-        assert_eq!(
-            line(given),
-            r"ok\n2026-01-01 ERROR forged\r\u{1b}[2Jx\u{202e}y\u{85}"
-        );
+        assert_eq!(line(given), r"ok\n2026-01-01 ERROR forged\r\u{1b}[2Jx\u{202e}y\u{85}");
         assert_eq!(block("a\n\tb\rc"), "a\n\tb\\rc");
         assert_eq!(line("grün, 日本, 🦀"), "grün, 日本, 🦀");
     }

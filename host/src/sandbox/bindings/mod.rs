@@ -65,9 +65,7 @@ impl Handler {
         if versions.is_empty() {
             return Err(Problem::NoHandler { exports });
         }
-        Err(Problem::UnservedVersion {
-            found: versions.into_iter().map(str::to_owned).collect(),
-        })
+        Err(Problem::UnservedVersion { found: versions.into_iter().map(str::to_owned).collect() })
     }
 
     /// The version of the contract, such as `1.0.0`.

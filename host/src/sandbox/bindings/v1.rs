@@ -63,10 +63,7 @@ impl Handler {
                     reason: format!("`{interface}` has no function `{name}`"),
                 })
         };
-        Ok(Self {
-            describe: function("describe")?,
-            run: function("run")?,
-        })
+        Ok(Self { describe: function("describe")?, run: function("run")? })
     }
 
     /// Calls `describe`, and checks the types of `run`, which an attempt then relies on.
@@ -96,11 +93,8 @@ impl Handler {
         invocation: Invocation<'_>,
     ) -> wasmtime::Result<Outcome> {
         let job = invocation.job;
-        let headers: Vec<(&str, &str)> = job
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
+        let headers: Vec<(&str, &str)> =
+            job.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let invocation = wit::Invocation {
             id: &job.id,
             task: &job.task,
@@ -137,12 +131,7 @@ pub struct WrongTypes {
 
 impl WrongTypes {
     fn of(function: &'static str) -> impl FnOnce(wasmtime::Error) -> wasmtime::Error {
-        move |error| {
-            wasmtime::Error::new(Self {
-                function,
-                reason: format!("{error:#}"),
-            })
-        }
+        move |error| wasmtime::Error::new(Self { function, reason: format!("{error:#}") })
     }
 }
 
@@ -161,10 +150,7 @@ impl From<wit::TaskSpec> for TaskSpec {
 
 impl From<wit::Output> for Output {
     fn from(output: wit::Output) -> Self {
-        Self {
-            content_type: output.content_type,
-            data: output.data.into(),
-        }
+        Self { content_type: output.content_type, data: output.data.into() }
     }
 }
 
@@ -175,9 +161,7 @@ impl From<wit::TaskError> for Outcome {
                 failure: Failure::new("retry", request.reason),
                 after: request.after.map(Duration::from_millis),
             },
-            wit::TaskError::Snooze(after) => Self::Snooze {
-                after: Duration::from_millis(after),
-            },
+            wit::TaskError::Snooze(after) => Self::Snooze { after: Duration::from_millis(after) },
             wit::TaskError::Fail(failure) => Self::Failed(Failure {
                 kind: failure.kind,
                 message: failure.message,
