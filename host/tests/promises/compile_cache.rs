@@ -1,7 +1,7 @@
 //! What the compile cache promises: code that is ours, or no cache at all.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,8 +20,8 @@ fn component(dir: &Path, salt: u32) -> PathBuf {
             TASK REALLOC
             (data (i32.const 512) "text/plain")
             (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
-              (i32.store (i32.const 260) (i32.const 512))
-              (i32.store (i32.const 264) (i32.const 10))
+              (i32.store (i32.const 264) (i32.const 512))
+              (i32.store (i32.const 268) (i32.const 10))
               (i32.store (i32.const 1024) (i32.const {salt}))
               (i32.const 256)))"#
     ));
@@ -65,7 +65,6 @@ async fn code_is_compiled_once_and_kept_private() {
     let first = fs::metadata(&files[0]).unwrap();
     loads_and_runs(&sandbox, &file, Some(&cache)).await;
     let again = fs::metadata(&files[0]).unwrap();
-    use std::os::unix::fs::MetadataExt as _;
     assert_eq!(first.ino(), again.ino(), "it was compiled again");
     assert_eq!(cached(&path), files);
 }

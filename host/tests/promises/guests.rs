@@ -69,6 +69,12 @@ pub async fn run(
 /// `TASK` in the text becomes a description of one task, `t`, at address 64; and `REALLOC` an
 /// allocator that never frees.
 pub fn component_from_text(module: &str) -> Vec<u8> {
+    component_that_imports(&[], "", module)
+}
+
+/// The same for a module that imports: `packages` are texts of WIT, and `imports` is what a world
+/// says of them.
+pub fn component_that_imports(packages: &[&str], imports: &str, module: &str) -> Vec<u8> {
     let module = module
         .replace(
             "REALLOC",
@@ -98,7 +104,12 @@ pub fn component_from_text(module: &str) -> Vec<u8> {
         );
     let wit = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../wit/v1");
     let mut resolve = wit_parser::Resolve::default();
-    let (package, _) = resolve.push_dir(&wit).unwrap();
+    resolve.push_dir(&wit).unwrap();
+    for package in packages {
+        resolve.push_str("package.wit", package).unwrap();
+    }
+    let world = format!("package test:t; world t {{ {imports} include lovage:task/task@1.0.0; }}");
+    let package = resolve.push_str("world.wit", &world).unwrap();
     let world = resolve.select_world(&[package], None).unwrap();
     let mut module = wat::parse_str(&module).unwrap();
     wit_component::embed_component_metadata(

@@ -6,7 +6,7 @@ use lovage::job::{JSON, Job};
 use lovage::outcome::{Failure, Outcome, Output};
 use lovage::sandbox::{Allocator, EngineOptions, Limits, Plan, Sandbox};
 
-use crate::guests::{component_from_text, load, run, sandbox};
+use crate::guests::{component_from_text, component_that_imports, load, run, sandbox};
 
 fn crashed(outcome: Outcome) -> Failure {
     match outcome {
@@ -61,8 +61,7 @@ async fn the_original_task_doubles() {
     let sandbox = sandbox();
     let component = load(&sandbox, "process_data").await;
     for (data, doubled) in [("21", "42"), ("\"ab\"", "\"abab\""), ("[1]", "[1,1]")] {
-        let payload = format!("{{\"data\": {data}}}");
-        let report = run(&sandbox, &component, "process_data", &payload, |_| {}).await;
+        let report = run(&sandbox, &component, "process_data", data, |_| {}).await;
         assert_eq!(text(&report.outcome), doubled);
     }
 }
@@ -95,7 +94,6 @@ async fn no_state_of_one_job_reaches_the_next() {
             (memory (export "memory") 20)
             TASK REALLOC
             (global $calls (mut i32) (i32.const 0))
-            (data (i32.const 16) "0")
             (data (i32.const 8) "text/plain")
             (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
               (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
@@ -104,11 +102,12 @@ async fn no_state_of_one_job_reaches_the_next() {
               ;; '0' + what both say beyond 1
               (i32.store8 (i32.const 512) (i32.add (i32.const 46)
                 (i32.add (global.get $calls) (i32.load8_u (i32.const 1000000)))))
+              ;; `ok`; the type, 10 bytes at 8; the data, 1 byte at 512
               (i32.store (i32.const 256) (i32.const 0))
-              (i32.store (i32.const 260) (i32.const 8))
               (i32.store (i32.const 264) (i32.const 8))
-              (i32.store (i32.const 268) (i32.const 512))
-              (i32.store (i32.const 272) (i32.const 1))
+              (i32.store (i32.const 268) (i32.const 10))
+              (i32.store (i32.const 272) (i32.const 512))
+              (i32.store (i32.const 276) (i32.const 1))
               (i32.const 256)))"#,
     );
     for allocator in [Allocator::Pooling, Allocator::OnDemand] {
@@ -136,7 +135,7 @@ async fn a_spinner_ends_at_its_timeout_and_stalls_nobody() {
     let spinner = run(&sandbox, &spin, "spin", "null", |plan| plan.limits.timeout = timeout);
     let others = async {
         let mut slowest = Duration::ZERO;
-        while started.elapsed() < Duration::from_millis(1000) {
+        while started.elapsed() < Duration::from_secs(1) {
             let asked = Instant::now();
             let report = run(&sandbox, &echo, "echo", "1", |_| {}).await;
             assert_eq!(text(&report.outcome), "1");
@@ -282,6 +281,7 @@ async fn an_output_that_is_too_large_is_refused_with_both_sizes() {
         let request = format!("{{\"output_bytes\": {bytes}}}");
         let report = run(&sandbox, &flood, "flood", &request, |plan| {
             plan.limits.output_bytes = 1_000_000;
+            plan.limits.memory_bytes = 256 << 20;
         })
         .await;
         let failure = failed(report.outcome);
@@ -390,4 +390,192 @@ async fn more_jobs_than_slots_wait_and_none_of_them_sees_it() {
     for report in futures_util::future::join_all(jobs).await {
         assert!(matches!(report.outcome, Outcome::Done(_)), "{:?}", report.outcome);
     }
+}
+
+/// What of WASI a guest here imports, as far as it does; types have to be whole.
+const WASI: [&str; 3] = [
+    "package wasi:cli@0.2.0;
+     interface environment {
+       get-environment: func() -> list<tuple<string, string>>;
+       get-arguments: func() -> list<string>;
+     }
+     interface exit { exit: func(status: result); }",
+    "package wasi:filesystem@0.2.0;
+     interface types { resource descriptor; }
+     interface preopens {
+       use types.{descriptor};
+       get-directories: func() -> list<tuple<descriptor, string>>;
+     }",
+    "package wasi:sockets@0.2.0;
+     interface network {
+       enum error-code {
+         unknown, access-denied, not-supported, invalid-argument, out-of-memory, timeout,
+         concurrency-conflict, not-in-progress, would-block, invalid-state, new-socket-limit,
+         address-not-bindable, address-in-use, remote-unreachable, connection-refused,
+         connection-reset, connection-aborted, datagram-too-large, name-unresolvable,
+         temporary-resolver-failure, permanent-resolver-failure,
+       }
+       enum ip-address-family { ipv4, ipv6 }
+       resource network;
+     }
+     interface instance-network {
+       use network.{network};
+       instance-network: func() -> network;
+     }
+     interface ip-name-lookup {
+       use network.{network, error-code};
+       resource resolve-address-stream;
+       resolve-addresses: func(network: borrow<network>, name: string)
+         -> result<resolve-address-stream, error-code>;
+     }
+     interface udp { resource udp-socket; }
+     interface udp-create-socket {
+       use network.{error-code, ip-address-family};
+       use udp.{udp-socket};
+       create-udp-socket: func(address-family: ip-address-family)
+         -> result<udp-socket, error-code>;
+     }
+     interface tcp { resource tcp-socket; }
+     interface tcp-create-socket {
+       use network.{error-code, ip-address-family};
+       use tcp.{tcp-socket};
+       create-tcp-socket: func(address-family: ip-address-family)
+         -> result<tcp-socket, error-code>;
+     }",
+];
+
+#[tokio::test]
+async fn nothing_is_inherited() {
+    // Asks for all there could be, and gives back what it got, eight bytes each: the lengths of
+    // three lists, and three results.
+    let component = component_that_imports(
+        &WASI,
+        "import wasi:cli/environment@0.2.0;
+         import wasi:filesystem/preopens@0.2.0;
+         import wasi:sockets/tcp-create-socket@0.2.0;
+         import wasi:sockets/udp-create-socket@0.2.0;
+         import wasi:sockets/instance-network@0.2.0;
+         import wasi:sockets/ip-name-lookup@0.2.0;",
+        r#"(module
+            (import "wasi:cli/environment@0.2.0" "get-environment" (func $env (param i32)))
+            (import "wasi:cli/environment@0.2.0" "get-arguments" (func $args (param i32)))
+            (import "wasi:filesystem/preopens@0.2.0" "get-directories" (func $dirs (param i32)))
+            (import "wasi:sockets/tcp-create-socket@0.2.0" "create-tcp-socket"
+              (func $tcp (param i32 i32)))
+            (import "wasi:sockets/udp-create-socket@0.2.0" "create-udp-socket"
+              (func $udp (param i32 i32)))
+            (import "wasi:sockets/instance-network@0.2.0" "instance-network"
+              (func $network (result i32)))
+            (import "wasi:sockets/ip-name-lookup@0.2.0" "resolve-addresses"
+              (func $resolve (param i32 i32 i32 i32)))
+            (memory (export "memory") 1)
+            TASK REALLOC
+            (data (i32.const 8) "text/plain")
+            (data (i32.const 24) "localhost")
+            (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
+              (call $env (i32.const 512))
+              (call $args (i32.const 520))
+              (call $dirs (i32.const 528))
+              (call $tcp (i32.const 0) (i32.const 536))
+              (call $udp (i32.const 0) (i32.const 544))
+              (call $resolve (call $network) (i32.const 24) (i32.const 9) (i32.const 552))
+              (i32.store (i32.const 264) (i32.const 8))
+              (i32.store (i32.const 268) (i32.const 10))
+              (i32.store (i32.const 272) (i32.const 512))
+              (i32.store (i32.const 276) (i32.const 48))
+              (i32.const 256)))"#,
+    );
+    let sandbox = sandbox();
+    let component = sandbox.prepare_bytes("asks", &component, &Limits::default()).await.unwrap();
+    let report = run(&sandbox, &component, "t", "", |_| {}).await;
+    let got = match report.outcome {
+        Outcome::Done(output) => output.data,
+        other => panic!("{other:?}"),
+    };
+    let (lists, results) = got.split_at(24);
+    for list in lists.chunks(8) {
+        assert_eq!(list[4..], [0; 4], "a list is not empty: {got:?}");
+    }
+    for result in results.chunks(8) {
+        // An error; and the second of them, `access-denied`, or the last, which a name gets.
+        assert_eq!(result[0], 1, "{got:?}");
+        assert!([1, 20].contains(&result[4]), "{got:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_exit_is_a_crash_that_says_its_code() {
+    let component = component_that_imports(
+        &WASI,
+        "import wasi:cli/exit@0.2.0;",
+        r#"(module
+            (import "wasi:cli/exit@0.2.0" "exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            TASK REALLOC
+            (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
+              (call $exit (i32.const 1))
+              unreachable))"#,
+    );
+    let sandbox = sandbox();
+    let component = sandbox.prepare_bytes("exits", &component, &Limits::default()).await.unwrap();
+    let failure = crashed(run(&sandbox, &component, "t", "", |_| {}).await.outcome);
+    assert_eq!(failure.kind, "exit");
+    assert_eq!(failure.message, "exited with code 1 instead of returning");
+}
+
+#[tokio::test]
+async fn handles_cannot_be_hoarded() {
+    let component = component_that_imports(
+        &WASI,
+        "import wasi:sockets/instance-network@0.2.0;",
+        r#"(module
+            (import "wasi:sockets/instance-network@0.2.0" "instance-network"
+              (func $network (result i32)))
+            (memory (export "memory") 1)
+            TASK REALLOC
+            (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
+              (loop $forever (drop (call $network)) (br $forever))
+              unreachable))"#,
+    );
+    let sandbox = sandbox();
+    let component = sandbox.prepare_bytes("hoards", &component, &Limits::default()).await.unwrap();
+    let failure = crashed(run(&sandbox, &component, "t", "", |_| {}).await.outcome);
+    assert_eq!(failure.kind, "handle_limit", "{failure:?}");
+    assert_eq!(failure.message, "held more than 4096 handles at once");
+}
+
+#[tokio::test]
+async fn wasi_0_3_is_there_too() {
+    let component = component_that_imports(
+        &["package wasi:clocks@0.3.0;
+           interface types { type duration = u64; }
+           interface monotonic-clock {
+             use types.{duration};
+             type mark = u64;
+             now: func() -> mark;
+             wait-for: async func(how-long: duration);
+           }"],
+        "import wasi:clocks/monotonic-clock@0.3.0;",
+        r#"(module
+            (import "wasi:clocks/monotonic-clock@0.3.0" "now" (func $now (result i64)))
+            (import "wasi:clocks/monotonic-clock@0.3.0" "wait-for" (func $wait (param i64)))
+            (memory (export "memory") 1)
+            TASK REALLOC
+            (data (i32.const 8) "text/plain")
+            (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
+              (i64.store (i32.const 512) (call $now))
+              (call $wait (i64.const 20000000))
+              (i64.store (i32.const 520) (call $now))
+              (i32.store (i32.const 264) (i32.const 8))
+              (i32.store (i32.const 268) (i32.const 10))
+              (i32.store (i32.const 272) (i32.const 512))
+              (i32.store (i32.const 276) (i32.const 16))
+              (i32.const 256)))"#,
+    );
+    let sandbox = sandbox();
+    let component = sandbox.prepare_bytes("waits", &component, &Limits::default()).await.unwrap();
+    let report = run(&sandbox, &component, "t", "", |_| {}).await;
+    let Outcome::Done(output) = &report.outcome else { panic!("{:?}", report.outcome) };
+    let at = |i: usize| u64::from_le_bytes(output.data[i..i + 8].try_into().unwrap());
+    assert!(at(8) - at(0) >= 20_000_000, "{output:?}");
 }
