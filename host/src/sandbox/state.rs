@@ -166,4 +166,23 @@ mod tests {
             assert!(!is_offered(import), "{import}");
         }
     }
+
+    /// The list is written by hand; here it is held to what is linked.
+    #[test]
+    fn what_is_said_to_be_offered_is_linked() {
+        let engine = Engine::default();
+        let mut linker = linker(&engine).unwrap();
+        for (package, all_series, interfaces) in OFFERED {
+            for series in *all_series {
+                let version = if *series == 2 { "0.2.12" } else { "0.3.0" };
+                for interface in *interfaces {
+                    let name = format!("{package}/{interface}@{version}");
+                    assert!(is_offered(&name));
+                    // A name cannot be defined twice.
+                    let twice = linker.root().func_wrap(&name, |_, (): ()| Ok(()));
+                    assert!(twice.is_err(), "{name} is not linked");
+                }
+            }
+        }
+    }
 }

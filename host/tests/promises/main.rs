@@ -12,16 +12,28 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why on standard error")]
 #![allow(async_fn_in_trait, reason = "fixtures are only awaited in place, never spawned")]
 
+#[cfg(feature = "compiler")]
+mod compile_cache;
+#[cfg(feature = "compiler")]
+mod components;
 mod conformance;
+#[cfg(feature = "compiler")]
+mod guests;
 #[cfg(feature = "local")]
 mod local_broker;
-mod sqs_broker;
-mod sqs_errors;
-mod sqs_requests;
 #[cfg(feature = "local")]
 mod local_model;
 #[cfg(feature = "local")]
 mod local_power_cut;
 #[cfg(feature = "local")]
 mod local_processes;
+#[cfg(feature = "compiler")]
+mod precompiled;
+#[cfg(feature = "compiler")]
+mod registry;
+#[cfg(feature = "compiler")]
+mod sandbox;
+mod sqs_broker;
+mod sqs_errors;
+mod sqs_requests;
 mod support;
