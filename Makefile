@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 # The wasm compiler and the tests' venv are installed by the targets that need them.
 CARGO ?= cargo
+NATIVE = $(shell rustc -vV | sed -n 's/^host: //p')
+GUEST_TARGET := $(or $(LOVAGE_GUEST_TARGET_DIR),target)
 LOVAGE := $(or $(CARGO_TARGET_DIR),target)/debug/lovage
 
 .PHONY: help
@@ -42,7 +44,7 @@ test-host: guests ## The host's tests, end to end against the local AWS included
 
 .PHONY: test-guests
 test-guests: ## The guest tasks' own tests
-	cd guest-tasks && $(CARGO) test --workspace --exclude describe-traps --target "$$(rustc -vV | sed -n 's/^host: //p')"
+	cd guest-tasks && $(CARGO) test --locked --target $(NATIVE) --target-dir $(GUEST_TARGET)
 
 .PHONY: check-wit
 check-wit: ## Fail when a released file of the contract has changed
@@ -52,7 +54,9 @@ check-wit: ## Fail when a released file of the contract has changed
 lint: ## Formatting and clippy, for host and guests
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	cd guest-tasks && $(CARGO) fmt --all --check && $(CARGO) clippy --workspace -- -D warnings
+	cd guest-tasks && $(CARGO) fmt --all --check
+	cd guest-tasks && $(CARGO) clippy --locked --target-dir $(GUEST_TARGET) -- -D warnings
+	cd guest-tasks && $(CARGO) clippy --locked --all-targets --target $(NATIVE) --target-dir $(GUEST_TARGET) -- -D warnings
 
 .PHONY: deny
 deny: ## Check licences and advisories of dependencies (installs cargo-deny when it is missing)

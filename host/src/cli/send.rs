@@ -26,7 +26,7 @@ pub struct Send {
     /// The task; the queue's default task when absent
     task: Option<String>,
     /// The payload: JSON, @FILE, or - for standard input
-    #[arg(long, short, value_name = "JSON|@FILE|-")]
+    #[arg(long, short, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     data: String,
     /// The queue; the only one that is configured when absent
     #[arg(long, short, value_name = "QUEUE")]
