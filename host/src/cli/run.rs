@@ -32,7 +32,13 @@ pub struct Run {
     /// The task; needed where the component serves several
     task: Option<String>,
     /// The payload: JSON, @FILE, or - for standard input
-    #[arg(long, short, value_name = "JSON|@FILE|-", default_value = "null", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        short,
+        value_name = "JSON|@FILE|-",
+        default_value = "null",
+        allow_hyphen_values = true
+    )]
     data: String,
     /// The payload's media type, where it is not JSON
     #[arg(long, default_value = JSON)]

@@ -12,6 +12,8 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why on standard error")]
 #![allow(async_fn_in_trait, reason = "fixtures are only awaited in place, never spawned")]
 
+#[cfg(all(feature = "cli", feature = "compiler"))]
+mod cli;
 #[cfg(feature = "compiler")]
 mod compile_cache;
 #[cfg(feature = "compiler")]
