@@ -53,7 +53,7 @@ impl Config {
             config.rebase(base);
         }
         config = config.with_environment(environment)?;
-        config.check(
+        config.validate(
             &path.map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string()),
         )?;
         Ok(config)
@@ -106,8 +106,8 @@ impl Config {
         Ok(config)
     }
 
-    /// What no single field can tell.
-    fn check(&self, name: &str) -> Result<(), ConfigError> {
+    /// Checks what no single field can tell; `name` says in errors where the settings are from.
+    pub fn validate(&self, name: &str) -> Result<(), ConfigError> {
         let wrong = |why: String| Err(ConfigError(format!("{name}: {why}")));
         let consumed = self.consumed_queues();
         for queue in &self.worker.queues {
@@ -140,6 +140,13 @@ impl Config {
             return wrong(format!(
                 "worker.max_lease_ms is {}; at most {twelve_hours} (12 hours)",
                 self.worker.max_lease_ms
+            ));
+        }
+        if let Some(queue) = &self.lambda.queue
+            && self.queue(queue).is_none()
+        {
+            return wrong(format!(
+                "lambda.queue names `{queue}`, which is no queue of this file; add [queues.{queue}]"
             ));
         }
         for (queue, settings) in &self.queues {

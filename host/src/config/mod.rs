@@ -17,7 +17,7 @@ use crate::message::Format;
 
 mod load;
 
-pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME};
+pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME, nearest};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -42,6 +42,8 @@ pub struct Config {
     pub tenants: BTreeMap<String, TenantConfig>,
     /// Where `lovage dispatch` and the dispatcher function send jobs.
     pub dispatch: DispatchConfig,
+    /// How the worker's Lambda function behaves.
+    pub lambda: LambdaConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -293,6 +295,24 @@ pub struct DispatchConfig {
     pub function: Option<String>,
     /// For `queue`: a name from `[queues]`, or an address.
     pub queue: Option<String>,
+}
+
+/// `[lambda]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LambdaConfig {
+    /// The queue in `[queues]` whose settings hold for jobs that the function is invoked with, and
+    /// for those of queues that are not named there. The only one to take jobs from when absent.
+    pub queue: Option<String>,
+    /// How long before Lambda's deadline guests are stopped, in milliseconds, so that results
+    /// can still be published.
+    pub margin_ms: u64,
+}
+
+impl Default for LambdaConfig {
+    fn default() -> Self {
+        Self { queue: None, margin_ms: 1000 }
+    }
 }
 
 /// How log lines look.

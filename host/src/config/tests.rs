@@ -75,6 +75,7 @@ fn settings_that_contradict_each_other_are_refused() {
         ("[queues.a]\ndead_letters = \"a\"\n", "queue itself"),
         ("[queues.a]\nvisibility_timeout_ms = 10\n", "1000 to"),
         ("[broker]\nkind = \"sqs\"\n[queues.a]\nfifo = true\n", ".fifo"),
+        ("[lambda]\nqueue = \"b\"\n", "lambda.queue"),
         ("[dispatch]\nqueue = \"a\"\n", "dispatch.kind"),
     ];
     for (text, part) in cases {
@@ -120,7 +121,7 @@ fn the_sample_shows_every_field_and_is_valid() {
         }
         value.as_table().unwrap().keys().cloned().collect::<Vec<_>>()
     };
-    let wanted: [(&[&str], Vec<String>); 11] = [
+    let wanted: [(&[&str], Vec<String>); 12] = [
         (&[], fields_of::<Config>()),
         (&["broker"], fields_of::<BrokerConfig>()),
         (&["worker"], fields_of::<WorkerConfig>()),
@@ -131,6 +132,7 @@ fn the_sample_shows_every_field_and_is_valid() {
         (&["queues", "jobs"], fields_of::<QueueConfig>()),
         (&["tenants", "acme"], fields_of::<TenantConfig>()),
         (&["dispatch"], fields_of::<DispatchConfig>()),
+        (&["lambda"], fields_of::<LambdaConfig>()),
         (&["log"], fields_of::<LogConfig>()),
     ];
     for (path, fields) in wanted {

@@ -42,7 +42,7 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(
 }
 
 /// Fills a job from a native body. On an error the job holds what could be read before it.
-pub(super) fn decode(job: &mut Job, body: &Bytes) -> Result<(), String> {
+pub(crate) fn decode(job: &mut Job, body: &Bytes) -> Result<(), String> {
     let text = std::str::from_utf8(body)
         .map_err(|error| format!("the body is not UTF-8 (at byte {})", error.valid_up_to()))?;
     let fields: Body<'_> = serde_json::from_str(text).map_err(|error| explain(text, &error))?;

@@ -84,7 +84,7 @@ pub(super) fn name_of(url: &str) -> &str {
 /// Whether the queue is FIFO. The name tells: a FIFO queue's must end with `.fifo`, and a standard
 /// queue's may hold no full stop.
 pub(super) fn is_fifo(address: &str) -> bool {
-    address.ends_with(".fifo")
+    address.strip_suffix(".fifo").is_some()
 }
 
 /// The URL of the dead-letter queue with this ARN, made from the URL of its source.

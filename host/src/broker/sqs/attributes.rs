@@ -50,7 +50,7 @@ pub(super) fn to_text(
     typed: impl IntoIterator<Item = (String, TypedAttribute)>,
 ) -> (Attributes, Option<String>) {
     let mut attributes = Attributes::new();
-    let mut types = BTreeMap::new();
+    let mut kept = BTreeMap::new();
     let mut deferral = None;
     for (name, attribute) in typed {
         if name == TYPES {
@@ -61,12 +61,12 @@ pub(super) fn to_text(
             continue;
         }
         if attribute.data_type != STRING {
-            types.insert(name.clone(), attribute.data_type);
+            kept.insert(name.clone(), attribute.data_type);
         }
         attributes.insert(name, attribute.value);
     }
-    if !types.is_empty()
-        && let Ok(json) = serde_json::to_string(&types)
+    if !kept.is_empty()
+        && let Ok(json) = serde_json::to_string(&kept)
     {
         attributes.insert(TYPES.to_owned(), json);
     }

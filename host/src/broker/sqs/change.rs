@@ -124,7 +124,7 @@ impl SqsBroker {
                         .map_err(malformed)?;
                     request = request.entries(entry);
                 }
-                let output = request.send().await.map_err(|error| doing.from_sdk(&error))?;
+                let output = request.send().await.map_err(|error| doing.sdk_error(&error))?;
                 let succeeded = output.successful.into_iter().map(|entry| entry.id);
                 Ok((succeeded.collect(), output.failed))
             }
@@ -139,7 +139,7 @@ impl SqsBroker {
                         .map_err(malformed)?;
                     request = request.entries(entry);
                 }
-                let output = request.send().await.map_err(|error| doing.from_sdk(&error))?;
+                let output = request.send().await.map_err(|error| doing.sdk_error(&error))?;
                 let succeeded = output.successful.into_iter().map(|entry| entry.id);
                 Ok((succeeded.collect(), output.failed))
             }
@@ -158,7 +158,7 @@ fn sort_out(
         .map(|place| {
             let id = place.to_string();
             if let Some(entry) = failed.iter().find(|entry| entry.id == id) {
-                Err(doing.from_entry(entry))
+                Err(doing.entry_error(entry))
             } else if succeeded.contains(&id) {
                 Ok(())
             } else {

@@ -121,29 +121,32 @@ impl Doing {
     }
 
     /// One entry of a batch that failed.
-    pub(super) fn from_entry(&self, entry: &BatchResultErrorEntry) -> BrokerError {
+    pub(super) fn entry_error(&self, entry: &BatchResultErrorEntry) -> BrokerError {
         let status = if entry.sender_fault() { 400 } else { 500 };
         self.answered(entry.code(), entry.message().unwrap_or_default(), status, None)
     }
 
     /// A whole request that failed.
-    pub(super) fn from_sdk<E>(&self, error: &SdkError<E>) -> BrokerError
+    pub(super) fn sdk_error<E>(&self, error: &SdkError<E>) -> BrokerError
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let endpoint = self.endpoint.name();
+        let status = error.raw_response().map_or(0, |raw| raw.status().as_u16());
         match error {
-            SdkError::ServiceError(answer) => self.answered(
-                answer.err().code().unwrap_or("an error without a code"),
+            SdkError::ServiceError(answer) if answer.err().code().is_some() => self.answered(
+                answer.err().code().unwrap_or_default(),
                 answer.err().message().unwrap_or_default(),
-                answer.raw().status().as_u16(),
+                status,
                 error.request_id(),
             ),
             SdkError::TimeoutError(_) => self.error(
                 Fault::Unavailable,
                 &format!("{endpoint} did not answer in time; check the network, it is tried again"),
             ),
-            SdkError::DispatchFailure(_) if is_about_credentials(error) => {
+            SdkError::DispatchFailure(why)
+                if !why.is_io() && !why.is_timeout() && is_about_credentials(error) =>
+            {
                 self.error(Fault::Denied, &no_credentials(&chain(error)))
             }
             SdkError::DispatchFailure(_) => self.error(
@@ -153,11 +156,11 @@ impl Doing {
                     chain(error)
                 ),
             ),
-            SdkError::ResponseError(answer) => self.error(
+            SdkError::ResponseError(_) | SdkError::ServiceError(_) => self.error(
                 Fault::Unavailable,
                 &format!(
-                    "{endpoint} gave an answer (HTTP {}) that is not SQS's; check AWS_ENDPOINT_URL",
-                    answer.raw().status().as_u16()
+                    "{endpoint} gave an answer (HTTP {status}) that is not SQS's; check \
+                     AWS_ENDPOINT_URL"
                 ),
             ),
             _ => self
@@ -269,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_sqs_itself_failed_may_pass() {
-        let error = doing(Action::Send).from_entry(&entry("Odd", "try again", false));
+        let error = doing(Action::Send).entry_error(&entry("Odd", "try again", false));
         assert_eq!(error.fault, Fault::Unavailable);
     }
 
@@ -291,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_receipt_is_not_repeated_in_the_error_about_it() {
-        let error = doing(Action::Delete).from_entry(&entry(
+        let error = doing(Action::Delete).entry_error(&entry(
             "InvalidParameterValue",
             "Value AQEBsecret for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired.",
             true,

@@ -62,7 +62,7 @@ use super::{
 
 /// "The maximum is 12 hours from the time that Amazon SQS receives the `ReceiveMessage` request"
 /// (SQS developer guide, visibility timeout).
-const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
+const MAX_VISIBILITY: Duration = Duration::from_hours(12);
 
 /// How many settlement calls may be under way at once. Enough to keep the SDK's connections busy;
 /// SQS itself sets no limit.
@@ -81,6 +81,9 @@ impl SqsBroker {
     }
 }
 
+/// Each request is billed and costs CPU time; waiting this long fills many of them with ten.
+const SETTLE_LINGER: Duration = Duration::from_millis(4);
+
 #[async_trait]
 impl Broker for SqsBroker {
     fn kind(&self) -> &'static str {
@@ -93,6 +96,8 @@ impl Broker for SqsBroker {
             settle_batch: MAX_ENTRIES,
             settle_concurrency: SETTLE_CONCURRENCY,
             message_bytes: MAX_BYTES,
+            settle_linger: SETTLE_LINGER,
+            keeps_results: false,
             max_lease: MAX_VISIBILITY,
         }
     }

@@ -14,7 +14,7 @@ use super::{attributes, batch::MAX_BYTES, charset};
 use crate::broker::{Attributes, Deferral, Fault, Outgoing, attribute};
 
 /// The longest delay that SQS takes: "valid values: 0 to 900" (SQS API reference, `SendMessage`).
-pub(super) const MAX_DELAY: Duration = Duration::from_secs(900);
+pub(super) const MAX_DELAY: Duration = Duration::from_mins(15);
 
 /// The group of messages on a FIFO queue that name none.
 const ONE_GROUP: &str = "lovage";
@@ -129,10 +129,11 @@ fn defer(attributes: &mut Attributes, delay: Duration, now: Timestamp) -> Result
             message_id: uuid::Uuid::new_v4().to_string(),
             ..Deferral::default()
         });
-    deferral.not_before_ms = i64::try_from(delay.as_millis())
-        .unwrap_or(i64::MAX)
-        .saturating_add(now.as_millisecond())
-        .min(Timestamp::MAX.as_millisecond());
+    // Rounded up, as all waits are.
+    let nanos = i128::try_from(delay.as_nanos()).unwrap_or(i128::MAX);
+    let due = now.as_nanosecond().saturating_add(nanos).saturating_add(999_999) / 1_000_000;
+    let last = Timestamp::MAX.as_second().saturating_mul(1000);
+    deferral.not_before_ms = i64::try_from(due).unwrap_or(last).min(last);
     put_deferral(attributes, &deferral)?;
     Ok(deferral.message_id)
 }

@@ -65,7 +65,7 @@ impl SqsBroker {
             .set_queue_owner_aws_account_id(account.map(str::to_owned))
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error))?;
+            .map_err(|error| doing.sdk_error(&error))?;
         output
             .queue_url
             .ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without a URL"))
@@ -90,7 +90,7 @@ impl SqsBroker {
             .attribute_names(QueueAttributeName::RedrivePolicy)
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error));
+            .map_err(|error| doing.sdk_error(&error));
         let attributes = match answer {
             Ok(output) => output.attributes.unwrap_or_default(),
             Err(error) if error.fault == Fault::Denied => {
@@ -130,7 +130,7 @@ impl SqsBroker {
             .attribute_names(QueueAttributeName::ApproximateNumberOfMessagesNotVisible)
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error))?
+            .map_err(|error| doing.sdk_error(&error))?
             .attributes
             .unwrap_or_default();
         let number = |name| attributes.get(&name).and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -157,7 +157,7 @@ impl SqsBroker {
             )
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error))?
+            .map_err(|error| doing.sdk_error(&error))?
             .queue_url
             .ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without a URL"))?;
         Ok(Queue {
@@ -178,7 +178,7 @@ impl SqsBroker {
             .send()
             .await
             .map(|_| ())
-            .map_err(|error| doing.from_sdk(&error))
+            .map_err(|error| doing.sdk_error(&error))
     }
 }
 

@@ -64,7 +64,7 @@ impl SqsBroker {
             .config_override(connect::waiting(wait))
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error))?;
+            .map_err(|error| doing.sdk_error(&error))?;
         Ok(output
             .messages
             .unwrap_or_default()

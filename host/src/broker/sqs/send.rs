@@ -51,7 +51,7 @@ impl SqsBroker {
             match Parcel::pack(message, fifo, now) {
                 Ok(parcel) => entries.push((index, parcel)),
                 Err(refusal) => {
-                    answers.push((index, Err(doing.error(refusal.fault, &refusal.reason))))
+                    answers.push((index, Err(doing.error(refusal.fault, &refusal.reason))));
                 }
             }
         }
@@ -112,11 +112,12 @@ impl SqsBroker {
                     continue;
                 }
                 Err(error) => {
-                    // SQS is away, or we may not: no use in trying the rest one by one.
-                    let rest = work.drain(..).flat_map(|batch| batch.entries);
-                    let all = entries.into_iter().chain(rest);
+                    // Where SQS is away, or we may not, there is no use in trying the rest.
+                    let hopeless = error.fault.may_pass();
+                    let rest = work.drain(..if hopeless { work.len() } else { 0 });
+                    let all = entries.into_iter().chain(rest.flat_map(|batch| batch.entries));
                     answers.extend(all.map(|(index, _)| (index, Err(again(&error)))));
-                    break;
+                    continue;
                 }
             };
             let mut left = Vec::new();
@@ -163,12 +164,12 @@ impl SqsBroker {
             .set_entries(Some(built))
             .send()
             .await
-            .map_err(|error| doing.from_sdk(&error))?;
+            .map_err(|error| doing.sdk_error(&error))?;
         Ok((0..entries.len())
             .map(|place| {
                 let id = place.to_string();
                 if let Some(entry) = output.failed().iter().find(|entry| entry.id == id) {
-                    return Err(doing.from_entry(entry));
+                    return Err(doing.entry_error(entry));
                 }
                 output
                     .successful()

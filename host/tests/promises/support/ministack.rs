@@ -93,12 +93,9 @@ fn try_start(program: &Path) -> Result<Ministack, String> {
         .map_err(|error| error.to_string())?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(60) {
+    while begin.elapsed() < Duration::from_mins(1) {
         if is_healthy(address) {
-            return Ok(Ministack {
-                address,
-                _guard: guard,
-            });
+            return Ok(Ministack { address, _guard: guard });
         }
         if let Ok(Some(status)) = guard.try_wait() {
             return Err(format!("it ended with {status}; see {}", log.display()));
@@ -211,10 +208,7 @@ pub async fn queue(what: &str) -> String {
 
 /// A FIFO queue; answers its URL.
 pub async fn fifo_queue(what: &str) -> String {
-    let new = NewQueue {
-        fifo: true,
-        ..NewQueue::default()
-    };
+    let new = NewQueue { fifo: true, ..NewQueue::default() };
     new.create(what).await
 }
 

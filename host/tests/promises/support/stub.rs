@@ -42,9 +42,7 @@ impl Stub {
     }
 
     pub async fn broker(&self) -> SqsBroker {
-        SqsBroker::from_config(&config_for(&self.endpoint))
-            .await
-            .unwrap()
+        SqsBroker::from_config(&config_for(&self.endpoint)).await.unwrap()
     }
 
     /// What came in so far, in order.
@@ -58,11 +56,7 @@ impl Stub {
     }
 }
 
-fn serve(
-    stream: TcpStream,
-    log: &Mutex<Vec<Request>>,
-    answer: &Mutex<Box<Answer>>,
-) -> Option<()> {
+fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &Mutex<Box<Answer>>) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -79,7 +73,7 @@ fn serve(
             if let Some((name, value)) = line.split_once(": ") {
                 match name.to_ascii_lowercase().as_str() {
                     "content-length" => length = value.parse().ok()?,
-                    "x-amz-target" => operation = value.rsplit('.').next()?.to_owned(),
+                    "x-amz-target" => value.rsplit('.').next()?.clone_into(&mut operation),
                     _ => {}
                 }
             }
@@ -104,17 +98,13 @@ fn serve(
 /// The ids of a batch's entries.
 pub fn ids(input: &Value) -> Vec<String> {
     let entries = input["Entries"].as_array().cloned().unwrap_or_default();
-    entries
-        .iter()
-        .map(|entry| entry["Id"].as_str().unwrap_or_default().to_owned())
-        .collect()
+    entries.iter().map(|entry| entry["Id"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 /// An answer to a batch: these entries failed with this code, the rest went well.
 pub fn failing(input: &Value, which: &[&str], code: &str, message: &str) -> Value {
-    let (failed, successful): (Vec<_>, Vec<_>) = ids(input)
-        .into_iter()
-        .partition(|id| which.contains(&id.as_str()));
+    let (failed, successful): (Vec<_>, Vec<_>) =
+        ids(input).into_iter().partition(|id| which.contains(&id.as_str()));
     let sender = !code.starts_with("Internal");
     json!({
         "Successful": successful.iter().map(|id| success(id)).collect::<Vec<_>>(),

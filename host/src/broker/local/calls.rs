@@ -1,0 +1,264 @@
+//! The broker's trait, on top of the writer and the reader.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::params;
+use tokio::sync::oneshot;
+
+use super::{
+    LIMITS, LocalBroker, described,
+    fault::writer_gone,
+    lease,
+    request::{AwaitResult, Receive, Request},
+    sql,
+    store::{Refusal, find_queue, now_ms},
+    wire::{Delivery, End, Ending, NewMessage, Row},
+    writer::give_back,
+};
+use crate::broker::{
+    Broker, BrokerError, Depth, Limits, Message, Outgoing, Queue, Receipt, Settlement,
+};
+
+/// The receipt of a message that was only looked at; nothing takes it.
+const LOOKED_AT: &str = "browsed";
+
+/// A page of the file: the unit in which bodies weigh.
+const PAGE: usize = 4096;
+
+type Received = Result<Result<Vec<Row>, Refusal>, BrokerError>;
+
+#[async_trait]
+impl Broker for LocalBroker {
+    fn kind(&self) -> &'static str {
+        "local"
+    }
+
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
+    async fn open(&self, name: &str) -> Result<Queue, BrokerError> {
+        let wanted = name.to_owned();
+        match self.look(move |connection| find_queue(connection, &wanted)).await? {
+            Some(row) => Ok(described(name, row)),
+            None => Err(self.missing(name).await),
+        }
+    }
+
+    async fn receive(
+        &self,
+        queue: &Queue,
+        max: usize,
+        wait: Duration,
+        visibility: Duration,
+    ) -> Result<Vec<Message>, BrokerError> {
+        let lease_ms = lease(&queue.name, visibility)?;
+        let max = max.min(LIMITS.receive_batch);
+        if max == 0 {
+            return Ok(Vec::new());
+        }
+        let (reply, answer) = oneshot::channel();
+        let _waits = self.signals.wait();
+        let mut delivery = InDelivery { broker: self, queue, answer };
+        self.submit(Request::Receive(Receive {
+            queue: Arc::clone(&queue.address),
+            max,
+            lease_ms,
+            wait: !wait.is_zero(),
+            reply,
+        }))?;
+        let received = if wait.is_zero() {
+            Some((&mut delivery.answer).await)
+        } else {
+            tokio::time::timeout(wait, &mut delivery.answer).await.ok()
+        };
+        let received = match received {
+            Some(received) => received.map_err(|_| writer_gone(self.path())),
+            // It may have come at the very last moment.
+            None => Ok(delivery.close().unwrap_or(Ok(Ok(Vec::new())))),
+        };
+        match received?? {
+            Ok(rows) => Ok(rows.into_iter().map(Row::into_message).collect()),
+            Err(_) => Err(self.missing(&queue.name).await),
+        }
+    }
+
+    fn interrupt(&self) {
+        // Where the writer is gone, nobody waits.
+        let _ = self.submit(Request::Interrupt);
+    }
+
+    async fn extend(
+        &self,
+        queue: &Queue,
+        receipts: &[Receipt],
+        visibility: Duration,
+    ) -> Vec<Result<(), BrokerError>> {
+        let lease_ms = lease(&queue.name, visibility);
+        let deliveries = receipts
+            .iter()
+            .map(|receipt| {
+                let lease_ms = lease_ms
+                    .as_ref()
+                    .copied()
+                    .map_err(|error| BrokerError::new(error.fault, error.message.clone()))?;
+                Ok((Delivery::decode(receipt, queue)?, lease_ms))
+            })
+            .collect();
+        let address = Arc::clone(&queue.address);
+        self.in_parts(
+            queue,
+            deliveries,
+            |_| 1,
+            move |store, part| {
+                let Some((_, lease_ms)) = part.first() else {
+                    return Ok(Vec::new());
+                };
+                let deliveries: Vec<_> = part.iter().map(|(delivery, _)| *delivery).collect();
+                store.extend(&address, &deliveries, *lease_ms)
+            },
+        )
+        .await
+    }
+
+    async fn settle(
+        &self,
+        queue: &Queue,
+        settlements: &[Settlement],
+    ) -> Vec<Result<(), BrokerError>> {
+        let ends = settlements.iter().map(|settlement| End::encode(settlement, queue)).collect();
+        let address = Arc::clone(&queue.address);
+        self.in_parts(queue, ends, weight, move |store, part| store.settle(&address, part)).await
+    }
+
+    async fn send(&self, queue: &Queue, messages: &[Outgoing]) -> Vec<Result<String, BrokerError>> {
+        let messages =
+            messages.iter().map(|message| NewMessage::encode(message, &queue.name)).collect();
+        let address = Arc::clone(&queue.address);
+        let weigh = |message: &NewMessage| 1 + message.body.len() / PAGE;
+        let answers = self
+            .in_parts(queue, messages, weigh, move |store, part| {
+                Ok(match store.send(&address, part)? {
+                    Ok(ids) => ids.into_iter().map(Ok).collect(),
+                    Err(refusal) => vec![Err(refusal); part.len()],
+                })
+            })
+            .await;
+        answers.into_iter().map(|answer| answer.map(|id| id.to_string())).collect()
+    }
+
+    async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
+        let name = Arc::clone(&queue.address);
+        let depth = self
+            .look(move |connection| {
+                let Some(queue) = find_queue(connection, &name)? else {
+                    return Ok(None);
+                };
+                let now = now_ms();
+                // One snapshot for all three, or a message that moves would be counted twice.
+                let snapshot = connection.unchecked_transaction()?;
+                let count = |sql| -> rusqlite::Result<i64> {
+                    let mut statement = snapshot.prepare_cached(sql)?;
+                    if sql == sql::COUNT_BEHIND {
+                        statement.query_row([queue.id], |row| row.get(0))
+                    } else {
+                        statement.query_row(params![queue.id, now], |row| row.get(0))
+                    }
+                };
+                // What waits behind the head of its group could be received, were it not for
+                // the group: SQS counts those as available, too.
+                let ready = count(sql::COUNT_READY)? + count(sql::COUNT_BEHIND)?;
+                let (hidden, leased): (i64, i64) = snapshot
+                    .prepare_cached(sql::COUNT_HIDDEN)?
+                    .query_row(params![queue.id, now], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok(Some(Depth {
+                    ready: ready.unsigned_abs(),
+                    delayed: (hidden - leased).unsigned_abs(),
+                    in_flight: leased.unsigned_abs(),
+                }))
+            })
+            .await?;
+        match depth {
+            Some(depth) => Ok(depth),
+            None => Err(self.missing(&queue.name).await),
+        }
+    }
+
+    async fn browse(&self, queue: &Queue, max: usize) -> Result<Vec<Message>, BrokerError> {
+        let name = Arc::clone(&queue.address);
+        let rows = self
+            .look(move |connection| {
+                let Some(queue) = find_queue(connection, &name)? else {
+                    return Ok(None);
+                };
+                let limit = i64::try_from(max).unwrap_or(i64::MAX);
+                let mut statement = connection.prepare_cached(sql::BROWSE)?;
+                let rows = statement.query_map(params![queue.id, limit], Row::read)?;
+                rows.collect::<rusqlite::Result<Vec<_>>>().map(Some)
+            })
+            .await?;
+        let Some(rows) = rows else {
+            return Err(self.missing(&queue.name).await);
+        };
+        let shown = |row: Row| Message { receipt: Receipt(LOOKED_AT.into()), ..row.into_message() };
+        Ok(rows.into_iter().map(shown).collect())
+    }
+
+    async fn result(&self, job_id: &str, wait: Duration) -> Result<Option<Bytes>, BrokerError> {
+        let (reply, answer) = oneshot::channel();
+        let _waits = self.signals.wait();
+        self.submit(Request::AwaitResult(AwaitResult {
+            job_id: job_id.to_owned(),
+            wait: !wait.is_zero(),
+            reply,
+        }))?;
+        let answered = if wait.is_zero() {
+            answer.await
+        } else {
+            match tokio::time::timeout(wait, answer).await {
+                Ok(answered) => answered,
+                Err(_) => return Ok(None),
+            }
+        };
+        answered.map_err(|_| writer_gone(self.path()))?
+    }
+}
+
+/// How much a settlement does, in rows and pages.
+fn weight(end: &End) -> usize {
+    match &end.ending {
+        Ending::Release { .. } => 1,
+        Ending::Finish { result, sends } => {
+            let kept = result.as_ref().map_or(0, |result| 1 + result.envelope.len() / PAGE);
+            let sent = sends.iter().map(|(_, message)| 1 + message.body.len() / PAGE);
+            1 + kept + sent.sum::<usize>()
+        }
+    }
+}
+
+/// Messages on their way to a receiver. If it goes away, they go back at once.
+struct InDelivery<'a> {
+    broker: &'a LocalBroker,
+    queue: &'a Queue,
+    answer: oneshot::Receiver<Result<Result<Vec<Row>, Refusal>, BrokerError>>,
+}
+
+impl InDelivery<'_> {
+    /// Refuses what has not come yet (the writer then takes it back) and gives what has.
+    fn close(&mut self) -> Option<Received> {
+        self.answer.close();
+        self.answer.try_recv().ok()
+    }
+}
+
+impl Drop for InDelivery<'_> {
+    fn drop(&mut self) {
+        if let Some(Ok(Ok(rows))) = self.close()
+            && let Some(work) = give_back(&self.queue.address, rows)
+        {
+            let _ = self.broker.submit(Request::Work(work));
+        }
+    }
+}

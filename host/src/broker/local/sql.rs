@@ -1,0 +1,170 @@
+//! Every statement that the broker runs, in one place, so that a test can hold each to its index.
+//!
+//! None of them may cost more because much is queued, delayed or done. What keeps them so:
+//!
+//! - A finished job leaves `messages`; history is never in the way of picking up work.
+//! - `messages_due` orders what a queue holds by the time it may be delivered, and picking up
+//!   reads that index from its start and stops. A lease moves a message to the lease's end, a
+//!   delay to the delay's end: both are behind whatever is ready.
+//! - On FIFO queues only the head of a group has a place in that order. The others have none
+//!   (`visible_at` is null) until the head before them is settled, so that a long group costs a
+//!   receive nothing.
+
+/// The file says that it is ours: the letters `Lovg`.
+pub const APPLICATION_ID: i32 = 0x4C6F_7667;
+
+/// The version of the schema below. Any change to it is a new version with a migration.
+pub const SCHEMA_VERSION: i32 = 1;
+
+/// The whole schema.
+///
+/// Narrow and changing columns stand before wide ones: an update of a lease then rewrites the
+/// head of a row and never the pages that a large body overflows to.
+pub const SCHEMA: &str = "
+CREATE TABLE queues (
+    id            INTEGER PRIMARY KEY,
+    name          TEXT NOT NULL UNIQUE,
+    fifo          INTEGER NOT NULL,
+    visibility_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE messages (
+    seq          INTEGER PRIMARY KEY, -- order of sending
+    queue        INTEGER NOT NULL,    -- queues.id
+    visible_at   INTEGER,             -- ms since 1970; null: behind the head of its group
+    leased       INTEGER NOT NULL,    -- 1: hidden by a lease; 0: by a delay
+    nonce        INTEGER NOT NULL,    -- names the last delivery; 0: none is good
+    attempts     INTEGER NOT NULL,    -- deliveries that count
+    ordered      INTEGER NOT NULL,    -- 1: sent to a FIFO queue
+    due_at       INTEGER,             -- behind a head: what visible_at will be at the earliest
+    sent_at      INTEGER NOT NULL,
+    id           BLOB NOT NULL,       -- a UUID
+    group_name   TEXT,
+    trace_header TEXT,
+    attributes   TEXT,                -- JSON
+    body         BLOB NOT NULL
+) STRICT;
+-- `leased` is in it so that counting need not look at the rows.
+CREATE INDEX messages_due ON messages (queue, visible_at, leased);
+CREATE INDEX messages_group ON messages (queue, group_name) WHERE ordered = 1;
+
+-- Rows of the next two are made in the order in which they expire, and are replaced by new
+-- ones, never changed: the oldest are the first by seq, and no index on time is needed.
+CREATE TABLE results (
+    seq         INTEGER PRIMARY KEY,
+    job_id      TEXT NOT NULL UNIQUE,
+    finished_at INTEGER NOT NULL,
+    envelope    BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE deduplications (
+    seq              INTEGER PRIMARY KEY,
+    queue            INTEGER NOT NULL,
+    deduplication_id TEXT NOT NULL,
+    taken_at         INTEGER NOT NULL,
+    message_id       BLOB NOT NULL,
+    UNIQUE (queue, deduplication_id)
+) STRICT;
+";
+
+pub const QUEUE: &str = "SELECT id, fifo, visibility_ms FROM queues WHERE name = ?1";
+
+pub const QUEUES: &str = "SELECT name, fifo, visibility_ms FROM queues ORDER BY name";
+
+pub const DECLARE: &str = "
+INSERT INTO queues (name, fifo, visibility_ms) VALUES (?1, ?2, ?3)
+ON CONFLICT (name) DO UPDATE SET fifo = excluded.fifo, visibility_ms = excluded.visibility_ms";
+
+pub const INSERT: &str = "
+INSERT INTO messages (queue, visible_at, leased, nonce, attempts, ordered, due_at, sent_at, id,
+                      group_name, trace_header, attributes, body)
+VALUES (?1, ?2, 0, 0, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
+/// The head of a group: its oldest message.
+pub const GROUP_HEAD: &str = "
+SELECT seq, visible_at, due_at FROM messages
+WHERE queue = ?1 AND group_name = ?2 AND ordered = 1 ORDER BY seq LIMIT 1";
+
+pub const PROMOTE: &str = "UPDATE messages SET visible_at = ?2, due_at = NULL WHERE seq = ?1";
+
+pub const PICK_UP: &str = "
+SELECT seq, nonce, attempts, sent_at, id, group_name, trace_header, attributes, body FROM messages
+WHERE queue = ?1 AND visible_at <= ?2 ORDER BY visible_at, leased, seq LIMIT ?3";
+
+pub const LEASE: &str = "
+UPDATE messages SET visible_at = ?2, leased = 1, nonce = ?3, attempts = attempts + 1
+WHERE seq = ?1";
+
+pub const NEXT_VISIBLE: &str = "
+SELECT visible_at FROM messages WHERE queue = ?1 AND visible_at > ?2 ORDER BY visible_at LIMIT 1";
+
+pub const EXTEND: &str = "
+UPDATE messages SET visible_at = ?4, leased = 1 WHERE seq = ?1 AND nonce = ?2 AND queue = ?3";
+
+pub const RELEASE: &str = "
+UPDATE messages SET visible_at = ?4, leased = 0, nonce = 0, attempts = max(attempts - ?5, 0)
+WHERE seq = ?1 AND nonce = ?2 AND queue = ?3";
+
+pub const DELETE: &str = "
+DELETE FROM messages WHERE seq = ?1 AND nonce = ?2 AND queue = ?3 RETURNING ordered, group_name";
+
+pub const DUPLICATE: &str = "
+SELECT taken_at, message_id FROM deduplications WHERE queue = ?1 AND deduplication_id = ?2";
+
+pub const REMEMBER: &str = "
+INSERT OR REPLACE INTO deduplications (queue, deduplication_id, taken_at, message_id)
+VALUES (?1, ?2, ?3, ?4)";
+
+pub const OLD_DUPLICATES: &str = "
+SELECT seq, taken_at FROM deduplications WHERE seq > 0 ORDER BY seq LIMIT ?1";
+
+pub const FORGET_DUPLICATES: &str = "DELETE FROM deduplications WHERE seq <= ?1";
+
+pub const KEEP_RESULT: &str = "
+INSERT OR REPLACE INTO results (job_id, finished_at, envelope) VALUES (?1, ?2, ?3)";
+
+pub const RESULT: &str = "SELECT envelope FROM results WHERE job_id = ?1";
+
+pub const OLD_RESULTS: &str = "
+SELECT seq, finished_at FROM results WHERE seq > 0 ORDER BY seq LIMIT ?1";
+
+pub const FORGET_RESULTS: &str = "DELETE FROM results WHERE seq <= ?1";
+
+pub const COUNT_READY: &str = "SELECT count(*) FROM messages WHERE queue = ?1 AND visible_at <= ?2";
+
+pub const COUNT_BEHIND: &str =
+    "SELECT count(*) FROM messages WHERE queue = ?1 AND visible_at IS NULL";
+
+pub const COUNT_HIDDEN: &str = "
+SELECT count(*), coalesce(sum(leased), 0) FROM messages WHERE queue = ?1 AND visible_at > ?2";
+
+pub const BROWSE: &str = "
+SELECT seq, nonce, attempts, sent_at, id, group_name, trace_header, attributes, body FROM messages
+WHERE queue = ?1 ORDER BY visible_at, leased, seq LIMIT ?2";
+
+/// Statements that run while jobs flow: each must find its rows by an index alone.
+#[cfg(test)]
+pub const HOT: &[&str] = &[
+    QUEUE,
+    INSERT,
+    GROUP_HEAD,
+    PROMOTE,
+    PICK_UP,
+    LEASE,
+    NEXT_VISIBLE,
+    EXTEND,
+    RELEASE,
+    DELETE,
+    DUPLICATE,
+    REMEMBER,
+    OLD_DUPLICATES,
+    FORGET_DUPLICATES,
+    KEEP_RESULT,
+    RESULT,
+    OLD_RESULTS,
+    FORGET_RESULTS,
+    COUNT_READY,
+    COUNT_BEHIND,
+    COUNT_HIDDEN,
+    BROWSE,
+];

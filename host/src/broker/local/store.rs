@@ -1,0 +1,376 @@
+//! What the broker does to the database, inside a transaction that somebody else begins and ends.
+//!
+//! Whatever can be refused is refused before the first write: what comes after can only fail as
+//! a whole (a full disk), and then the whole transaction is undone.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::{
+    sql,
+    wire::{Delivery, End, Ending, NewMessage, Row, due},
+};
+
+/// For how long a deduplication id names the message that came with it first, as on SQS.
+const DEDUPLICATION_MS: i64 = 5 * 60 * 1000;
+
+/// A receive stops after this much, so that a batch of the largest messages stays in memory.
+const RECEIVE_BYTES: usize = 16 << 20;
+
+/// Why something was not done; the rest of its transaction goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// No queue of that name.
+    NoQueue(Arc<str>),
+    /// The receipt names no delivery any more.
+    Stale,
+}
+
+/// A queue's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueRow {
+    pub id: i64,
+    pub fifo: bool,
+    pub visibility_ms: i64,
+}
+
+/// One transaction's view. It also gathers what others may be waiting for.
+#[derive(Debug)]
+pub struct Store<'c> {
+    connection: &'c Connection,
+    pub now: i64,
+    /// What was found in this transaction, in which nobody else can change it.
+    queues: HashMap<Arc<str>, Option<QueueRow>>,
+    /// The earliest time at which something became visible, by queue.
+    pub due: HashMap<i64, i64>,
+    /// The jobs that left a result.
+    pub kept: Vec<String>,
+    /// Deduplication ids taken.
+    remembered: usize,
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+impl<'c> Store<'c> {
+    pub fn new(connection: &'c Connection) -> Self {
+        Self {
+            connection,
+            now: now_ms(),
+            queues: HashMap::new(),
+            due: HashMap::new(),
+            kept: Vec::new(),
+            remembered: 0,
+        }
+    }
+
+    /// For tests that do what no request does.
+    #[cfg(test)]
+    pub fn connection(&self) -> &'c Connection {
+        self.connection
+    }
+
+    pub fn queue(&mut self, name: &Arc<str>) -> rusqlite::Result<Option<QueueRow>> {
+        if let Some(found) = self.queues.get(name) {
+            return Ok(*found);
+        }
+        let found = find_queue(self.connection, name)?;
+        self.queues.insert(Arc::clone(name), found);
+        Ok(found)
+    }
+
+    pub fn declare(&mut self, name: &Arc<str>, fifo: bool, ms: i64) -> rusqlite::Result<()> {
+        self.queues.remove(name);
+        self.execute(sql::DECLARE, params![name, fifo, ms])?;
+        Ok(())
+    }
+
+    /// Stores messages; their ids.
+    pub fn send(
+        &mut self,
+        queue: &Arc<str>,
+        messages: &[NewMessage],
+    ) -> rusqlite::Result<Result<Vec<Uuid>, Refusal>> {
+        let Some(row) = self.queue(queue)? else {
+            return Ok(Err(Refusal::NoQueue(Arc::clone(queue))));
+        };
+        messages
+            .iter()
+            .map(|message| self.insert(row, message))
+            .collect::<rusqlite::Result<_>>()
+            .map(Ok)
+    }
+
+    fn insert(&mut self, queue: QueueRow, message: &NewMessage) -> rusqlite::Result<Uuid> {
+        if let (true, Some(name)) = (queue.fifo, &message.deduplication_id) {
+            if let Some(first) = self.first_of(queue, name)? {
+                return Ok(first);
+            }
+            let values = params![queue.id, name, self.now, message.id.as_bytes()];
+            self.execute(sql::REMEMBER, values)?;
+            self.remembered += 1;
+        }
+        let due_at = due(self.now, message.delay_ms);
+        let (group, behind) = if queue.fifo {
+            let group = message.group.as_deref().unwrap_or_default();
+            (Some(group), self.head(queue.id, group)?.is_some())
+        } else {
+            (message.group.as_deref(), false)
+        };
+        self.execute(
+            sql::INSERT,
+            params![
+                queue.id,
+                (!behind).then_some(due_at),
+                queue.fifo,
+                behind.then_some(due_at),
+                self.now,
+                message.id.as_bytes(),
+                group,
+                message.trace_header,
+                message.attributes,
+                &message.body[..],
+            ],
+        )?;
+        if !behind {
+            self.becomes_visible(queue.id, due_at);
+        }
+        Ok(message.id)
+    }
+
+    /// The message that a deduplication id already stands for.
+    fn first_of(&self, queue: QueueRow, name: &str) -> rusqlite::Result<Option<Uuid>> {
+        let found: Option<(i64, [u8; 16])> = self
+            .connection
+            .prepare_cached(sql::DUPLICATE)?
+            .query_row(params![queue.id, name], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        Ok(found
+            .filter(|(taken_at, _)| taken_at + DEDUPLICATION_MS > self.now)
+            .map(|(_, id)| Uuid::from_bytes(id)))
+    }
+
+    /// A group's oldest message: its row, when it is visible, and when it may be at the earliest.
+    fn head(&self, queue: i64, group: &str) -> rusqlite::Result<Option<Head>> {
+        self.connection
+            .prepare_cached(sql::GROUP_HEAD)?
+            .query_row(params![queue, group], |row| {
+                Ok(Head { seq: row.get(0)?, visible_at: row.get(1)?, due_at: row.get(2)? })
+            })
+            .optional()
+    }
+
+    /// Leases up to `max` messages for `lease_ms`.
+    pub fn receive(
+        &mut self,
+        queue: QueueRow,
+        max: usize,
+        lease_ms: i64,
+    ) -> rusqlite::Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        {
+            let mut statement = self.connection.prepare_cached(sql::PICK_UP)?;
+            let limit = i64::try_from(max).unwrap_or(i64::MAX);
+            let mut found = statement.query(params![queue.id, self.now, limit])?;
+            let mut bytes = 0;
+            while bytes < RECEIVE_BYTES
+                && let Some(row) = found.next()?
+            {
+                let row = Row::read(row)?;
+                bytes += row.body.len();
+                rows.push(row);
+            }
+        }
+        let until = due(self.now, lease_ms);
+        let mut lease = self.connection.prepare_cached(sql::LEASE)?;
+        for row in &mut rows {
+            row.delivery.nonce = fastrand::i64(1..);
+            row.attempts = row.attempts.saturating_add(1);
+            lease.execute(params![row.delivery.seq, until, row.delivery.nonce])?;
+        }
+        Ok(rows)
+    }
+
+    /// When the next message that is hidden now becomes visible.
+    pub fn next_visible(&self, queue: QueueRow) -> rusqlite::Result<Option<i64>> {
+        self.connection
+            .prepare_cached(sql::NEXT_VISIBLE)?
+            .query_row(params![queue.id, self.now], |row| row.get(0))
+            .optional()
+    }
+
+    /// Renews leases; whether each was still held.
+    pub fn extend(
+        &mut self,
+        queue: &Arc<str>,
+        deliveries: &[Delivery],
+        lease_ms: i64,
+    ) -> rusqlite::Result<Vec<Result<(), Refusal>>> {
+        let Some(row) = self.queue(queue)? else {
+            let refusal = Refusal::NoQueue(Arc::clone(queue));
+            return Ok(vec![Err(refusal); deliveries.len()]);
+        };
+        let until = due(self.now, lease_ms);
+        let mut answers = Vec::with_capacity(deliveries.len());
+        for Delivery { seq, nonce } in deliveries {
+            let changed = self.execute(sql::EXTEND, params![seq, nonce, row.id, until])?;
+            answers.push(held(changed));
+        }
+        self.becomes_visible(row.id, until);
+        Ok(answers)
+    }
+
+    /// Carries out what becomes of messages, each wholly or not at all.
+    pub fn settle(
+        &mut self,
+        queue: &Arc<str>,
+        ends: &[End],
+    ) -> rusqlite::Result<Vec<Result<(), Refusal>>> {
+        let Some(row) = self.queue(queue)? else {
+            let refusal = Refusal::NoQueue(Arc::clone(queue));
+            return Ok(vec![Err(refusal); ends.len()]);
+        };
+        ends.iter().map(|end| self.end(row, end)).collect()
+    }
+
+    fn end(&mut self, queue: QueueRow, end: &End) -> rusqlite::Result<Result<(), Refusal>> {
+        let Delivery { seq, nonce } = end.delivery;
+        match &end.ending {
+            Ending::Release { after_ms, spent } => {
+                let until = due(self.now, *after_ms);
+                let values = params![seq, nonce, queue.id, until, i64::from(!spent)];
+                let changed = self.execute(sql::RELEASE, values)?;
+                self.becomes_visible(queue.id, until);
+                Ok(held(changed))
+            }
+            Ending::Finish { result, sends } => {
+                let mut targets = Vec::with_capacity(sends.len());
+                for (name, message) in sends {
+                    let Some(target) = self.queue(name)? else {
+                        return Ok(Err(Refusal::NoQueue(Arc::clone(name))));
+                    };
+                    targets.push((target, message));
+                }
+                if !self.delete(queue, end.delivery)? {
+                    return Ok(Err(Refusal::Stale));
+                }
+                for (target, message) in targets {
+                    self.insert(target, message)?;
+                }
+                if let Some(result) = result {
+                    let values = params![result.job_id, self.now, &result.envelope[..]];
+                    self.execute(sql::KEEP_RESULT, values)?;
+                    self.kept.push(result.job_id.clone());
+                }
+                Ok(Ok(()))
+            }
+        }
+    }
+
+    /// Deletes a message whose delivery is still good; on a FIFO queue the next of its group
+    /// takes its place.
+    fn delete(&mut self, queue: QueueRow, delivery: Delivery) -> rusqlite::Result<bool> {
+        let gone: Option<(bool, Option<String>)> = self
+            .connection
+            .prepare_cached(sql::DELETE)?
+            .query_row(params![delivery.seq, delivery.nonce, queue.id], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        let Some((ordered, group)) = gone else {
+            return Ok(false);
+        };
+        if let (true, Some(group)) = (ordered, group)
+            && let Some(next) = self.head(queue.id, &group)?
+            && next.visible_at.is_none()
+        {
+            // Not before now: groups then take turns, and one with a long past does not go first.
+            let at = next.due_at.unwrap_or_default().max(self.now);
+            self.execute(sql::PROMOTE, params![next.seq, at])?;
+            self.becomes_visible(queue.id, at);
+        }
+        Ok(true)
+    }
+
+    pub fn result(&self, job_id: &str) -> rusqlite::Result<Option<Bytes>> {
+        self.connection
+            .prepare_cached(sql::RESULT)?
+            .query_row([job_id], |row| Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?)))
+            .optional()
+    }
+
+    /// Forgets results older than `retention` and deduplication ids past their time: at least
+    /// twice as many as this transaction added, so that it keeps up, and `least` in any case.
+    /// Returns whether there may be more.
+    pub fn purge(&self, retention: Duration, least: usize) -> rusqlite::Result<bool> {
+        let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        let results = self.forget(
+            [sql::OLD_RESULTS, sql::FORGET_RESULTS],
+            self.now.saturating_sub(retention),
+            least.max(2 * self.kept.len()),
+        )?;
+        let duplicates = self.forget(
+            [sql::OLD_DUPLICATES, sql::FORGET_DUPLICATES],
+            self.now - DEDUPLICATION_MS,
+            least.max(2 * self.remembered),
+        )?;
+        Ok(results || duplicates)
+    }
+
+    /// Both tables are in the order of their age: the walk ends at the first row that stays.
+    fn forget(&self, [old, forget]: [&str; 2], before: i64, most: usize) -> rusqlite::Result<bool> {
+        if most == 0 {
+            return Ok(false);
+        }
+        let (mut last, mut count) = (None, 0);
+        {
+            let mut statement = self.connection.prepare_cached(old)?;
+            let mut rows = statement.query([i64::try_from(most).unwrap_or(i64::MAX)])?;
+            while let Some(row) = rows.next()?
+                && row.get::<_, i64>(1)? <= before
+            {
+                last = Some(row.get::<_, i64>(0)?);
+                count += 1;
+            }
+        }
+        if let Some(last) = last {
+            self.execute(forget, [last])?;
+        }
+        Ok(count == most)
+    }
+
+    fn becomes_visible(&mut self, queue: i64, at: i64) {
+        let due = self.due.entry(queue).or_insert(at);
+        *due = at.min(*due);
+    }
+
+    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<usize> {
+        self.connection.prepare_cached(sql)?.execute(values)
+    }
+}
+
+struct Head {
+    seq: i64,
+    visible_at: Option<i64>,
+    due_at: Option<i64>,
+}
+
+fn held(changed: usize) -> Result<(), Refusal> {
+    if changed == 1 { Ok(()) } else { Err(Refusal::Stale) }
+}
+
+/// Looks a queue up by name.
+pub fn find_queue(connection: &Connection, name: &str) -> rusqlite::Result<Option<QueueRow>> {
+    connection
+        .prepare_cached(sql::QUEUE)?
+        .query_row([name], |row| {
+            Ok(QueueRow { id: row.get(0)?, fifo: row.get(1)?, visibility_ms: row.get(2)? })
+        })
+        .optional()
+}

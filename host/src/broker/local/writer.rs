@@ -1,0 +1,323 @@
+//! The one thread of this process that writes.
+//!
+//! It takes all requests that have come while it was busy, carries them out in one transaction,
+//! commits once (one flush to the disk for all of them), and only then answers. The busier it is,
+//! the more share a commit.
+//!
+//! Other processes write to the same file: a transaction takes the write lock when it begins, and
+//! what it reads can no longer change under it.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    fault::{explain, writer_gone},
+    request::{Call, Request, Work},
+    store::{Store, now_ms},
+    waiting::{Served, Waiting},
+    wake::Signals,
+    wire::{End, Ending, Row},
+};
+use crate::broker::BrokerError;
+
+/// The most that one transaction does, in rows or pages: it bounds how long others wait.
+const TRANSACTION_WEIGHT: usize = 4096;
+
+/// How often results are purged when nothing else happens, and how many at a time.
+const PURGE_EVERY: Duration = Duration::from_secs(30);
+const PURGE_STEP: usize = 256;
+
+/// How often to look where the file cannot be watched, as long as anybody waits.
+const POLL: Duration = Duration::from_millis(250);
+
+pub struct Writer {
+    pub connection: Connection,
+    pub path: PathBuf,
+    pub retention: Duration,
+    pub requests: Receiver<Request>,
+    pub signals: Arc<Signals>,
+    waiting: Waiting,
+    /// Deliveries whose receiver went away, to be given back.
+    returned: Vec<Box<dyn Work>>,
+    /// SQLite's count of the commits of others, as of the last look.
+    data_version: i64,
+    polled_at: Instant,
+    purge_at: Instant,
+    stopping: bool,
+}
+
+/// Why a transaction came to nothing.
+enum Failure {
+    /// It did not even begin: no request is to blame.
+    Begin(rusqlite::Error),
+    During(rusqlite::Error),
+    Panic,
+}
+
+impl Writer {
+    pub fn new(
+        connection: Connection,
+        path: PathBuf,
+        retention: Duration,
+        requests: Receiver<Request>,
+        signals: Arc<Signals>,
+    ) -> Self {
+        Self {
+            connection,
+            path,
+            retention,
+            requests,
+            signals,
+            waiting: Waiting::default(),
+            returned: Vec::new(),
+            data_version: 0,
+            polled_at: Instant::now(),
+            purge_at: Instant::now(),
+            stopping: false,
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub fn run(mut self) {
+        while !self.stopping {
+            let turn = catch_unwind(AssertUnwindSafe(|| {
+                let requests = self.gather();
+                self.turn(requests);
+            }));
+            if turn.is_err() {
+                // The callers of this turn see their replies dropped, which is an answer, too.
+                tracing::error!(path = %self.path.display(), "the broker's writer panicked");
+                self.undo();
+            }
+        }
+    }
+
+    /// Waits for something to do, then takes all that there is, up to a transaction's weight.
+    fn gather(&mut self) -> Vec<Request> {
+        let mut requests = Vec::new();
+        let mut weight = 0;
+        let mut next = match self.requests.recv_timeout(self.pause()) {
+            Ok(request) => Some(request),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                self.stopping = true;
+                None
+            }
+        };
+        while let Some(request) = next.take() {
+            weight += match &request {
+                Request::Work(work) => work.weight(),
+                Request::Receive(receive) => receive.max,
+                Request::AwaitResult(_) | Request::FileChanged | Request::Interrupt => 1,
+                Request::Stop => {
+                    self.stopping = true;
+                    break;
+                }
+            };
+            requests.push(request);
+            if weight < TRANSACTION_WEIGHT {
+                next = self.requests.try_recv().ok();
+            }
+        }
+        requests
+    }
+
+    /// How long there is nothing to do, as far as is known.
+    fn pause(&self) -> Duration {
+        if !self.returned.is_empty() {
+            return Duration::ZERO;
+        }
+        let mut pause = self.purge_at.saturating_duration_since(Instant::now());
+        if let Some(at) = self.waiting.next_at() {
+            let left = at.saturating_sub(now_ms()).max(0).unsigned_abs();
+            pause = pause.min(Duration::from_millis(left));
+        }
+        if self.polls() {
+            pause = pause.min(POLL.saturating_sub(self.polled_at.elapsed()));
+        }
+        pause
+    }
+
+    fn polls(&self) -> bool {
+        self.signals.must_poll() && self.signals.anybody_waits()
+    }
+
+    /// Carries out requests and answers them.
+    fn turn(&mut self, requests: Vec<Request>) {
+        let mut works = std::mem::take(&mut self.returned);
+        let mut look = false;
+        for request in requests {
+            match request {
+                Request::Work(work) => works.push(work),
+                Request::Receive(receive) => self.waiting.receive(receive),
+                Request::AwaitResult(wait) => self.waiting.await_result(wait),
+                Request::Interrupt => self.waiting.interrupt(),
+                Request::FileChanged => {
+                    // Before the transaction begins: a write that comes later asks anew.
+                    self.signals.seen();
+                    look = true;
+                }
+                Request::Stop => {}
+            }
+        }
+        if self.polls() && self.polled_at.elapsed() >= POLL {
+            self.polled_at = Instant::now();
+            look = true;
+        }
+        let purges = Instant::now() >= self.purge_at;
+        let due = self.waiting.next_at().is_some_and(|at| at <= now_ms());
+        if works.is_empty() && !look && !due && !purges {
+            return;
+        }
+        match self.attempt(&mut works, look) {
+            Ok(()) => works.into_iter().for_each(|work| work.answer(Ok(()))),
+            Err(failure @ Failure::Begin(_)) => self.fail(works, failure),
+            Err(failure) if works.len() < 2 => self.fail(works, failure),
+            Err(_) => self.one_by_one(works),
+        }
+        if purges {
+            self.purge();
+        }
+    }
+
+    /// Tells everybody concerned why nothing was done.
+    fn fail(&mut self, works: Vec<Box<dyn Work>>, failure: Failure) {
+        let first = match failure {
+            Failure::Begin(error) | Failure::During(error) => {
+                explain(&self.path, "write to", error)
+            }
+            Failure::Panic => writer_gone(&self.path),
+        };
+        let again = || BrokerError::new(first.fault, first.message.clone());
+        works.into_iter().for_each(|work| work.answer(Err(again())));
+        self.waiting.fail(again);
+    }
+
+    /// After a failure of all together: finds the one to blame, by a transaction for each.
+    fn one_by_one(&mut self, works: Vec<Box<dyn Work>>) {
+        for mut work in works {
+            match self.attempt(std::slice::from_mut(&mut work), false) {
+                Ok(()) => work.answer(Ok(())),
+                Err(failure) => self.fail(vec![work], failure),
+            }
+        }
+    }
+
+    /// One transaction, whole or undone.
+    fn attempt(&mut self, works: &mut [Box<dyn Work>], look: bool) -> Result<(), Failure> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.transact(works, look)));
+        match outcome {
+            Ok(Ok(())) => {
+                self.deliver();
+                Ok(())
+            }
+            Ok(Err(failure)) => {
+                self.undo();
+                Err(failure)
+            }
+            Err(_) => {
+                tracing::error!(path = %self.path.display(), "a request to the broker panicked");
+                self.undo();
+                Err(Failure::Panic)
+            }
+        }
+    }
+
+    fn transact(&mut self, works: &mut [Box<dyn Work>], look: bool) -> Result<(), Failure> {
+        self.command("BEGIN IMMEDIATE").map_err(Failure::Begin)?;
+        let inside = || {
+            let mut store = Store::new(&self.connection);
+            for work in works {
+                work.run(&mut store)?;
+            }
+            let mut everybody = false;
+            if look {
+                let version = data_version(&self.connection)?;
+                everybody = version != self.data_version;
+                self.data_version = version;
+            }
+            self.waiting.serve(&mut store, everybody)?;
+            store.purge(self.retention, 0)?;
+            self.command("COMMIT")
+        };
+        inside().map_err(Failure::During)
+    }
+
+    fn command(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(drop)
+    }
+
+    fn undo(&mut self) {
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.command("ROLLBACK")
+        {
+            tracing::error!(path = %self.path.display(), %error, "a transaction cannot be undone");
+        }
+        self.waiting.undone();
+    }
+
+    /// Gives those who waited what they waited for. Deliveries that nobody takes go back.
+    fn deliver(&mut self) {
+        for served in self.waiting.committed() {
+            match served {
+                Served::Result(wait, found) => drop(wait.reply.send(Ok(found))),
+                Served::Messages(receive, rows) => {
+                    if let Err(Ok(Ok(rows))) = receive.reply.send(Ok(rows)) {
+                        self.returned.extend(give_back(&receive.queue, rows));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A small step of purging, in a transaction of its own; soon again if that was not all.
+    fn purge(&mut self) {
+        self.waiting.tidy();
+        let step = || {
+            self.command("BEGIN IMMEDIATE")?;
+            let more = Store::new(&self.connection).purge(self.retention, PURGE_STEP)?;
+            self.command("COMMIT")?;
+            Ok(more)
+        };
+        let more: rusqlite::Result<bool> = step();
+        if let Err(error) = &more {
+            tracing::warn!(path = %self.path.display(), %error, "old results cannot be purged yet");
+            self.undo();
+        }
+        let soon = Duration::from_millis(20);
+        self.purge_at = Instant::now() + if more.unwrap_or(false) { soon } else { PURGE_EVERY };
+    }
+}
+
+/// Differs from the last one when another connection has committed since.
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+}
+
+/// Puts back messages that were leased for nobody; no attempt is spent.
+pub fn give_back(queue: &Arc<str>, rows: Vec<Row>) -> Option<Box<dyn Work>> {
+    if rows.is_empty() {
+        return None;
+    }
+    let end = |row: Row| End {
+        delivery: row.delivery,
+        ending: Ending::Release { after_ms: 0, spent: false },
+    };
+    let ends: Vec<_> = rows.into_iter().map(end).collect();
+    let queue = Arc::clone(queue);
+    Some(Box::new(Call {
+        weight: ends.len(),
+        run: move |store: &mut Store<'_>| store.settle(&queue, &ends),
+        output: None,
+        reply: None,
+    }))
+}
