@@ -171,12 +171,12 @@ pub(super) async fn compile_in_background(
     let compile = {
         let cache = options.cache.clone();
         let source = source.clone();
-        move || match &cache {
-            Some(cache) => cache.compile(&sandbox, &source, &wasm),
-            None => {
-                announce(&source);
-                sandbox.compile(&wasm)
+        move || {
+            if let Some(cache) = &cache {
+                return cache.compile(&sandbox, &source, &wasm);
             }
+            announce(&source);
+            sandbox.compile(&wasm)
         }
     };
     #[cfg(not(feature = "compiler"))]
