@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::load::announce;
 use crate::sandbox::{Kind, Problem, Sandbox, Source};
 
 /// How many bytes a cache holds unless somebody says otherwise: 2 GiB.
@@ -153,6 +154,7 @@ impl CompileCache {
         if let Some(problem) = Kind::of(wasm).problem() {
             return Err(problem);
         }
+        announce(source);
         let code = sandbox
             .engine()
             .precompile_component(wasm)

@@ -169,6 +169,7 @@ pub enum Problem {
 
 impl Problem {
     /// Why wasmtime takes no component from some bytes: they are none, or the pool has no room.
+    #[cfg(feature = "compiler")]
     pub(crate) fn not_taken(error: &wasmtime::Error) -> Self {
         let reason = format!("{error:#}");
         // wasmtime has no type for it; a test holds it to these words.
