@@ -185,7 +185,9 @@ fn show(report: &Report) -> anyhow::Result<ExitCode> {
 
 /// Tells a person why a job has no value.
 pub(super) fn print_failure(status: &str, kind: &str, message: &str, detail: Option<&str>) {
-    eprintln!("{status}: {}: {}", printable(kind, 200), printable(message, 8192));
+    // Where the kind says no more than the status, once is enough.
+    let kind = if kind == status { String::new() } else { printable(kind, 200) + ": " };
+    eprintln!("{status}: {kind}{}", printable(message, 8192));
     if let Some(detail) = detail {
         for line in printable(detail, 65536).lines() {
             eprintln!("  {line}");
