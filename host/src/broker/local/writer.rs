@@ -141,6 +141,9 @@ impl Writer {
             let left = at.saturating_sub(now_ms()).max(0).unsigned_abs();
             pause = pause.min(Duration::from_millis(left));
         }
+        if let Some(end) = self.waiting.next_end() {
+            pause = pause.min(end.saturating_duration_since(Instant::now()));
+        }
         if self.polls() {
             pause = pause.min(POLL.saturating_sub(self.polled_at.elapsed()));
         }
@@ -172,6 +175,7 @@ impl Writer {
             self.polled_at = Instant::now();
             look = true;
         }
+        self.waiting.end_waits();
         let purges = Instant::now() >= self.purge_at;
         let due = self.waiting.next_at().is_some_and(|at| at <= now_ms());
         if works.is_empty() && !look && !due && !purges {

@@ -27,6 +27,9 @@ fn steps_of_a_life(connection: &Connection) -> BTreeMap<&'static str, i32> {
                 .map(|n| message(Some(&format!("new-{n}")), 0))
                 .collect();
             ten.extend((0..10).map(|_| message(Some("long"), 0)));
+            for message in ten.iter_mut().step_by(2) {
+                message.body = vec![b'x'; 5_000].into();
+            }
             store.send(&queue, &ten)
         })
         .unwrap();
