@@ -71,9 +71,7 @@ impl Job {
     /// How long to wait before the job may run; `None` when it may run now.
     pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
         let eta = self.eta?;
-        Duration::try_from(eta.duration_since(now))
-            .ok()
-            .filter(|wait| !wait.is_zero())
+        Duration::try_from(eta.duration_since(now)).ok().filter(|wait| !wait.is_zero())
     }
 
     /// Whether the job's time is over.

@@ -5,7 +5,28 @@
 //! deleted. `docs/design.md` tells the whole way and why it is so.
 
 pub mod broker;
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod config;
+pub mod connect;
+pub mod dispatch;
+pub mod events;
 pub mod job;
+pub mod lambda;
+pub mod lease;
+pub mod load;
 pub mod message;
 pub mod outcome;
+pub mod pipeline;
+pub mod publish;
+pub mod registry;
+pub mod result;
 pub mod retry;
+pub mod routes;
+pub mod sandbox;
+pub mod settings;
+pub mod settle;
+pub mod telemetry;
+pub mod text;
+pub mod usage;
+pub mod worker;

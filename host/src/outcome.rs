@@ -46,11 +46,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without detail.
     pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            kind: kind.into(),
-            message: message.into(),
-            detail: None,
-        }
+        Self { kind: kind.into(), message: message.into(), detail: None }
     }
 
     /// Adds detail; an empty text adds nothing.
@@ -153,19 +149,11 @@ pub enum Decision {
 /// `attempt` is the one that just ended, counted from 1; the job has failed when it is not below
 /// `max_attempts`.
 pub fn decide(outcome: Outcome, attempt: u32, max_attempts: u32, backoff: &Backoff) -> Decision {
-    let finish = |status, value, dead_letter| Decision::Finish {
-        status,
-        value,
-        dead_letter,
-    };
+    let finish = |status, value, dead_letter| Decision::Finish { status, value, dead_letter };
     let again = |status, failure, after: Option<Duration>| {
         if attempt < max_attempts {
             let after = after.unwrap_or_else(|| backoff.delay(attempt));
-            Decision::Release {
-                after,
-                spent: true,
-                reason: Some(failure),
-            }
+            Decision::Release { after, spent: true, reason: Some(failure) }
         } else {
             finish(status, Err(failure), true)
         }
@@ -179,22 +167,13 @@ pub fn decide(outcome: Outcome, attempt: u32, max_attempts: u32, backoff: &Backo
         Outcome::Rejected(failure) => finish(Status::Rejected, Err(failure), true),
         Outcome::Expired => finish(
             Status::Expired,
-            Err(Failure::new(
-                "expired",
-                "the job's expiry had passed before it could run",
-            )),
+            Err(Failure::new("expired", "the job's expiry had passed before it could run")),
             false,
         ),
-        Outcome::Snooze { after } => Decision::Release {
-            after,
-            spent: false,
-            reason: None,
-        },
-        Outcome::Abandoned => Decision::Release {
-            after: Duration::ZERO,
-            spent: false,
-            reason: None,
-        },
+        Outcome::Snooze { after } => Decision::Release { after, spent: false, reason: None },
+        Outcome::Abandoned => {
+            Decision::Release { after: Duration::ZERO, spent: false, reason: None }
+        }
     }
 }
 
@@ -203,10 +182,7 @@ mod tests {
     use super::*;
 
     fn backoff() -> Backoff {
-        Backoff {
-            base: Duration::from_millis(100),
-            cap: Duration::from_secs(1),
-        }
+        Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(1) }
     }
 
     fn failure() -> Failure {
@@ -214,19 +190,12 @@ mod tests {
     }
 
     fn finish(status: Status, value: Result<Output, Failure>, dead_letter: bool) -> Decision {
-        Decision::Finish {
-            status,
-            value,
-            dead_letter,
-        }
+        Decision::Finish { status, value, dead_letter }
     }
 
     #[test]
     fn final_outcomes_finish_whatever_attempts_are_left() {
-        let output = Output {
-            content_type: "application/json".into(),
-            data: "42".into(),
-        };
+        let output = Output { content_type: "application/json".into(), data: "42".into() };
         for attempt in [1, 3] {
             let decide = |outcome| decide(outcome, attempt, 3, &backoff());
             assert_eq!(
@@ -243,11 +212,7 @@ mod tests {
             );
             assert!(matches!(
                 decide(Outcome::Expired),
-                Decision::Finish {
-                    status: Status::Expired,
-                    dead_letter: false,
-                    ..
-                }
+                Decision::Finish { status: Status::Expired, dead_letter: false, .. }
             ));
         }
     }
@@ -255,41 +220,25 @@ mod tests {
     #[test]
     fn passing_troubles_go_back_while_attempts_are_left_and_are_dead_letters_after() {
         let cases = [
-            (
-                Outcome::Retry {
-                    failure: failure(),
-                    after: None,
-                },
-                Status::Failed,
-            ),
+            (Outcome::Retry { failure: failure(), after: None }, Status::Failed),
             (Outcome::TimedOut(failure()), Status::TimedOut),
             (Outcome::Crashed(failure()), Status::Crashed),
         ];
         for (outcome, status) in cases {
             match decide(outcome.clone(), 2, 3, &backoff()) {
-                Decision::Release {
-                    after,
-                    spent: true,
-                    reason: Some(reason),
-                } => {
+                Decision::Release { after, spent: true, reason: Some(reason) } => {
                     assert!(after <= Duration::from_millis(200), "{after:?}");
                     assert_eq!(reason, failure());
                 }
                 other => panic!("{other:?}"),
             }
-            assert_eq!(
-                decide(outcome, 3, 3, &backoff()),
-                finish(status, Err(failure()), true)
-            );
+            assert_eq!(decide(outcome, 3, 3, &backoff()), finish(status, Err(failure()), true));
         }
     }
 
     #[test]
     fn the_guests_own_delay_wins_over_the_back_off() {
-        let outcome = Outcome::Retry {
-            failure: failure(),
-            after: Some(Duration::from_secs(90)),
-        };
+        let outcome = Outcome::Retry { failure: failure(), after: Some(Duration::from_secs(90)) };
         assert!(matches!(
             decide(outcome, 1, 3, &backoff()),
             Decision::Release { after, spent: true, .. } if after == Duration::from_secs(90)
@@ -298,24 +247,14 @@ mod tests {
 
     #[test]
     fn snooze_and_abandon_spend_no_attempt_even_on_the_last_one() {
-        let snooze = Outcome::Snooze {
-            after: Duration::from_secs(5),
-        };
+        let snooze = Outcome::Snooze { after: Duration::from_secs(5) };
         assert_eq!(
             decide(snooze, 3, 3, &backoff()),
-            Decision::Release {
-                after: Duration::from_secs(5),
-                spent: false,
-                reason: None
-            }
+            Decision::Release { after: Duration::from_secs(5), spent: false, reason: None }
         );
         assert_eq!(
             decide(Outcome::Abandoned, 3, 3, &backoff()),
-            Decision::Release {
-                after: Duration::ZERO,
-                spent: false,
-                reason: None
-            }
+            Decision::Release { after: Duration::ZERO, spent: false, reason: None }
         );
     }
 }

@@ -19,9 +19,7 @@ impl Backoff {
     /// The bound on the delay after the attempt numbered `attempt` (from 1):
     /// `base * 2^(attempt - 1)`, at most `cap`.
     pub fn bound(&self, attempt: u32) -> Duration {
-        let factor = 1u32
-            .checked_shl(attempt.saturating_sub(1))
-            .unwrap_or(u32::MAX);
+        let factor = 1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
         self.base.saturating_mul(factor).min(self.cap)
     }
 
@@ -64,10 +62,7 @@ mod tests {
 
     #[test]
     fn the_bound_doubles_from_the_base() {
-        let backoff = Backoff {
-            base: Duration::from_secs(1),
-            cap: Duration::from_secs(60),
-        };
+        let backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_mins(1) };
         let bounds: Vec<_> = (1..=8).map(|n| backoff.bound(n).as_secs()).collect();
         assert_eq!(bounds, [1, 2, 4, 8, 16, 32, 60, 60]);
     }

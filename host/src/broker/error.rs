@@ -45,11 +45,7 @@ pub struct BrokerError {
 impl BrokerError {
     /// An error without anything beneath.
     pub fn new(fault: Fault, message: impl Into<String>) -> Self {
-        Self {
-            fault,
-            message: message.into(),
-            source: None,
-        }
+        Self { fault, message: message.into(), source: None }
     }
 
     /// An error that another one caused.
@@ -58,11 +54,7 @@ impl BrokerError {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self {
-            fault,
-            message: message.into(),
-            source: Some(source.into()),
-        }
+        Self { fault, message: message.into(), source: Some(source.into()) }
     }
 }
 
@@ -74,8 +66,6 @@ impl fmt::Display for BrokerError {
 
 impl std::error::Error for BrokerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source
-            .as_ref()
-            .map(|source| &**source as &(dyn std::error::Error + 'static))
+        self.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
     }
 }

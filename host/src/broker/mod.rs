@@ -215,6 +215,10 @@ pub struct Limits {
     pub settle_batch: usize,
     /// How many settlement calls may usefully be under way at once.
     pub settle_concurrency: usize,
+    /// How long a settlement may wait for others to join it: above zero where a call costs money.
+    pub settle_linger: Duration,
+    /// Whether results can be asked for by job id ([`Broker::result`]).
+    pub keeps_results: bool,
     /// The largest body with its attributes, in bytes.
     pub message_bytes: usize,
     /// The longest that one delivery can be held, counted from its receipt.
@@ -243,6 +247,10 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
         wait: Duration,
         visibility: Duration,
     ) -> Result<Vec<Message>, BrokerError>;
+
+    /// Makes receives that wait return at once, empty-handed, where that can be done without the
+    /// risk of losing sight of a message that is just being delivered.
+    fn interrupt(&self) {}
 
     /// Renews leases: each ends `visibility` from now. One answer a receipt, in order.
     /// [`Fault::Stale`] where the lease is lost.

@@ -77,11 +77,7 @@ pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malform
     let outcome = fill(&mut job, message, defaults);
     outcome.map(|()| job.clone()).map_err(|reason| {
         // An id that is itself what is wrong must not travel on.
-        let id = if check_name("id", &job.id).is_ok() {
-            job.id
-        } else {
-            message.id.clone()
-        };
+        let id = if check_name("id", &job.id).is_ok() { job.id } else { message.id.clone() };
         Box::new(Malformed {
             reason,
             id,
@@ -94,11 +90,7 @@ pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malform
 
 fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), String> {
     take_attributes(job, message, defaults);
-    let format = match message
-        .attributes
-        .get(attribute::FORMAT)
-        .map(String::as_str)
-    {
+    let format = match message.attributes.get(attribute::FORMAT).map(String::as_str) {
         None => defaults.format,
         Some("native") => Format::Native,
         Some("raw") => Format::Raw,
@@ -148,8 +140,7 @@ fn take_attributes(job: &mut Job, message: &Message, defaults: &Defaults) {
         }
     }
     if let Some(trace) = &message.trace_header {
-        job.headers
-            .push(("x-amzn-trace-id".to_owned(), trace.clone()));
+        job.headers.push(("x-amzn-trace-id".to_owned(), trace.clone()));
     }
     if job.tenant.is_empty()
         && !defaults.fifo
@@ -162,10 +153,7 @@ fn take_attributes(job: &mut Job, message: &Message, defaults: &Defaults) {
 /// Ids, tasks and tenants end up in logs, attributes and keys: short, and nothing invisible.
 fn check_name(what: &str, name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
-        return Err(format!(
-            "`{what}` has {} bytes; it takes 1 to {MAX_NAME_BYTES}",
-            name.len()
-        ));
+        return Err(format!("`{what}` has {} bytes; it takes 1 to {MAX_NAME_BYTES}", name.len()));
     }
     if name.chars().any(char::is_control) {
         return Err(format!("`{what}` holds a control character"));
@@ -177,9 +165,9 @@ fn check_name(what: &str, name: &str) -> Result<(), String> {
 fn parse_time(field: &str, value: &serde_json::Value) -> Result<Timestamp, String> {
     let parsed = match value {
         serde_json::Value::String(text) => text.parse().ok(),
-        serde_json::Value::Number(number) => number
-            .as_i64()
-            .and_then(|ms| Timestamp::from_millisecond(ms).ok()),
+        serde_json::Value::Number(number) => {
+            number.as_i64().and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        }
         _ => None,
     };
     parsed.ok_or_else(|| {

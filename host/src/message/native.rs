@@ -42,7 +42,7 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(
 }
 
 /// Fills a job from a native body. On an error the job holds what could be read before it.
-pub(super) fn decode(job: &mut Job, body: &Bytes) -> Result<(), String> {
+pub(crate) fn decode(job: &mut Job, body: &Bytes) -> Result<(), String> {
     let text = std::str::from_utf8(body)
         .map_err(|error| format!("the body is not UTF-8 (at byte {})", error.valid_up_to()))?;
     let fields: Body<'_> = serde_json::from_str(text).map_err(|error| explain(text, &error))?;
@@ -65,14 +65,8 @@ pub(super) fn decode(job: &mut Job, body: &Bytes) -> Result<(), String> {
         "`data` is missing: a native message is a JSON object such as `{\"data\": 21}`".to_owned()
     })?;
     job.payload = body.slice_ref(data.get().as_bytes());
-    job.eta = fields
-        .eta
-        .map(|value| parse_time("eta", &value))
-        .transpose()?;
-    job.expires = fields
-        .expires
-        .map(|value| parse_time("expires", &value))
-        .transpose()?;
+    job.eta = fields.eta.map(|value| parse_time("eta", &value)).transpose()?;
+    job.expires = fields.expires.map(|value| parse_time("expires", &value)).transpose()?;
     job.max_attempts = fields.max_attempts;
     job.timeout = fields.timeout_ms.map(Duration::from_millis);
     if job.max_attempts == Some(0) {

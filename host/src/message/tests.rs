@@ -21,25 +21,17 @@ fn message(body: impl Into<bytes::Bytes>) -> Message {
 
 fn with(body: &str, attributes: &[(&str, &str)]) -> Message {
     let mut message = message(body.to_owned());
-    message.attributes = attributes
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect();
+    message.attributes =
+        attributes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     message
 }
 
 fn defaults() -> Defaults {
-    Defaults {
-        task: Some("process_data".into()),
-        ..Defaults::default()
-    }
+    Defaults { task: Some("process_data".into()), ..Defaults::default() }
 }
 
 fn raw() -> Defaults {
-    Defaults {
-        format: Format::Raw,
-        ..defaults()
-    }
+    Defaults { format: Format::Raw, ..defaults() }
 }
 
 fn refused(message: &Message, defaults: &Defaults) -> String {
@@ -49,10 +41,7 @@ fn refused(message: &Message, defaults: &Defaults) -> String {
 #[test]
 fn the_seeds_message_is_valid_where_the_queue_has_a_default_task() {
     let job = decode(&message(r#"{"data": 21}"#), &defaults()).unwrap();
-    assert_eq!(
-        (job.task.as_str(), job.id.as_str(), job.attempt),
-        ("process_data", "broker-id", 2)
-    );
+    assert_eq!((job.task.as_str(), job.id.as_str(), job.attempt), ("process_data", "broker-id", 2));
     assert_eq!(&*job.payload, b"21");
 }
 
@@ -62,32 +51,18 @@ fn every_native_field_reaches_the_job() {
         "eta":"2026-01-31T12:00:00+01:00","expires":1769860800000,"max_attempts":3,
         "timeout_ms":5000,"reply_to":"results","headers":{"X-Request":"7"}}"#;
     let job = decode(&message(body), &defaults()).unwrap();
-    assert_eq!(
-        (job.task.as_str(), job.id.as_str(), job.tenant.as_str()),
-        ("t", "i", "acme")
-    );
-    assert_eq!(
-        &*job.payload, br#"{"a": 1.50}"#,
-        "the payload is not rewritten"
-    );
+    assert_eq!((job.task.as_str(), job.id.as_str(), job.tenant.as_str()), ("t", "i", "acme"));
+    assert_eq!(&*job.payload, br#"{"a": 1.50}"#, "the payload is not rewritten");
     assert_eq!(job.eta, Some("2026-01-31T11:00:00Z".parse().unwrap()));
     assert_eq!(job.expires, Some("2026-01-31T12:00:00Z".parse().unwrap()));
-    assert_eq!(
-        (job.max_attempts, job.timeout),
-        (Some(3), Some(Duration::from_secs(5)))
-    );
+    assert_eq!((job.max_attempts, job.timeout), (Some(3), Some(Duration::from_secs(5))));
     assert_eq!(job.reply_to.as_deref(), Some("results"));
     assert_eq!(job.headers, [("x-request".to_owned(), "7".to_owned())]);
 }
 
 #[test]
 fn null_is_data() {
-    assert_eq!(
-        &*decode(&message(r#"{"data":null}"#), &defaults())
-            .unwrap()
-            .payload,
-        b"null"
-    );
+    assert_eq!(&*decode(&message(r#"{"data":null}"#), &defaults()).unwrap().payload, b"null");
 }
 
 #[test]
@@ -121,10 +96,7 @@ fn bad_bodies_are_told_apart() {
 #[test]
 fn a_message_without_task_says_how_to_name_one() {
     let reason = refused(&message(r#"{"data":1}"#), &Defaults::default());
-    assert!(
-        reason.contains("default_task") && reason.contains("lovage-task"),
-        "{reason}"
-    );
+    assert!(reason.contains("default_task") && reason.contains("lovage-task"), "{reason}");
 }
 
 #[test]
@@ -132,15 +104,9 @@ fn what_could_be_read_of_a_malformed_message_is_kept() {
     let body = r#"{"data":1,"id":"i","task":"t","tenant":"x","reply_to":"r","eta":"never"}"#;
     let malformed = decode(&message(body), &defaults()).unwrap_err();
     assert_eq!((malformed.id.as_str(), malformed.task.as_str()), ("i", "t"));
-    assert_eq!(
-        (malformed.tenant.as_str(), malformed.reply_to.as_deref()),
-        ("x", Some("r"))
-    );
+    assert_eq!((malformed.tenant.as_str(), malformed.reply_to.as_deref()), ("x", Some("r")));
     let long = format!(r#"{{"data":1,"id":"{}"}}"#, "x".repeat(201));
-    assert_eq!(
-        decode(&message(long), &defaults()).unwrap_err().id,
-        "broker-id"
-    );
+    assert_eq!(decode(&message(long), &defaults()).unwrap_err().id, "broker-id");
 }
 
 #[test]
@@ -153,14 +119,8 @@ fn a_raw_body_is_the_payload_and_attributes_say_the_rest() {
         ("content-type", "text/plain"),
     ];
     let job = decode(&with("hello", &attributes), &raw()).unwrap();
-    assert_eq!(
-        (job.id.as_str(), job.task.as_str(), job.tenant.as_str()),
-        ("i", "t", "acme")
-    );
-    assert_eq!(
-        (&*job.payload, job.content_type.as_str()),
-        (&b"hello"[..], "text/plain")
-    );
+    assert_eq!((job.id.as_str(), job.task.as_str(), job.tenant.as_str()), ("i", "t", "acme"));
+    assert_eq!((&*job.payload, job.content_type.as_str()), (&b"hello"[..], "text/plain"));
     assert_eq!(job.headers, [("traceparent".to_owned(), "00-x".to_owned())]);
 }
 
@@ -168,11 +128,7 @@ fn a_raw_body_is_the_payload_and_attributes_say_the_rest() {
 fn the_format_attribute_wins_over_the_queue() {
     let job = decode(&with("[1]", &[("lovage-format", "raw")]), &defaults()).unwrap();
     assert_eq!(&*job.payload, b"[1]");
-    let job = decode(
-        &with(r#"{"data":2}"#, &[("lovage-format", "native")]),
-        &raw(),
-    )
-    .unwrap();
+    let job = decode(&with(r#"{"data":2}"#, &[("lovage-format", "native")]), &raw()).unwrap();
     assert_eq!(&*job.payload, b"2");
     let reason = refused(&with("1", &[("lovage-format", "yaml")]), &raw());
     assert!(reason.contains("names no format"), "{reason}");
@@ -183,10 +139,7 @@ fn raw_bodies_are_checked_against_what_they_say_they_are() {
     assert!(refused(&message("{"), &raw()).contains("not JSON"));
     assert!(refused(&with("?", &[("content-encoding", "base64")]), &raw()).contains("not base64"));
     assert!(refused(&with("1", &[("content-encoding", "zip")]), &raw()).contains("encoding"));
-    let bytes = with(
-        "/w==\n",
-        &[("content-encoding", "base64"), ("content-type", "x/y")],
-    );
+    let bytes = with("/w==\n", &[("content-encoding", "base64"), ("content-type", "x/y")]);
     assert_eq!(&*decode(&bytes, &raw()).unwrap().payload, b"\xff");
 }
 
@@ -195,10 +148,7 @@ fn a_group_is_the_tenant_on_standard_queues_and_a_mere_order_on_fifo_ones() {
     let mut grouped = message(r#"{"data":1}"#);
     grouped.group = Some("acme".into());
     assert_eq!(decode(&grouped, &defaults()).unwrap().tenant, "acme");
-    let fifo = Defaults {
-        fifo: true,
-        ..defaults()
-    };
+    let fifo = Defaults { fifo: true, ..defaults() };
     assert_eq!(decode(&grouped, &fifo).unwrap().tenant, "");
 }
 
@@ -206,10 +156,7 @@ fn a_group_is_the_tenant_on_standard_queues_and_a_mere_order_on_fifo_ones() {
 fn a_deferral_of_the_broker_moves_the_eta() {
     let mut deferred = message(r#"{"data":1,"eta":1000}"#);
     deferred.not_before = Some(Timestamp::from_millisecond(5000).unwrap());
-    assert_eq!(
-        decode(&deferred, &defaults()).unwrap().eta,
-        deferred.not_before
-    );
+    assert_eq!(decode(&deferred, &defaults()).unwrap().eta, deferred.not_before);
 }
 
 proptest! {

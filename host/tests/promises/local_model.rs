@@ -18,28 +18,11 @@ const QUEUES: [(&str, bool); 2] = [("standard", false), ("fifo", true)];
 
 #[derive(Debug, Clone)]
 enum Op {
-    Send {
-        queue: usize,
-        group: u8,
-        delayed: bool,
-    },
-    Receive {
-        queue: usize,
-        max: usize,
-    },
-    Finish {
-        which: usize,
-        send: Option<Target>,
-        result: bool,
-    },
-    Release {
-        which: usize,
-        later: bool,
-        spent: bool,
-    },
-    CutShort {
-        which: usize,
-    },
+    Send { queue: usize, group: u8, delayed: bool },
+    Receive { queue: usize, max: usize },
+    Finish { which: usize, send: Option<Target>, result: bool },
+    Release { which: usize, later: bool, spent: bool },
+    CutShort { which: usize },
     Reopen,
 }
 
@@ -89,12 +72,7 @@ struct Model {
 impl Model {
     fn send(&mut self, queue: usize, group: u8, hidden: bool) -> usize {
         self.sent += 1;
-        let entry = Entry {
-            group,
-            attempts: 0,
-            hidden,
-            holder: None,
-        };
+        let entry = Entry { group, attempts: 0, hidden, holder: None };
         self.queues[queue].insert(self.sent, entry);
         self.sent
     }
@@ -103,9 +81,7 @@ impl Model {
     fn ready(&self, queue: usize) -> Vec<usize> {
         let entries = &self.queues[queue];
         let is_head = |number: usize, entry: &Entry| {
-            !entries
-                .range(..number)
-                .any(|(_, other)| other.group == entry.group)
+            !entries.range(..number).any(|(_, other)| other.group == entry.group)
         };
         entries
             .iter()
@@ -139,41 +115,20 @@ impl Run {
         for (name, fifo) in QUEUES {
             queues.push(broker.broker.declare(name, fifo, HOUR).await.unwrap());
         }
-        Self {
-            broker,
-            queues,
-            model: Model::default(),
-            deliveries: Vec::new(),
-        }
+        Self { broker, queues, model: Model::default(), deliveries: Vec::new() }
     }
 
     async fn apply(&mut self, op: Op) {
         match op {
-            Op::Send {
-                queue,
-                group,
-                delayed,
-            } => {
+            Op::Send { queue, group, delayed } => {
                 let number = self.model.send(queue, group, delayed);
                 let message = outgoing(number, group, delayed);
-                let answer = self
-                    .broker
-                    .broker
-                    .send(&self.queues[queue], &[message])
-                    .await;
+                let answer = self.broker.broker.send(&self.queues[queue], &[message]).await;
                 answer[0].as_ref().unwrap();
             }
             Op::Receive { queue, max } => self.receive(queue, max).await,
-            Op::Finish {
-                which,
-                send,
-                result,
-            } => self.finish(which, send, result).await,
-            Op::Release {
-                which,
-                later,
-                spent,
-            } => {
+            Op::Finish { which, send, result } => self.finish(which, send, result).await,
+            Op::Release { which, later, spent } => {
                 let after = if later { HOUR } else { NOW };
                 if let Some((queue, number)) =
                     self.settle(which, Disposal::Release { after, spent }).await
@@ -192,11 +147,7 @@ impl Run {
                 let answers = self
                     .broker
                     .broker
-                    .extend(
-                        &self.queues[queue],
-                        std::slice::from_ref(&message.receipt),
-                        NOW,
-                    )
+                    .extend(&self.queues[queue], std::slice::from_ref(&message.receipt), NOW)
                     .await;
                 Self::check(held, &answers[0]);
                 if held {
@@ -211,11 +162,7 @@ impl Run {
 
     async fn receive(&mut self, queue: usize, max: usize) {
         let ready = self.model.ready(queue);
-        let received = self
-            .broker
-            .broker
-            .receive(&self.queues[queue], max, NOW, HOUR)
-            .await;
+        let received = self.broker.broker.receive(&self.queues[queue], max, NOW, HOUR).await;
         let received = received.unwrap();
         assert_eq!(received.len(), max.min(ready.len()), "of {ready:?}");
         for message in received {
@@ -242,10 +189,7 @@ impl Run {
                 to: Arc::clone(&self.queues[*queue].address),
                 message: outgoing(sent, *group, false),
             },
-            Target::Nowhere => Send {
-                to: "nowhere".into(),
-                message: outgoing(sent, 0, false),
-            },
+            Target::Nowhere => Send { to: "nowhere".into(), message: outgoing(sent, 0, false) },
         });
         let disposal = Disposal::Finish {
             sends: sends.collect(),
@@ -297,11 +241,7 @@ impl Run {
             Disposal::Release { .. } => false,
         };
         let settlement = Settlement { message, disposal };
-        let answers = self
-            .broker
-            .broker
-            .settle(&self.queues[queue], &[settlement])
-            .await;
+        let answers = self.broker.broker.settle(&self.queues[queue], &[settlement]).await;
         if nowhere {
             assert_eq!(answers[0].as_ref().unwrap_err().fault, Fault::NotFound);
             return None;
@@ -314,10 +254,8 @@ impl Run {
     async fn compare(&self) {
         for (index, queue) in self.queues.iter().enumerate() {
             let seen = self.broker.broker.browse(queue, usize::MAX).await.unwrap();
-            let mut seen: Vec<usize> = seen
-                .iter()
-                .map(|message| text(message).parse().unwrap())
-                .collect();
+            let mut seen: Vec<usize> =
+                seen.iter().map(|message| text(message).parse().unwrap()).collect();
             seen.sort_unstable();
             let expected: Vec<_> = self.model.queues[index].keys().copied().collect();
             assert_eq!(seen, expected);

@@ -50,12 +50,7 @@ async fn work(
         next += 8;
         let body = |number: &u64| outgoing(format!("{number:0$}", fastrand::usize(1..3_000)));
         let messages: Vec<Outgoing> = numbers.iter().map(body).collect();
-        for (answer, number) in broker
-            .send(&queue, &messages)
-            .await
-            .into_iter()
-            .zip(&numbers)
-        {
+        for (answer, number) in broker.send(&queue, &messages).await.into_iter().zip(&numbers) {
             answer.unwrap();
             journal.lock().unwrap().sent.insert(*number);
         }
@@ -71,15 +66,9 @@ async fn work(
                     job_id: number.to_string(),
                     envelope: number.to_string().into(),
                 }),
-                sends: vec![Send {
-                    to: "results".into(),
-                    message: outgoing(number.to_string()),
-                }],
+                sends: vec![Send { to: "results".into(), message: outgoing(number.to_string()) }],
             };
-            ends.push(Settlement {
-                message: Arc::new(message),
-                disposal,
-            });
+            ends.push(Settlement { message: Arc::new(message), disposal });
         }
         for (answer, number) in broker.settle(&queue, &ends).await.into_iter().zip(ending) {
             answer.unwrap();
@@ -95,10 +84,7 @@ fn log_of(path: &Path) -> PathBuf {
 async fn numbers(broker: &LocalBroker, queue: &str) -> BTreeSet<u64> {
     let queue = Broker::open(broker, queue).await.unwrap();
     let messages = broker.browse(&queue, usize::MAX).await.unwrap();
-    messages
-        .iter()
-        .map(|message| text(message).trim().parse().unwrap())
-        .collect()
+    messages.iter().map(|message| text(message).trim().parse().unwrap()).collect()
 }
 
 /// Opens what the power cut left, and holds it to what was answered before.
@@ -112,27 +98,17 @@ async fn check(path: &Path, before: &Journal, after: &Journal) {
     let waiting = numbers(&broker, "work").await;
     let results = numbers(&broker, "results").await;
     for number in &before.sent {
-        assert!(
-            waiting.contains(number) || results.contains(number),
-            "{number} is lost"
-        );
+        assert!(waiting.contains(number) || results.contains(number), "{number} is lost");
     }
     for number in &before.finished {
         assert!(results.contains(number), "the end of {number} is lost");
     }
-    assert!(
-        results.is_subset(&after.finish_asked),
-        "nobody asked for that"
-    );
+    assert!(results.is_subset(&after.finish_asked), "nobody asked for that");
     // All of a finish or nothing: message gone, follow-on message sent, result kept.
     assert!(waiting.is_disjoint(&results), "half a finish");
     for number in waiting.union(&results) {
         let kept = broker.result(&number.to_string(), NOW).await.unwrap();
-        assert_eq!(
-            kept.is_some(),
-            results.contains(number),
-            "half a finish: {number}"
-        );
+        assert_eq!(kept.is_some(), results.contains(number), "half a finish: {number}");
     }
 }
 
@@ -156,10 +132,7 @@ async fn at_work(cut: impl AsyncFn(&Local, &Mutex<Journal>)) {
     for lane in lanes {
         lane.await.unwrap();
     }
-    assert!(
-        !journal.lock().unwrap().finished.is_empty(),
-        "there was no work"
-    );
+    assert!(!journal.lock().unwrap().finished.is_empty(), "there was no work");
 }
 
 /// The log is cut anywhere after the last answer, or goes on as noise.
@@ -169,9 +142,7 @@ async fn a_torn_log_loses_nothing_that_was_accepted() {
         // A reader that stays keeps the log from being folded into the database: the one only
         // grows, the other stays as it is, and copies of both fit each other.
         let reader = rusqlite::Connection::open(local.path()).unwrap();
-        reader
-            .execute_batch("BEGIN; SELECT count(*) FROM messages;")
-            .unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM messages;").unwrap();
         for round in 0..12 {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..40))).await;
             let before = journal.lock().unwrap().clone();
@@ -187,9 +158,7 @@ async fn a_torn_log_loses_nothing_that_was_accepted() {
             if round % 2 == 0 {
                 log.truncate(torn);
             } else {
-                log[torn..]
-                    .iter_mut()
-                    .for_each(|byte| *byte = fastrand::u8(..));
+                log[torn..].iter_mut().for_each(|byte| *byte = fastrand::u8(..));
             }
             fs::write(log_of(&copy), log).unwrap();
             check(&copy, &before, &after).await;

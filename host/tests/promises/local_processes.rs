@@ -91,11 +91,7 @@ async fn no_wake_up_is_missed() {
             send(&other, &queue, &[outgoing(n.to_string())]).await
         });
         assert_eq!(text(&message), n.to_string());
-        assert!(
-            before.elapsed() < SOON / 2,
-            "found by chance: {:?}",
-            before.elapsed()
-        );
+        assert!(before.elapsed() < SOON / 2, "found by chance: {:?}", before.elapsed());
         settle(&*local.broker, &queue, &[finish(&message)]).await;
     }
 }

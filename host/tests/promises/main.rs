@@ -1,6 +1,7 @@
 //! What Lovage promises, one test a promise, grouped by whom the promise is about.
 //!
-//! One test binary, so that the heavy dependencies are linked once.
+//! One test binary, so that the heavy dependencies are linked once, and the local AWS that many
+//! promises are tested on is started once. It is installed by `make test-setup`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,16 +9,16 @@
     clippy::indexing_slicing,
     reason = "a test that meets the unexpected has to fail, loudly and on the spot"
 )]
-#![allow(
-    clippy::print_stderr,
-    reason = "a test that is skipped says why on standard error"
-)]
-#![allow(
-    async_fn_in_trait,
-    reason = "fixtures are only awaited in place, never spawned"
-)]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says why on standard error")]
+#![allow(async_fn_in_trait, reason = "fixtures are only awaited in place, never spawned")]
 
+#[cfg(feature = "compiler")]
+mod compile_cache;
+#[cfg(feature = "compiler")]
+mod components;
 mod conformance;
+#[cfg(feature = "compiler")]
+mod guests;
 #[cfg(feature = "local")]
 mod local_broker;
 #[cfg(feature = "local")]
@@ -26,4 +27,13 @@ mod local_model;
 mod local_power_cut;
 #[cfg(feature = "local")]
 mod local_processes;
+#[cfg(feature = "compiler")]
+mod precompiled;
+#[cfg(feature = "compiler")]
+mod registry;
+#[cfg(feature = "compiler")]
+mod sandbox;
+mod sqs_broker;
+mod sqs_errors;
+mod sqs_requests;
 mod support;

@@ -42,10 +42,7 @@ impl Broker for LocalBroker {
 
     async fn open(&self, name: &str) -> Result<Queue, BrokerError> {
         let wanted = name.to_owned();
-        match self
-            .look(move |connection| find_queue(connection, &wanted))
-            .await?
-        {
+        match self.look(move |connection| find_queue(connection, &wanted)).await? {
             Some(row) => Ok(described(name, row)),
             None => Err(self.missing(name).await),
         }
@@ -65,11 +62,7 @@ impl Broker for LocalBroker {
         }
         let (reply, answer) = oneshot::channel();
         let _waits = self.signals.wait();
-        let mut delivery = InDelivery {
-            broker: self,
-            queue,
-            answer,
-        };
+        let mut delivery = InDelivery { broker: self, queue, answer };
         self.submit(Request::Receive(Receive {
             queue: Arc::clone(&queue.address),
             max,
@@ -84,6 +77,11 @@ impl Broker for LocalBroker {
             Ok(rows) => Ok(rows.into_iter().map(Row::into_message).collect()),
             Err(_) => Err(self.missing(&queue.name).await),
         }
+    }
+
+    fn interrupt(&self) {
+        // Where the writer is gone, nobody waits.
+        let _ = self.submit(Request::Interrupt);
     }
 
     async fn extend(
@@ -124,22 +122,14 @@ impl Broker for LocalBroker {
         queue: &Queue,
         settlements: &[Settlement],
     ) -> Vec<Result<(), BrokerError>> {
-        let ends = settlements
-            .iter()
-            .map(|settlement| End::encode(settlement, queue))
-            .collect();
+        let ends = settlements.iter().map(|settlement| End::encode(settlement, queue)).collect();
         let address = Arc::clone(&queue.address);
-        self.in_parts(queue, ends, weight, move |store, part| {
-            store.settle(&address, part)
-        })
-        .await
+        self.in_parts(queue, ends, weight, move |store, part| store.settle(&address, part)).await
     }
 
     async fn send(&self, queue: &Queue, messages: &[Outgoing]) -> Vec<Result<String, BrokerError>> {
-        let messages = messages
-            .iter()
-            .map(|message| NewMessage::encode(message, &queue.name))
-            .collect();
+        let messages =
+            messages.iter().map(|message| NewMessage::encode(message, &queue.name)).collect();
         let address = Arc::clone(&queue.address);
         let weigh = |message: &NewMessage| 1 + message.body.len() / PAGE;
         let answers = self
@@ -150,10 +140,7 @@ impl Broker for LocalBroker {
                 })
             })
             .await;
-        answers
-            .into_iter()
-            .map(|answer| answer.map(|id| id.to_string()))
-            .collect()
+        answers.into_iter().map(|answer| answer.map(|id| id.to_string())).collect()
     }
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
@@ -210,18 +197,13 @@ impl Broker for LocalBroker {
                     fetch_body(&snapshot, &mut row)?;
                     Ok(row)
                 };
-                rows.map(whole)
-                    .collect::<rusqlite::Result<Vec<_>>>()
-                    .map(Some)
+                rows.map(whole).collect::<rusqlite::Result<Vec<_>>>().map(Some)
             })
             .await?;
         let Some(rows) = rows else {
             return Err(self.missing(&queue.name).await);
         };
-        let shown = |row: Row| Message {
-            receipt: Receipt(LOOKED_AT.into()),
-            ..row.into_message()
-        };
+        let shown = |row: Row| Message { receipt: Receipt(LOOKED_AT.into()), ..row.into_message() };
         Ok(rows.into_iter().map(shown).collect())
     }
 
@@ -250,12 +232,8 @@ fn weight(end: &End) -> usize {
     match &end.ending {
         Ending::Release { .. } => 1,
         Ending::Finish { result, sends } => {
-            let kept = result
-                .as_ref()
-                .map_or(0, |result| 1 + result.envelope.len() / PAGE);
-            let sent = sends
-                .iter()
-                .map(|(_, message)| 1 + message.body.len() / PAGE);
+            let kept = result.as_ref().map_or(0, |result| 1 + result.envelope.len() / PAGE);
+            let sent = sends.iter().map(|(_, message)| 1 + message.body.len() / PAGE);
             1 + kept + sent.sum::<usize>()
         }
     }

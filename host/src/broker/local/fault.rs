@@ -9,10 +9,9 @@ use crate::broker::{BrokerError, Fault};
 /// Explains why `doing` (an infinitive: `write to`) failed for the database at `path`.
 pub fn explain(path: &Path, doing: &str, error: Error) -> BrokerError {
     let (fault, why) = match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => (
-            Fault::Unavailable,
-            "its disk is full; free some space, and it goes on by itself",
-        ),
+        Some(ErrorCode::DiskFull) => {
+            (Fault::Unavailable, "its disk is full; free some space, and it goes on by itself")
+        }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
             Fault::Unavailable,
             "another process has held it locked for 10 s; look for one that is stuck",
@@ -30,14 +29,12 @@ pub fn explain(path: &Path, doing: &str, error: Error) -> BrokerError {
             Fault::Invalid,
             "the file is no SQLite database; name another file, or move this one away",
         ),
-        Some(ErrorCode::DatabaseCorrupt) => (
-            Fault::Invalid,
-            "the database is damaged; move it away or bring back a copy of it",
-        ),
-        Some(ErrorCode::SystemIoFailure) => (
-            Fault::Unavailable,
-            "its disk failed to read or write; see the system's log",
-        ),
+        Some(ErrorCode::DatabaseCorrupt) => {
+            (Fault::Invalid, "the database is damaged; move it away or bring back a copy of it")
+        }
+        Some(ErrorCode::SystemIoFailure) => {
+            (Fault::Unavailable, "its disk failed to read or write; see the system's log")
+        }
         Some(ErrorCode::FileLockingProtocolFailed) => (
             Fault::Unavailable,
             "its file system cannot lock files as it should; keep the file on a local disk",
@@ -46,10 +43,8 @@ pub fn explain(path: &Path, doing: &str, error: Error) -> BrokerError {
         Some(ErrorCode::OutOfMemory) => (Fault::Unavailable, "there is no memory left"),
         _ => (Fault::Invalid, "SQLite refused it; this is a bug in Lovage"),
     };
-    let message = format!(
-        "cannot {doing} the broker's database {}: {why} ({error})",
-        path.display()
-    );
+    let message =
+        format!("cannot {doing} the broker's database {}: {why} ({error})", path.display());
     BrokerError::caused_by(fault, message, error)
 }
 

@@ -46,6 +46,9 @@ const LIMITS: Limits = Limits {
     settle_batch: 256,
     // While one commit is on its way to the disk the next ones gather: more would add nothing.
     settle_concurrency: 4,
+    // The writer gathers what waits for it; a lone settlement has nothing to wait for.
+    settle_linger: Duration::ZERO,
+    keeps_results: true,
     message_bytes: wire::MESSAGE_BYTES,
     max_lease: Duration::from_secs(12 * 3600),
 };
@@ -63,9 +66,7 @@ pub struct LocalOptions {
 
 impl Default for LocalOptions {
     fn default() -> Self {
-        Self {
-            retention: Duration::from_secs(24 * 3600),
-        }
+        Self { retention: Duration::from_secs(24 * 3600) }
     }
 }
 
@@ -84,9 +85,7 @@ pub struct LocalBroker {
 
 impl std::fmt::Debug for LocalBroker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LocalBroker")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("LocalBroker").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -159,15 +158,10 @@ impl LocalBroker {
             ));
         }
         let visibility_ms = lease(name, visibility_timeout)?;
-        let row = QueueRow {
-            id: 0,
-            fifo,
-            visibility_ms,
-        };
+        let row = QueueRow { id: 0, fifo, visibility_ms };
         let queue = described(name, row);
         let name = Arc::clone(&queue.name);
-        self.call(1, move |store| store.declare(&name, fifo, visibility_ms))
-            .await?;
+        self.call(1, move |store| store.declare(&name, fifo, visibility_ms)).await?;
         Ok(queue)
     }
 
@@ -181,11 +175,7 @@ impl LocalBroker {
             let mut statement = connection.prepare_cached(sql::QUEUES)?;
             let rows = statement.query_map([], |row| {
                 let name: String = row.get(0)?;
-                let settings = QueueRow {
-                    id: 0,
-                    fifo: row.get(1)?,
-                    visibility_ms: row.get(2)?,
-                };
+                let settings = QueueRow { id: 0, fifo: row.get(1)?, visibility_ms: row.get(2)? };
                 Ok(described(&name, settings))
             })?;
             rows.collect()
@@ -215,9 +205,7 @@ impl LocalBroker {
     }
 
     fn submit(&self, request: Request) -> Result<(), BrokerError> {
-        self.requests
-            .send(request)
-            .map_err(|_| writer_gone(&self.path))
+        self.requests.send(request).map_err(|_| writer_gone(&self.path))
     }
 
     /// Reads without getting in the writer's way.
@@ -234,10 +222,7 @@ impl LocalBroker {
             Ok(answer) => answer.map_err(|error| explain(&self.path, "read", error)),
             Err(error) => Err(BrokerError::caused_by(
                 Fault::Unavailable,
-                format!(
-                    "reading the broker's database {} broke off",
-                    self.path.display()
-                ),
+                format!("reading the broker's database {} broke off", self.path.display()),
                 error,
             )),
         }

@@ -22,6 +22,8 @@ pub enum Request {
     Receive(Receive),
     /// A wait for a result.
     AwaitResult(AwaitResult),
+    /// Nobody is to wait for messages any longer.
+    Interrupt,
     /// Somebody wrote to the file; perhaps another process.
     FileChanged,
     /// Finish what came before, then end.

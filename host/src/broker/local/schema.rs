@@ -105,10 +105,7 @@ fn check_place(path: &Path) -> Result<(), BrokerError> {
 }
 
 fn refused(path: &Path, why: &str) -> BrokerError {
-    let message = format!(
-        "cannot open the broker's database {}: {why}",
-        path.display()
-    );
+    let message = format!("cannot open the broker's database {}: {why}", path.display());
     BrokerError::new(Fault::Invalid, message)
 }
 

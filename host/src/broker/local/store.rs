@@ -158,9 +158,7 @@ impl<'c> Store<'c> {
         let found: Option<(i64, [u8; 16])> = self
             .connection
             .prepare_cached(sql::DUPLICATE)?
-            .query_row(params![queue.id, name], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
+            .query_row(params![queue.id, name], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         Ok(found
             .filter(|(taken_at, _)| taken_at + DEDUPLICATION_MS > self.now)
@@ -172,11 +170,7 @@ impl<'c> Store<'c> {
         self.connection
             .prepare_cached(sql::GROUP_HEAD)?
             .query_row(params![queue, group], |row| {
-                Ok(Head {
-                    seq: row.get(0)?,
-                    visible_at: row.get(1)?,
-                    due_at: row.get(2)?,
-                })
+                Ok(Head { seq: row.get(0)?, visible_at: row.get(1)?, due_at: row.get(2)? })
             })
             .optional()
     }
@@ -320,9 +314,7 @@ impl<'c> Store<'c> {
     pub fn result(&self, job_id: &str) -> rusqlite::Result<Option<Bytes>> {
         self.connection
             .prepare_cached(sql::RESULT)?
-            .query_row([job_id], |row| {
-                Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))
-            })
+            .query_row([job_id], |row| Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?)))
             .optional()
     }
 
@@ -383,21 +375,15 @@ struct Head {
 }
 
 fn held(changed: usize) -> Result<(), Refusal> {
-    if changed == 1 {
-        Ok(())
-    } else {
-        Err(Refusal::Stale)
-    }
+    if changed == 1 { Ok(()) } else { Err(Refusal::Stale) }
 }
 
 /// Brings a message's body where that is kept apart.
 pub fn fetch_body(connection: &Connection, row: &mut Row) -> rusqlite::Result<()> {
     if row.body.is_none() {
-        let body = connection
-            .prepare_cached(sql::BODY)?
-            .query_row([row.delivery.seq], |row| {
-                Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))
-            })?;
+        let body = connection.prepare_cached(sql::BODY)?.query_row([row.delivery.seq], |row| {
+            Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))
+        })?;
         row.body = Some(body);
     }
     Ok(())
@@ -408,11 +394,7 @@ pub fn find_queue(connection: &Connection, name: &str) -> rusqlite::Result<Optio
     connection
         .prepare_cached(sql::QUEUE)?
         .query_row([name], |row| {
-            Ok(QueueRow {
-                id: row.get(0)?,
-                fifo: row.get(1)?,
-                visibility_ms: row.get(2)?,
-            })
+            Ok(QueueRow { id: row.get(0)?, fifo: row.get(1)?, visibility_ms: row.get(2)? })
         })
         .optional()
 }

@@ -126,9 +126,7 @@ impl Waiting {
             if found.is_some() {
                 ready.append(&mut patient);
             }
-            let served = ready
-                .into_iter()
-                .map(|wait| Served::Result(wait, found.clone()));
+            let served = ready.into_iter().map(|wait| Served::Result(wait, found.clone()));
             self.served.extend(served);
             if !patient.is_empty() {
                 self.results.insert(job, patient);
@@ -151,10 +149,7 @@ impl Waiting {
                     parked.receivers.push_front(receive);
                 }
                 Served::Result(wait, _) => {
-                    self.results
-                        .entry(wait.job_id.clone())
-                        .or_default()
-                        .push(wait);
+                    self.results.entry(wait.job_id.clone()).or_default().push(wait);
                 }
             }
         }
@@ -167,9 +162,7 @@ impl Waiting {
     /// Tells everybody of a failure.
     pub fn fail(&mut self, error: impl Fn() -> BrokerError) {
         self.look_for.clear();
-        for receive in mem::take(&mut self.queues)
-            .into_values()
-            .flat_map(|parked| parked.receivers)
+        for receive in mem::take(&mut self.queues).into_values().flat_map(|parked| parked.receivers)
         {
             let _ = receive.reply.send(Err(error()));
         }
@@ -178,12 +171,18 @@ impl Waiting {
         }
     }
 
+    /// Sends the receivers away empty-handed.
+    pub fn interrupt(&mut self) {
+        let parked = mem::take(&mut self.queues);
+        for receive in parked.into_values().flat_map(|parked| parked.receivers) {
+            let _ = receive.reply.send(Ok(Ok(Vec::new())));
+        }
+    }
+
     /// Forgets those who no longer wait.
     pub fn tidy(&mut self) {
         self.queues.retain(|_, parked| {
-            parked
-                .receivers
-                .retain(|receive| !receive.reply.is_closed());
+            parked.receivers.retain(|receive| !receive.reply.is_closed());
             !parked.receivers.is_empty()
         });
         self.results.retain(|_, waits| {

@@ -122,8 +122,6 @@ fn try_watch(
 }
 
 fn is_write_to(event: &Event, log: &OsString) -> bool {
-    matches!(
-        event.kind,
-        EventKind::Modify(_) | EventKind::Create(_) | EventKind::Any
-    ) && event.paths.iter().any(|path| path.file_name() == Some(log))
+    matches!(event.kind, EventKind::Modify(_) | EventKind::Create(_) | EventKind::Any)
+        && event.paths.iter().any(|path| path.file_name() == Some(log))
 }

@@ -79,14 +79,8 @@ pub struct End {
 
 #[derive(Debug)]
 pub enum Ending {
-    Finish {
-        result: Option<KeptResult>,
-        sends: Vec<(Arc<str>, NewMessage)>,
-    },
-    Release {
-        after_ms: i64,
-        spent: bool,
-    },
+    Finish { result: Option<KeptResult>, sends: Vec<(Arc<str>, NewMessage)> },
+    Release { after_ms: i64, spent: bool },
 }
 
 impl End {
@@ -103,10 +97,9 @@ impl End {
                     })
                     .collect::<Result<_, BrokerError>>()?,
             },
-            Disposal::Release { after, spent } => Ending::Release {
-                after_ms: millis(*after),
-                spent: *spent,
-            },
+            Disposal::Release { after, spent } => {
+                Ending::Release { after_ms: millis(*after), spent: *spent }
+            }
         };
         Ok(Self { delivery, ending })
     }
@@ -162,20 +155,14 @@ impl Row {
     pub fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         let id = row.get_ref(4)?.as_blob()?;
         Ok(Self {
-            delivery: Delivery {
-                seq: row.get(0)?,
-                nonce: row.get(1)?,
-            },
+            delivery: Delivery { seq: row.get(0)?, nonce: row.get(1)? },
             attempts: row.get(2)?,
             sent_at: row.get(3)?,
             id: Uuid::from_slice(id).unwrap_or_default(),
             group: row.get(5)?,
             trace_header: row.get(6)?,
             attributes: row.get(7)?,
-            body: row
-                .get_ref(8)?
-                .as_blob_or_null()?
-                .map(Bytes::copy_from_slice),
+            body: row.get_ref(8)?.as_blob_or_null()?.map(Bytes::copy_from_slice),
         })
     }
 

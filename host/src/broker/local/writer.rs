@@ -117,7 +117,7 @@ impl Writer {
             weight += match &request {
                 Request::Work(work) => work.weight(),
                 Request::Receive(receive) => receive.max,
-                Request::AwaitResult(_) | Request::FileChanged => 1,
+                Request::AwaitResult(_) | Request::FileChanged | Request::Interrupt => 1,
                 Request::Stop => {
                     self.stopping = true;
                     break;
@@ -163,6 +163,7 @@ impl Writer {
                 Request::Work(work) => works.push(work),
                 Request::Receive(receive) => self.waiting.receive(receive),
                 Request::AwaitResult(wait) => self.waiting.await_result(wait),
+                Request::Interrupt => self.waiting.interrupt(),
                 Request::FileChanged => {
                     // Before the transaction begins: a write that comes later asks anew.
                     self.signals.seen();
@@ -297,20 +298,13 @@ impl Writer {
             self.undo();
         }
         let soon = Duration::from_millis(20);
-        self.purge_at = Instant::now()
-            + if more.unwrap_or(false) {
-                soon
-            } else {
-                PURGE_EVERY
-            };
+        self.purge_at = Instant::now() + if more.unwrap_or(false) { soon } else { PURGE_EVERY };
     }
 }
 
 /// Differs from the last one when another connection has committed since.
 fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection
-        .prepare_cached("PRAGMA data_version")?
-        .query_row([], |row| row.get(0))
+    connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
 }
 
 /// Puts back messages that were leased for nobody; no attempt is spent.
@@ -320,10 +314,7 @@ pub fn give_back(queue: &Arc<str>, rows: Vec<Row>) -> Option<Box<dyn Work>> {
     }
     let end = |row: Row| End {
         delivery: row.delivery,
-        ending: Ending::Release {
-            after_ms: 0,
-            spent: false,
-        },
+        ending: Ending::Release { after_ms: 0, spent: false },
     };
     let ends: Vec<_> = rows.into_iter().map(end).collect();
     let queue = Arc::clone(queue);

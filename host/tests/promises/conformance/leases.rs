@@ -27,18 +27,12 @@ pub async fn redelivers_when_a_lease_ends(fixture: &impl Fixture) {
     assert_eq!((first.attempt, second.attempt), (1, 2));
     assert_eq!(second.id, first.id);
     assert_eq!(second.body, first.body);
-    assert_ne!(
-        second.receipt, first.receipt,
-        "a receipt names one delivery"
-    );
+    assert_ne!(second.receipt, first.receipt, "a receipt names one delivery");
 }
 
 pub async fn a_receive_names_the_lease_whatever_the_queue_says(fixture: &impl Fixture) {
     let (broker, tick) = (fixture.broker(), fixture.tick());
-    let spec = Spec {
-        visibility: Some(tick),
-        ..Spec::standard()
-    };
+    let spec = Spec { visibility: Some(tick), ..Spec::standard() };
     let queue = fixture.queue(spec).await;
     send(&*broker, &queue, &[outgoing("held")]).await;
     receive_one(&*broker, &queue, SOON, LONG).await;
@@ -67,9 +61,7 @@ pub async fn a_lease_can_be_cut_short(fixture: &impl Fixture) {
     send(&*broker, &queue, &[outgoing("short")]).await;
     let first = receive_one(&*broker, &queue, SOON, LONG).await;
 
-    let answers = broker
-        .extend(&queue, &[first.receipt], Duration::ZERO)
-        .await;
+    let answers = broker.extend(&queue, &[first.receipt], Duration::ZERO).await;
 
     assert!(matches!(answers.as_slice(), [Ok(())]), "{answers:?}");
     let second = receive_one(&*broker, &queue, SOON, LONG).await;
@@ -100,9 +92,7 @@ pub async fn stale_receipts_are_refused(fixture: &impl Fixture) {
 
     for answer in [
         settle_each(&*broker, &queue, &[finish(&lost)]).await,
-        broker
-            .extend(&queue, std::slice::from_ref(&lost.receipt), LONG)
-            .await,
+        broker.extend(&queue, std::slice::from_ref(&lost.receipt), LONG).await,
     ] {
         let fault = answer[0].as_ref().expect_err("the lease was lost").fault;
         assert_eq!(fault, Fault::Stale);
@@ -145,11 +135,7 @@ pub async fn receive_waits_and_returns_early_when_a_message_comes(fixture: &impl
     });
     assert_eq!(text(&message), "now");
     assert!(before.elapsed() >= fixture.tick());
-    assert!(
-        before.elapsed() < SOON / 2,
-        "waited on: {:?}",
-        before.elapsed()
-    );
+    assert!(before.elapsed() < SOON / 2, "waited on: {:?}", before.elapsed());
 }
 
 pub async fn receive_gives_up_after_its_wait(fixture: &impl Fixture) {

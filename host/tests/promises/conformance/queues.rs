@@ -20,11 +20,7 @@ pub async fn an_open_of_a_missing_queue_says_so(fixture: &impl Fixture) {
 pub async fn open_tells_what_a_queue_is(fixture: &impl Fixture) {
     let broker = fixture.broker();
     for fifo in [false, true] {
-        let spec = Spec {
-            fifo,
-            visibility: Some(Duration::from_secs(45)),
-            redrive: None,
-        };
+        let spec = Spec { fifo, visibility: Some(Duration::from_secs(45)), redrive: None };
         let queue = fixture.queue(spec).await;
         let opened = broker.open(&queue.name).await.unwrap();
         assert_eq!(opened, queue);
@@ -37,18 +33,11 @@ pub async fn open_tells_what_a_queue_is(fixture: &impl Fixture) {
 pub async fn depth_tells_ready_from_delayed_from_in_flight(fixture: &impl Fixture) {
     let broker = fixture.broker();
     let queue = fixture.queue(Spec::standard()).await;
-    let delayed = Outgoing {
-        delay: Duration::from_secs(600),
-        ..outgoing("later")
-    };
+    let delayed = Outgoing { delay: Duration::from_secs(600), ..outgoing("later") };
     let four = [delayed, outgoing("a"), outgoing("b"), outgoing("c")];
     send(&*broker, &queue, &four).await;
     receive_one(&*broker, &queue, SOON, LONG).await;
-    let expected = Depth {
-        ready: 2,
-        delayed: 1,
-        in_flight: 1,
-    };
+    let expected = Depth { ready: 2, delayed: 1, in_flight: 1 };
     let end = std::time::Instant::now() + SOON;
     loop {
         let depth = broker.depth(&queue).await.unwrap();
@@ -83,10 +72,8 @@ pub async fn browse_takes_nothing_away(fixture: &impl Fixture) {
 
 pub async fn queues_are_apart(fixture: &impl Fixture) {
     let broker = fixture.broker();
-    let (one, other) = (
-        fixture.queue(Spec::standard()).await,
-        fixture.queue(Spec::standard()).await,
-    );
+    let (one, other) =
+        (fixture.queue(Spec::standard()).await, fixture.queue(Spec::standard()).await);
     send(&*broker, &one, &[outgoing("mine")]).await;
     nothing_comes(&*broker, &other, fixture.tick()).await;
     let message = receive_one(&*broker, &one, SOON, LONG).await;
@@ -99,10 +86,7 @@ pub async fn exhausted_messages_move_where_the_queue_says(fixture: &impl Fixture
     }
     let broker = fixture.broker();
     let dead = fixture.queue(Spec::standard()).await;
-    let spec = Spec {
-        redrive: Some((dead.clone(), 1)),
-        ..Spec::standard()
-    };
+    let spec = Spec { redrive: Some((dead.clone(), 1)), ..Spec::standard() };
     let queue = fixture.queue(spec).await;
     let target = queue.redrive_target.as_deref().unwrap_or_default();
     assert!(target.contains(&*dead.name), "{target}");

@@ -29,10 +29,7 @@ pub async fn carries_bodies_and_attributes_unchanged(fixture: &impl Fixture) {
         ("name.with-signs_2", "🌿 {\"a\": [1, 2]}"),
     ]);
     for body in bodies {
-        let message = Outgoing {
-            attributes: attributes.clone(),
-            ..outgoing(body)
-        };
+        let message = Outgoing { attributes: attributes.clone(), ..outgoing(body) };
         send(&*broker, &queue, std::slice::from_ref(&message)).await;
         let before = jiff::Timestamp::now();
         let got = receive_one(&*broker, &queue, SOON, LONG).await;
@@ -143,19 +140,13 @@ pub async fn one_bad_message_fails_alone(fixture: &impl Fixture) {
     let taken: Vec<_> = answers.iter().map(Result::is_ok).collect();
     assert_eq!(taken, [true, false, true]);
     let got = receive(&*broker, &queue, 2, SOON, LONG).await;
-    assert_eq!(
-        got.iter().map(text).collect::<BTreeSet<_>>(),
-        BTreeSet::from(["a", "b"])
-    );
+    assert_eq!(got.iter().map(text).collect::<BTreeSet<_>>(), BTreeSet::from(["a", "b"]));
 }
 
 pub async fn delays_of_any_length(fixture: &impl Fixture) {
     let (broker, tick) = (fixture.broker(), fixture.tick());
     let queue = fixture.queue(Spec::standard()).await;
-    let delayed = |days: u64, delay| Outgoing {
-        delay,
-        ..outgoing(format!("{days} days"))
-    };
+    let delayed = |days: u64, delay| Outgoing { delay, ..outgoing(format!("{days} days")) };
     let day = Duration::from_secs(24 * 3600);
     let mut sent = vec![delayed(0, tick * 2)];
     sent.extend([1, 30, 3650].map(|days| delayed(days, day * u32::try_from(days).unwrap())));

@@ -15,31 +15,19 @@ use crate::support::broker::{
 
 /// The end of a message that leads to one other.
 fn finish_sending(message: &Message, to: &str, outgoing: Outgoing) -> Settlement {
-    let sends = vec![Send {
-        to: to.into(),
-        message: outgoing,
-    }];
+    let sends = vec![Send { to: to.into(), message: outgoing }];
     Settlement {
         message: Arc::new(message.clone()),
-        disposal: Disposal::Finish {
-            result: None,
-            sends,
-        },
+        disposal: Disposal::Finish { result: None, sends },
     }
 }
 
 /// The end of a message that leaves a result.
 fn finish_keeping(message: &Message, job_id: &str, envelope: &str) -> Settlement {
-    let result = KeptResult {
-        job_id: job_id.to_owned(),
-        envelope: envelope.to_owned().into(),
-    };
+    let result = KeptResult { job_id: job_id.to_owned(), envelope: envelope.to_owned().into() };
     Settlement {
         message: Arc::new(message.clone()),
-        disposal: Disposal::Finish {
-            result: Some(result),
-            sends: Vec::new(),
-        },
+        disposal: Disposal::Finish { result: Some(result), sends: Vec::new() },
     }
 }
 
@@ -60,8 +48,9 @@ pub async fn release_spends_or_keeps_the_attempt(fixture: &impl Fixture) {
     for spent in [true, false, false, true, true, false] {
         let message = receive_one(&*broker, &queue, SOON, LONG).await;
         attempts.push(message.attempt);
-        let back = release(&message, Duration::ZERO, spent);
-        settle(&*broker, &queue, &[back]).await;
+        let at_once = spent || fixture.features().free_release_at_once;
+        let after = if at_once { Duration::ZERO } else { fixture.tick() };
+        settle(&*broker, &queue, &[release(&message, after, spent)]).await;
     }
     assert_eq!(attempts, [1, 2, 2, 2, 3, 4]);
     let last = receive_one(&*broker, &queue, SOON, LONG).await;
@@ -89,10 +78,8 @@ pub async fn finish_delivers_what_it_sends(fixture: &impl Fixture) {
     let results = fixture.queue(Spec::standard()).await;
     send(&*broker, &queue, &[outgoing("21")]).await;
     let message = receive_one(&*broker, &queue, SOON, LONG).await;
-    let result = Outgoing {
-        attributes: attributes(&[("lovage-status", "done")]),
-        ..outgoing("42")
-    };
+    let result =
+        Outgoing { attributes: attributes(&[("lovage-status", "done")]), ..outgoing("42") };
 
     let end = finish_sending(&message, &results.address, result.clone());
     settle(&*broker, &queue, &[end]).await;
@@ -143,10 +130,8 @@ pub async fn partial_failures_are_told_apart(fixture: &impl Fixture) {
     )
     .await;
 
-    let faults: Vec<_> = answers
-        .iter()
-        .map(|answer| answer.as_ref().err().map(|error| error.fault))
-        .collect();
+    let faults: Vec<_> =
+        answers.iter().map(|answer| answer.as_ref().err().map(|error| error.fault)).collect();
     let (gone, large) = (Some(Fault::NotFound), Some(Fault::TooLarge));
     assert_eq!(faults, [None, gone, None, large, None]);
     let sent = receive_one(&*broker, &results, SOON, LONG).await;
@@ -173,10 +158,7 @@ pub async fn takes_any_number_of_settlements(fixture: &impl Fixture) {
     let got = receive(&*broker, &queue, COUNT, SOON, fixture.tick() * 5).await;
     let receipts: Vec<_> = got.iter().map(|message| message.receipt.clone()).collect();
     let answers = broker.extend(&queue, &receipts, LONG).await;
-    assert_eq!(
-        answers.iter().filter(|answer| answer.is_ok()).count(),
-        COUNT
-    );
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), COUNT);
     let ends: Vec<_> = got.iter().map(finish).collect();
     settle(&*broker, &queue, &ends).await;
     nothing_comes(&*broker, &queue, fixture.tick()).await;
@@ -194,12 +176,7 @@ pub async fn keeps_results_by_job(fixture: &impl Fixture) {
     for envelope in ["{\"v\": 1}", "{\"v\": 2}"] {
         send(&*broker, &queue, &[outgoing("1")]).await;
         let message = receive_one(&*broker, &queue, SOON, LONG).await;
-        settle(
-            &*broker,
-            &queue,
-            &[finish_keeping(&message, "job-1", envelope)],
-        )
-        .await;
+        settle(&*broker, &queue, &[finish_keeping(&message, "job-1", envelope)]).await;
         // A job that runs again, such as one taken from the dead letters, replaces its result.
         let kept = broker.result("job-1", SOON).await.unwrap();
         assert_eq!(kept.unwrap(), envelope);
@@ -215,15 +192,12 @@ pub async fn a_wait_for_a_result_ends_when_it_comes(fixture: &impl Fixture) {
     let queue = fixture.queue(Spec::standard()).await;
     send(&*broker, &queue, &[outgoing("1")]).await;
     let before = Instant::now();
-    let (one, other, ()) = tokio::join!(
-        broker.result("job-w", SOON),
-        broker.result("job-w", SOON),
-        async {
+    let (one, other, ()) =
+        tokio::join!(broker.result("job-w", SOON), broker.result("job-w", SOON), async {
             let message = receive_one(&*broker, &queue, SOON, LONG).await;
             tokio::time::sleep(fixture.tick()).await;
             settle(&*broker, &queue, &[finish_keeping(&message, "job-w", "7")]).await;
-        }
-    );
+        });
     assert_eq!(one.unwrap().unwrap(), "7");
     assert_eq!(other.unwrap().unwrap(), "7");
     assert!(before.elapsed() < SOON / 2, "waited on");

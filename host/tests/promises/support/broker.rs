@@ -49,19 +49,13 @@ impl Spec {
 
     /// A FIFO queue.
     pub fn fifo() -> Self {
-        Self {
-            fifo: true,
-            ..Self::default()
-        }
+        Self { fifo: true, ..Self::default() }
     }
 }
 
 /// What brokers differ in. A promise that a broker cannot make is passed over in its suite.
 #[derive(Debug, Clone, Copy)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "a list of features, no state"
-)]
+#[allow(clippy::struct_excessive_bools, reason = "a list of features, no state")]
 pub struct Features {
     /// `result` gives what `Finish` was told to keep; else it must answer `Unsupported`.
     pub keeps_results: bool,
@@ -73,24 +67,20 @@ pub struct Features {
     pub browse_is_invisible: bool,
     /// Receipts of settled and taken-over deliveries are told from good ones.
     pub refuses_stale_receipts: bool,
+    /// A delivery given back without a wait need not count as an attempt.
+    pub free_release_at_once: bool,
     /// The broker moves exhausted messages by itself ([`Spec::redrive`]).
     pub redrives: bool,
 }
 
 /// A message with a body and nothing else.
 pub fn outgoing(body: impl Into<bytes::Bytes>) -> Outgoing {
-    Outgoing {
-        body: body.into(),
-        ..Outgoing::default()
-    }
+    Outgoing { body: body.into(), ..Outgoing::default() }
 }
 
 /// A message of a group.
 pub fn grouped(group: &str, body: &str) -> Outgoing {
-    Outgoing {
-        group: Some(group.to_owned()),
-        ..outgoing(body.to_owned())
-    }
+    Outgoing { group: Some(group.to_owned()), ..outgoing(body.to_owned()) }
 }
 
 /// One attribute.
@@ -103,19 +93,13 @@ pub fn attributes(pairs: &[(&str, &str)]) -> Attributes {
 pub fn finish(message: &Message) -> Settlement {
     Settlement {
         message: Arc::new(message.clone()),
-        disposal: Disposal::Finish {
-            result: None,
-            sends: Vec::new(),
-        },
+        disposal: Disposal::Finish { result: None, sends: Vec::new() },
     }
 }
 
 /// A message put back.
 pub fn release(message: &Message, after: Duration, spent: bool) -> Settlement {
-    Settlement {
-        message: Arc::new(message.clone()),
-        disposal: Disposal::Release { after, spent },
-    }
+    Settlement { message: Arc::new(message.clone()), disposal: Disposal::Release { after, spent } }
 }
 
 /// The text of a message.
@@ -127,10 +111,7 @@ pub fn text(message: &Message) -> &str {
 pub async fn send(broker: &dyn Broker, queue: &Queue, messages: &[Outgoing]) -> Vec<String> {
     let answers = broker.send(queue, messages).await;
     assert_eq!(answers.len(), messages.len(), "one answer a message");
-    answers
-        .into_iter()
-        .map(|answer| answer.expect("a message that is taken"))
-        .collect()
+    answers.into_iter().map(|answer| answer.expect("a message that is taken")).collect()
 }
 
 /// Settles what must settle.
@@ -169,10 +150,7 @@ pub async fn receive(
             messages.len()
         );
         let max = count - messages.len();
-        let more = broker
-            .receive(queue, max, left, lease)
-            .await
-            .expect("a receive that works");
+        let more = broker.receive(queue, max, left, lease).await.expect("a receive that works");
         assert!(more.len() <= max, "asked for {max}, got {}", more.len());
         messages.extend(more);
     }

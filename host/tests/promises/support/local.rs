@@ -30,11 +30,7 @@ impl Local {
         let options = LocalOptions::default();
         let directory = tempfile::tempdir().unwrap();
         let broker = LocalBroker::open(&directory.path().join("broker.db"), options).unwrap();
-        Self {
-            broker: Arc::new(broker),
-            queues: AtomicUsize::new(0),
-            directory,
-        }
+        Self { broker: Arc::new(broker), queues: AtomicUsize::new(0), directory }
     }
 
     /// The file.
@@ -80,6 +76,7 @@ impl Fixture for Local {
             exact_depth: true,
             browse_is_invisible: true,
             refuses_stale_receipts: true,
+            free_release_at_once: true,
             redrives: false,
         }
     }

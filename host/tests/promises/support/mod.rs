@@ -3,3 +3,6 @@
 pub mod broker;
 #[cfg(feature = "local")]
 pub mod local;
+#[allow(dead_code, reason = "some of it serves tests that are built for other features only")]
+pub mod ministack;
+pub mod stub;

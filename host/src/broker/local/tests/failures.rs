@@ -13,10 +13,7 @@ const NOW: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(60);
 
 fn outgoing(bytes: usize) -> Outgoing {
-    Outgoing {
-        body: vec![b'x'; bytes].into(),
-        ..Outgoing::default()
-    }
+    Outgoing { body: vec![b'x'; bytes].into(), ..Outgoing::default() }
 }
 
 #[tokio::test]
@@ -49,13 +46,8 @@ async fn a_failing_statement_undoes_its_own_request_and_no_other() {
     let (good, bad) = tokio::join!(good, bad);
     good.unwrap();
     assert_eq!(bad.unwrap_err().fault, Fault::Invalid);
-    let names: Vec<_> = broker
-        .queues()
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|queue| queue.name)
-        .collect();
+    let names: Vec<_> =
+        broker.queues().await.unwrap().into_iter().map(|queue| queue.name).collect();
     assert_eq!(names, ["good".into(), Arc::<str>::from("work")]);
 }
 
@@ -66,9 +58,7 @@ async fn a_full_disk_is_told_and_passes() {
     let allow = |pages: i64| {
         broker.call(1, move |store| {
             let sql = format!("PRAGMA max_page_count = {pages}");
-            store
-                .connection()
-                .query_row(&sql, [], |row| row.get::<_, i64>(0))
+            store.connection().query_row(&sql, [], |row| row.get::<_, i64>(0))
         })
     };
     let small = broker.send(&queue, &[outgoing(10)]).await;
@@ -88,10 +78,7 @@ async fn a_full_disk_is_told_and_passes() {
     assert_eq!(held.len(), 2);
     let end = |message| Settlement {
         message: Arc::new(message),
-        disposal: Disposal::Finish {
-            result: None,
-            sends: Vec::new(),
-        },
+        disposal: Disposal::Finish { result: None, sends: Vec::new() },
     };
     let ends: Vec<_> = held.into_iter().map(end).collect();
     for answer in broker.settle(&queue, &ends).await {
@@ -114,10 +101,7 @@ async fn messages_leased_for_nobody_go_back_at_once_and_spend_no_attempt() {
         if let Poll::Ready(messages) = receive.as_mut().poll(&mut context) {
             // Quicker than the drop that this is about.
             let message = Arc::new(messages.unwrap().remove(0));
-            let disposal = Disposal::Release {
-                after: NOW,
-                spent: false,
-            };
+            let disposal = Disposal::Release { after: NOW, spent: false };
             let back = [Settlement { message, disposal }];
             broker.settle(&queue, &back).await.remove(0).unwrap();
         }
@@ -128,10 +112,7 @@ async fn messages_leased_for_nobody_go_back_at_once_and_spend_no_attempt() {
         assert_eq!(messages[0].attempt, 1);
         let end = Settlement {
             message: Arc::new(messages[0].clone()),
-            disposal: Disposal::Finish {
-                result: None,
-                sends: Vec::new(),
-            },
+            disposal: Disposal::Finish { result: None, sends: Vec::new() },
         };
         broker.settle(&queue, &[end]).await.remove(0).unwrap();
     }

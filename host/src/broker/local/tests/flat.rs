@@ -23,9 +23,7 @@ fn steps_of_a_life(connection: &Connection) -> BTreeMap<&'static str, i32> {
     }
     for queue in ["standard", "fifo"].map(name) {
         transact(connection, |store| {
-            let mut ten: Vec<_> = (0..10)
-                .map(|n| message(Some(&format!("new-{n}")), 0))
-                .collect();
+            let mut ten: Vec<_> = (0..10).map(|n| message(Some(&format!("new-{n}")), 0)).collect();
             ten.extend((0..10).map(|_| message(Some("long"), 0)));
             for message in ten.iter_mut().step_by(2) {
                 message.body = vec![b'x'; 5_000].into();
@@ -46,15 +44,10 @@ fn steps_of_a_life(connection: &Connection) -> BTreeMap<&'static str, i32> {
         let end = |(n, delivery): (usize, &Delivery)| End {
             delivery: *delivery,
             ending: if n < 3 {
-                Ending::Release {
-                    after_ms: 60_000,
-                    spent: true,
-                }
+                Ending::Release { after_ms: 60_000, spent: true }
             } else {
-                let result = KeptResult {
-                    job_id: uuid::Uuid::new_v4().to_string(),
-                    envelope: "{}".into(),
-                };
+                let result =
+                    KeptResult { job_id: uuid::Uuid::new_v4().to_string(), envelope: "{}".into() };
                 Ending::Finish {
                     result: Some(result),
                     sends: vec![(name("results"), message(None, 0))],
@@ -86,9 +79,7 @@ fn filled(count: usize) -> (tempfile::TempDir, Connection) {
         }
         let ready: Vec<_> = (0..count).map(|_| message(None, 0)).collect();
         let delayed: Vec<_> = (0..count).map(|_| message(None, DAY_MS)).collect();
-        let groups: Vec<_> = (0..count)
-            .map(|n| message(Some(&n.to_string()), 0))
-            .collect();
+        let groups: Vec<_> = (0..count).map(|n| message(Some(&n.to_string()), 0)).collect();
         let long: Vec<_> = (0..count).map(|_| message(Some("long"), 0)).collect();
         for messages in [&ready, &delayed] {
             store.send(&name("standard"), messages)?.unwrap();

@@ -46,9 +46,7 @@ fn the_database_of_another_program_is_left_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bookmarks.db");
     let other = rusqlite::Connection::open(&path).unwrap();
-    other
-        .execute_batch("CREATE TABLE bookmarks (url TEXT)")
-        .unwrap();
+    other.execute_batch("CREATE TABLE bookmarks (url TEXT)").unwrap();
     drop(other);
     let before = std::fs::read(&path).unwrap();
     let error = refused(&path);
@@ -63,9 +61,7 @@ fn a_newer_schema_asks_for_an_upgrade() {
     let path = directory.path().join("broker.db");
     drop(LocalBroker::open(&path, LocalOptions::default()).unwrap());
     let newer = rusqlite::Connection::open(&path).unwrap();
-    newer
-        .pragma_update(None, "user_version", sql::SCHEMA_VERSION + 1)
-        .unwrap();
+    newer.pragma_update(None, "user_version", sql::SCHEMA_VERSION + 1).unwrap();
     drop(newer);
     let error = refused(&path);
     assert_eq!(error.fault, Fault::Invalid);

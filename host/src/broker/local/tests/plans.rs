@@ -3,9 +3,7 @@
 use super::{super::sql, database};
 
 fn plan(connection: &rusqlite::Connection, statement: &str) -> Vec<String> {
-    let mut explain = connection
-        .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
-        .unwrap();
+    let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
     // A plan needs no values.
     let mut rows = explain.raw_query();
     let mut steps = Vec::new();

@@ -38,10 +38,8 @@ fn results_go_after_their_time_and_not_before() {
 #[test]
 fn a_deduplication_id_is_free_again_after_five_minutes() {
     let (_directory, connection) = database();
-    let named = || NewMessage {
-        deduplication_id: Some("once".to_owned()),
-        ..message(Some("g"), 0)
-    };
+    let named =
+        || NewMessage { deduplication_id: Some("once".to_owned()), ..message(Some("g"), 0) };
     let queue = name("fifo");
     transact(&connection, |store| store.declare(&queue, true, 30_000));
     let send_at = |offset: i64| {
@@ -55,18 +53,12 @@ fn a_deduplication_id_is_free_again_after_five_minutes() {
     assert_eq!(send_at(5 * MINUTE_MS - 1_000), first);
     let second = send_at(5 * MINUTE_MS + 1_000);
     assert_ne!(second, first);
-    assert_eq!(
-        send_at(10 * MINUTE_MS),
-        second,
-        "counted from the one that was taken"
-    );
+    assert_eq!(send_at(10 * MINUTE_MS), second, "counted from the one that was taken");
 }
 
 #[tokio::test]
 async fn an_idle_broker_purges_by_itself() {
-    let options = LocalOptions {
-        retention: Duration::ZERO,
-    };
+    let options = LocalOptions { retention: Duration::ZERO };
     let (directory, broker) = broker(options).await;
     drop(broker);
     let path = directory.path().join("broker.db");
@@ -80,11 +72,7 @@ async fn an_idle_broker_purges_by_itself() {
     let broker = super::LocalBroker::open(&path, options).unwrap();
     let end = std::time::Instant::now() + Duration::from_secs(20);
     while results(&connection) > 0 {
-        assert!(
-            std::time::Instant::now() < end,
-            "{} are left",
-            results(&connection)
-        );
+        assert!(std::time::Instant::now() < end, "{} are left", results(&connection));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(broker.result("0", Duration::ZERO).await.unwrap(), None);

@@ -1,0 +1,314 @@
+//! What becomes of messages.
+//!
+//! Everything that follows from a message is sent first. Only a message whose every send was
+//! accepted is deleted, and the delete is tried a few times: a message that stayed would be run
+//! once more.
+//!
+//! Putting a message back is a change of its visibility where SQS's rules allow it. Two waits are
+//! beyond them, and become a copy that is sent before the original is deleted:
+//!
+//! - one that would hold the message for more than twelve hours since it was received, and
+//! - one that must spend no attempt, since SQS counts every receive of a message.
+//!
+//! Exceptions, each to the side of a message that comes too early or is counted once too often
+//! rather than lost:
+//!
+//! - A FIFO queue gets no copies, as those would go to the end of the group. There, a message stays
+//!   hidden for as long as SQS allows, and its receive counts.
+//! - Without a wait there is no copy either (a shutdown gives back messages by the dozen): the
+//!   message is shown again at once, and its receive counts.
+//! - Where the copy cannot be made or sent (ten attributes already, no permission to send), the
+//!   message is hidden for as long as SQS allows, and its receive counts.
+//!
+//! A copy begins a new life on the queue: its retention period starts over.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::future::{join, join_all};
+
+use super::{
+    MAX_VISIBILITY, SqsBroker, address,
+    change::Change,
+    fault::BEYOND_THE_LIMIT,
+    parcel::{digest, put_deferral, whole_seconds},
+};
+use crate::broker::{
+    BrokerError, Deferral, Disposal, Message, Outgoing, Queue, Receipt, Send, Settlement,
+};
+
+/// How often a time that SQS finds too long is shortened. Of twelve hours, three minutes are left.
+const SHORTENINGS: u32 = 10;
+
+/// Where a message is after it was settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Left {
+    /// It is done with. In a Lambda function: leave it out of `batchItemFailures`, and the event
+    /// source mapping deletes it.
+    Done,
+    /// It is on the queue and comes again. In a Lambda function: name it in `batchItemFailures`,
+    /// or the event source mapping would delete it.
+    Again,
+}
+
+/// Sends that belong to the settlement of this index.
+type Sends = (usize, Vec<Send>);
+/// The settlement of this index is to be hidden for so many seconds.
+type Hiding = (usize, u64);
+/// What came of the settlement of this index.
+type Answer = (usize, Result<Left, BrokerError>);
+
+impl SqsBroker {
+    /// Settles messages that came in an event to a Lambda function, whose event source mapping
+    /// deletes them: like `settle`, but nothing is deleted. One answer each, in order.
+    ///
+    /// A message whose answer is an error belongs in `batchItemFailures`, too.
+    pub async fn settle_event(
+        &self,
+        queue: &Queue,
+        settlements: &[Settlement],
+    ) -> Vec<Result<Left, BrokerError>> {
+        self.carry_out(queue, settlements, false).await
+    }
+
+    pub(super) async fn carry_out(
+        &self,
+        queue: &Queue,
+        settlements: &[Settlement],
+        delete: bool,
+    ) -> Vec<Result<Left, BrokerError>> {
+        let mut answers: Vec<Answer> = Vec::with_capacity(settlements.len());
+        let mut sends: Vec<Sends> = Vec::new();
+        let mut hidings: Vec<Hiding> = Vec::new();
+        for (index, settlement) in settlements.iter().enumerate() {
+            match &settlement.disposal {
+                Disposal::Finish { sends: list, .. } => sends.push((index, list.clone())),
+                Disposal::Release { .. } => match copy_first(queue, settlement) {
+                    Some(copy) => sends.push((index, vec![copy])),
+                    None => hidings.push((index, release_seconds(settlement))),
+                },
+            }
+        }
+
+        let (mut sent, hidden) =
+            join(self.publish(settlements, sends), self.hide(queue, settlements, &hidings)).await;
+
+        // What SQS will not hide for so long becomes a copy after all.
+        let mut late: Vec<Sends> = Vec::new();
+        let mut shorter: Vec<Hiding> = Vec::new();
+        for ((index, seconds), result) in hidings.into_iter().zip(hidden) {
+            match result {
+                Err(error) if error.message.contains(BEYOND_THE_LIMIT) => {
+                    match settlements.get(index).and_then(|it| copy(queue, it)) {
+                        Some(copy) => late.push((index, vec![copy])),
+                        None => shorter.push((index, shortened(seconds, 0))),
+                    }
+                }
+                result => answers.push((index, result.map(|()| Left::Again))),
+            }
+        }
+        if !late.is_empty() {
+            sent.extend(self.publish(settlements, late).await);
+        }
+
+        let mut done = Vec::new();
+        for (index, result) in sent {
+            match (result, settlements.get(index).map(|it| &it.disposal)) {
+                (Ok(()), _) => done.push(index),
+                (Err(error), Some(Disposal::Release { .. })) => {
+                    tracing::warn!(
+                        queue = %queue.name, %error,
+                        "could not defer a message by a copy: it is hidden instead, which counts \
+                         as an attempt and lasts twelve hours at most"
+                    );
+                    let seconds = settlements.get(index).map_or(0, release_seconds);
+                    shorter.push((index, seconds));
+                }
+                (Err(error), _) => answers.push((index, Err(error))),
+            }
+        }
+        let (deleted, hidden) = join(
+            self.delete(queue, settlements, done, delete),
+            self.hide_as_long_as_possible(queue, settlements, shorter),
+        )
+        .await;
+        answers.extend(deleted);
+        answers.extend(hidden);
+        answers.sort_by_key(|(index, _)| *index);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    /// Sends all that follows from these settlements, batched by the queues that it goes to. A
+    /// settlement has succeeded when all of its sends have.
+    async fn publish(
+        &self,
+        settlements: &[Settlement],
+        sends: Vec<Sends>,
+    ) -> Vec<(usize, Result<(), BrokerError>)> {
+        let mut results: BTreeMap<usize, Result<(), BrokerError>> =
+            sends.iter().map(|(index, _)| (*index, Ok(()))).collect();
+        let mut by_target: BTreeMap<Arc<str>, Vec<(usize, Outgoing)>> = BTreeMap::new();
+        for (index, list) in sends {
+            let receipt = settlements.get(index).map(|it| &it.message.receipt);
+            for (place, Send { to, mut message }) in list.into_iter().enumerate() {
+                if address::is_fifo(&to) && message.deduplication_id.is_none() {
+                    message.deduplication_id = receipt.map(|it| deduplication_id(it, place));
+                }
+                by_target.entry(to).or_default().push((index, message));
+            }
+        }
+        let requests = by_target.iter().map(|(to, messages)| async move {
+            let outgoing: Vec<&Outgoing> = messages.iter().map(|(_, message)| message).collect();
+            let answers = self.send_to(to, &outgoing).await;
+            let indices = messages.iter().map(|(index, _)| *index);
+            indices.zip(answers).collect::<Vec<_>>()
+        });
+        for (index, answer) in join_all(requests).await.into_iter().flatten() {
+            if let (Err(error), Some(result @ Ok(()))) = (answer, results.get_mut(&index)) {
+                *result = Err(error);
+            }
+        }
+        results.into_iter().collect()
+    }
+
+    async fn delete(
+        &self,
+        queue: &Queue,
+        settlements: &[Settlement],
+        done: Vec<usize>,
+        delete: bool,
+    ) -> Vec<Answer> {
+        let results = if delete {
+            let receipts = receipts(settlements, done.iter().map(|index| (*index, 0)));
+            self.change(&queue.address, Change::Delete, &receipts).await
+        } else {
+            done.iter().map(|_| Ok(())).collect()
+        };
+        done.into_iter()
+            .zip(results)
+            .map(|(index, result)| (index, result.map(|()| Left::Done)))
+            .collect()
+    }
+
+    async fn hide(
+        &self,
+        queue: &Queue,
+        settlements: &[Settlement],
+        hidings: &[Hiding],
+    ) -> Vec<Result<(), BrokerError>> {
+        let receipts = receipts(settlements, hidings.iter().copied());
+        self.change(&queue.address, Change::Hide, &receipts).await
+    }
+
+    /// The last resort. How long SQS lets a message be hidden depends on when it was received,
+    /// which the receipt does not tell; so a time that is too long is shortened until it is not.
+    async fn hide_as_long_as_possible(
+        &self,
+        queue: &Queue,
+        settlements: &[Settlement],
+        mut hidings: Vec<Hiding>,
+    ) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for round in 1..=SHORTENINGS {
+            let results = self.hide(queue, settlements, &hidings).await;
+            let mut left = Vec::new();
+            for ((index, seconds), result) in hidings.into_iter().zip(results) {
+                match result {
+                    Err(error)
+                        if error.message.contains(BEYOND_THE_LIMIT) && round < SHORTENINGS =>
+                    {
+                        left.push((index, shortened(seconds, round)));
+                    }
+                    // Its twelve hours are over in a moment, and it comes again by itself.
+                    Err(error) if error.message.contains(BEYOND_THE_LIMIT) => {
+                        answers.push((index, Ok(Left::Again)));
+                    }
+                    result => answers.push((index, result.map(|()| Left::Again))),
+                }
+            }
+            if left.is_empty() {
+                break;
+            }
+            hidings = left;
+        }
+        answers
+    }
+}
+
+/// The receipts of these settlements, each with its seconds.
+fn receipts(
+    settlements: &[Settlement],
+    which: impl Iterator<Item = Hiding>,
+) -> Vec<(&Receipt, u64)> {
+    which
+        .filter_map(|(index, seconds)| {
+            let settlement = settlements.get(index)?;
+            Some((&settlement.message.receipt, seconds))
+        })
+        .collect()
+}
+
+/// For how long the message is to be hidden, as far as SQS takes it.
+fn release_seconds(settlement: &Settlement) -> u64 {
+    match settlement.disposal {
+        Disposal::Release { after, .. } => whole_seconds(after.min(MAX_VISIBILITY)),
+        Disposal::Finish { .. } => 0,
+    }
+}
+
+/// A shorter time, in seconds. Most messages are put back soon after they were received, so the
+/// first steps are small.
+fn shortened(seconds: u64, round: u32) -> u64 {
+    match round {
+        0 => seconds.saturating_sub(60),
+        1 | 2 => seconds / 8 * 7,
+        _ => seconds / 2,
+    }
+}
+
+/// The copy that a release is best made with, if it is.
+fn copy_first(queue: &Queue, settlement: &Settlement) -> Option<Send> {
+    match settlement.disposal {
+        Disposal::Release { after, spent } if after > MAX_VISIBILITY || !spent => {
+            copy(queue, settlement).filter(|_| !after.is_zero())
+        }
+        _ => None,
+    }
+}
+
+/// A copy of the message, due when its release is; `None` on FIFO queues.
+fn copy(queue: &Queue, settlement: &Settlement) -> Option<Send> {
+    let Disposal::Release { after, spent } = settlement.disposal else {
+        return None;
+    };
+    if queue.fifo {
+        return None;
+    }
+    let message: &Message = &settlement.message;
+    // A delivery that spends no attempt leaves as many spent as there were before it.
+    let attempts = message.attempt.saturating_sub(u32::from(!spent));
+    let mut attributes = message.attributes.clone();
+    let deferral = Deferral {
+        message_id: message.id.clone(),
+        attempts,
+        not_before_ms: 0, // written by `send`, where the wait is longer than SQS can express
+    };
+    put_deferral(&mut attributes, &deferral).ok()?;
+    Some(Send {
+        to: queue.address.clone(),
+        message: Outgoing {
+            body: message.body.clone(),
+            attributes,
+            group: message.group.clone(),
+            deduplication_id: None,
+            delay: after,
+            trace_header: message.trace_header.clone(),
+        },
+    })
+}
+
+/// An id by which a FIFO queue knows a send again when the same delivery is settled once more.
+/// Of the receipt rather than the message, so that a later delivery, whose result may well be
+/// another one, is not taken for the same.
+fn deduplication_id(receipt: &Receipt, place: usize) -> String {
+    digest(&[receipt.0.as_bytes(), &place.to_be_bytes()])
+}

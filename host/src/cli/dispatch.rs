@@ -1,0 +1,41 @@
+//! `lovage dispatch`
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::Args;
+
+use super::{Global, MISUSE, data};
+use crate::{
+    config::Config,
+    dispatch::{Answer, Dispatcher},
+};
+
+/// Hand a job on as the dispatcher function does: to the worker's function, or to a queue
+#[derive(Debug, Args)]
+#[command(after_help = "The event is a native message; the answer is the function's:\n  \
+    lovage dispatch --event '{\"data\": 21}'\n\n\
+    Which function or queue it goes to, the section [dispatch] of the configuration says.")]
+pub struct Dispatch {
+    /// The event: JSON, @FILE, or - for standard input
+    #[arg(long, short, value_name = "JSON|@FILE|-")]
+    event: String,
+}
+
+impl Dispatch {
+    pub(super) async fn execute(self, _: &Global, config: &Config) -> anyhow::Result<ExitCode> {
+        let event = match data::read_json(&self.event) {
+            Ok(event) => event,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                return Ok(ExitCode::from(MISUSE));
+            }
+        };
+        let dispatched = match Dispatcher::connect(&Arc::new(config.clone())).await {
+            Ok(dispatcher) => dispatcher.dispatch(event.into()).await,
+            Err(error) => Err(error),
+        };
+        let done = dispatched.is_ok();
+        println!("{}", serde_json::to_string(&Answer::from(dispatched))?);
+        Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}

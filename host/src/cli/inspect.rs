@@ -1,0 +1,98 @@
+//! `lovage inspect`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use serde_json::Value;
+
+use super::Global;
+use crate::{
+    config::Config,
+    load,
+    registry::{Inspection, inspect},
+    sandbox::Bytes,
+    text::{one_line, printable},
+};
+
+/// Show what a component is: its tasks, schemas, imports and contract
+#[derive(Debug, Args)]
+#[command(after_help = "  lovage inspect guest-tasks/dist/process_data.wasm\n\n\
+    Exit code 1 when a worker would not load it.")]
+pub struct Inspect {
+    /// The component, a .wasm file
+    component: PathBuf,
+    /// Show the schemas of payload and output, too
+    #[arg(long)]
+    schema: bool,
+}
+
+impl Inspect {
+    pub(super) async fn execute(
+        self,
+        global: &Global,
+        config: &Config,
+    ) -> anyhow::Result<ExitCode> {
+        let sandbox = load::sandbox(config, 1)?;
+        let found = inspect(&sandbox, &self.component, &load::options(config)).await?;
+        if global.json {
+            println!("{}", serde_json::to_string_pretty(&found)?);
+        } else {
+            self.show(&found);
+        }
+        Ok(if found.problem.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn show(&self, found: &Inspection) {
+        println!("file      {}", found.file);
+        println!("digest    {}", found.digest);
+        println!("size      {}", Bytes(found.size));
+        println!(
+            "contract  {}",
+            found.contract.map_or_else(|| "none".to_owned(), |it| format!("lovage:task@{it}"))
+        );
+        for task in &found.tasks {
+            println!("task      {}", task.name);
+            for line in printable(&task.description, 4096).lines() {
+                println!("          {line}");
+            }
+            if let Some(attempts) = task.max_attempts {
+                println!("          at most {attempts} attempt(s)");
+            }
+            if let Some(timeout) = task.timeout {
+                println!("          at most {timeout:?} an attempt");
+            }
+            let schemas = [("input", &task.input_schema), ("output", &task.output_schema)];
+            for (which, schema) in schemas {
+                if let Some(schema) = schema {
+                    let text =
+                        if self.schema { printable(schema, usize::MAX) } else { summary(schema) };
+                    println!("          {which}: {text}");
+                }
+            }
+        }
+        for import in &found.imports {
+            let offered = if import.offered { "" } else { "  (not offered by this host)" };
+            println!("import    {}{offered}", one_line(&import.name, 200));
+        }
+        for export in &found.exports {
+            println!("export    {}", one_line(export, 200));
+        }
+        if let Some(problem) = &found.problem {
+            println!("problem   {}", printable(problem, 8192));
+        }
+    }
+}
+
+/// A schema in a few words.
+fn summary(schema: &str) -> String {
+    let schema: Value = serde_json::from_str(schema).unwrap_or_default();
+    let text = match (schema.get("type"), schema.get("title")) {
+        (Some(Value::String(kind)), _) => kind.clone(),
+        (Some(Value::Array(kinds)), _) => {
+            kinds.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or ")
+        }
+        (_, Some(Value::String(title))) => title.clone(),
+        _ => "anything".to_owned(),
+    };
+    one_line(&text, 200)
+}

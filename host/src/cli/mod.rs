@@ -1,0 +1,173 @@
+//! The command line. Commands are thin: they read what they are given, call the library, and
+//! print. Results go to standard output, everything else to standard error.
+//!
+//! Exit codes: 0 done, 1 it failed, 2 misuse.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "printing is what the command line is for"
+)]
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+
+mod compile;
+mod config;
+mod data;
+mod dispatch;
+mod dlq;
+mod inspect;
+mod run;
+mod send;
+mod worker;
+
+/// Exit code for misuse: what clap uses, too.
+const MISUSE: u8 = 2;
+
+/// Runs background tasks that are WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "lovage", version, about, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = "Run one job, without any broker:\n  \
+    lovage run guest-tasks/dist/process_data.wasm --data 21\n\n\
+    Run a worker on the embedded broker, and send it a job:\n  \
+    lovage worker --components guest-tasks/dist &\n  \
+    lovage send process_data --data 21 --wait")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// The configuration; lovage.toml in the working directory when there is one
+    #[arg(long, short, global = true, env = "LOVAGE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, trace, or directives such as warn,lovage=debug
+    #[arg(long, global = true, env = "LOVAGE_LOG", value_name = "LEVEL")]
+    log: Option<String>,
+    /// Print JSON, for scripts
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one job in a sandbox, without any broker
+    Run(run::Run),
+    /// Take jobs from queues and run them until told to stop
+    Worker(worker::Worker),
+    /// Serve as an AWS Lambda function
+    Lambda,
+    /// Send a job to a queue
+    Send(send::Send),
+    /// Hand a job on as the dispatcher function does: to the worker's function, or to a queue
+    Dispatch(dispatch::Dispatch),
+    /// Show what a component is: its tasks, schemas, imports and contract
+    Inspect(inspect::Inspect),
+    /// Compile components ahead of time, for builds without a compiler
+    Compile(compile::Compile),
+    /// Look at dead letters, and send them back
+    Dlq(dlq::Dlq),
+    /// Check the configuration, or show it as it holds
+    Config(config::ConfigCommand),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Parses the command line and runs it.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", crate::events::Chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Completions { shell } => {
+            let mut command = <Cli as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "lovage", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config(command) => command.execute(&global),
+        // Quiet unless asked: these answer on standard output.
+        Command::Run(command) => block_on(0, command.execute(&global, &global.load("error")?)),
+        Command::Send(command) => block_on(0, command.execute(&global, &global.load("error")?)),
+        Command::Dispatch(command) => block_on(0, command.execute(&global, &global.load("error")?)),
+        Command::Inspect(command) => block_on(0, command.execute(&global, &global.load("error")?)),
+        Command::Compile(command) => block_on(0, command.execute(&global, &global.load("warn")?)),
+        Command::Dlq(command) => block_on(0, command.execute(&global, &global.load("error")?)),
+        Command::Worker(command) => {
+            let config = global.load_with(|config| command.amend(config))?;
+            block_on(config.worker.threads, command.execute(config))
+        }
+        Command::Lambda => {
+            let config = global.load_with(|_| Ok(()))?;
+            block_on(config.worker.threads, crate::lambda::serve(config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl Global {
+    /// The configuration, with logging started at `level` unless somebody says otherwise.
+    fn load(&self, level: &str) -> anyhow::Result<Config> {
+        self.load_with(|config| {
+            if config.log == crate::config::LogConfig::default() {
+                level.clone_into(&mut config.log.level);
+            }
+            Ok(())
+        })
+    }
+
+    /// The configuration as a command's flags amend it, with logging started.
+    fn load_with(
+        &self,
+        amend: impl FnOnce(&mut Config) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref(), environment())?;
+        amend(&mut config)?;
+        if let Some(level) = &self.log {
+            config.log.level.clone_from(level);
+        }
+        crate::telemetry::start(&config.log)?;
+        Ok(config)
+    }
+}
+
+/// The environment, as far as it is text.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Runs a command on a runtime of its own; as many threads as there are CPUs when `threads` is 0.
+fn block_on<T>(
+    threads: usize,
+    command: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    let runtime = builder.enable_all().build()?;
+    let result = runtime.block_on(command);
+    // Nothing that is still blocked in the background may hold up the exit.
+    runtime.shutdown_background();
+    result
+}

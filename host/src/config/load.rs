@@ -1,0 +1,238 @@
+//! Finding, reading and checking the configuration.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use super::{BrokerKind, Config, DISCARD, DispatchKind};
+
+/// The file that is read from the working directory when none is named.
+pub const FILE_NAME: &str = "lovage.toml";
+
+/// What the names of environment variables that override a field begin with:
+/// `LOVAGE__WORKER__CONCURRENCY=8` is `worker.concurrency = 8`.
+pub const ENVIRONMENT_PREFIX: &str = "LOVAGE__";
+
+/// What is wrong with a configuration: where, why, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads a configuration: the file named, else [`FILE_NAME`] in the working directory where
+    /// there is one, else the defaults; then `environment` over it. Relative paths in the file
+    /// are made relative to where the file is.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let implied = Path::new(FILE_NAME);
+        let path = file.or_else(|| implied.exists().then_some(implied));
+        let mut config = match path {
+            None => Self::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    ConfigError(format!(
+                        "cannot read the configuration {}: {error}; name the right file with \
+                         --config, or start from lovage.sample.toml",
+                        path.display()
+                    ))
+                })?;
+                Self::parse(&text, &path.display().to_string())?
+            }
+        };
+        if let Some(base) = path.and_then(Path::parent) {
+            config.rebase(base);
+        }
+        config = config.with_environment(environment)?;
+        config.validate(
+            &path.map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string()),
+        )?;
+        Ok(config)
+    }
+
+    /// Parses the text of a file; `name` stands for the file in errors.
+    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let place = error.span().map_or_else(String::new, |span| {
+                let before = text.get(..span.start).unwrap_or_default();
+                let line = before.matches('\n').count() + 1;
+                let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+                format!(":{line}:{column}")
+            });
+            ConfigError(format!("{name}{place}: {}", explain(error.message())))
+        })
+    }
+
+    fn rebase(&mut self, base: &Path) {
+        let rebase = |path: &mut PathBuf| *path = base.join(&*path);
+        rebase(&mut self.broker.path);
+        self.components.paths.iter_mut().for_each(rebase);
+        self.components.precompiled.iter_mut().for_each(rebase);
+        self.components.cache_dir.iter_mut().for_each(rebase);
+    }
+
+    /// Puts the environment's values over the file's.
+    fn with_environment(
+        self,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut variables: Vec<_> = environment
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
+            .collect();
+        variables.sort();
+        let mut config = self;
+        for (name, value) in variables {
+            let wrong = |why: String| ConfigError(format!("environment variable {name}: {why}"));
+            let mut whole = toml::Table::try_from(&config)
+                .map_err(|error| wrong(explain(&error.to_string())))?;
+            // Lower case, since shells' variables are upper case; names of queues and tasks that
+            // hold upper case letters are set in the file.
+            let keys = name.trim_start_matches(ENVIRONMENT_PREFIX).to_ascii_lowercase();
+            set(&mut whole, &keys, parse_value(&value)).map_err(wrong)?;
+            config = whole
+                .try_into()
+                .map_err(|error: toml::de::Error| wrong(explain(error.message())))?;
+        }
+        Ok(config)
+    }
+
+    /// Checks what no single field can tell; `name` says in errors where the settings are from.
+    pub fn validate(&self, name: &str) -> Result<(), ConfigError> {
+        let wrong = |why: String| Err(ConfigError(format!("{name}: {why}")));
+        let consumed = self.consumed_queues();
+        for queue in &self.worker.queues {
+            if self.queue(queue).is_none() {
+                let known = self.queues.keys().map(String::as_str);
+                let hint = nearest(queue, known).map_or_else(
+                    || format!("add [queues.{queue}]"),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                return wrong(format!(
+                    "worker.queues names `{queue}`, which is no queue of this file; {hint}"
+                ));
+            }
+        }
+        if consumed.len() > self.worker.concurrency.get() {
+            return wrong(format!(
+                "worker.concurrency is {}, and there are {} queues to take jobs from; it must be at least that",
+                self.worker.concurrency,
+                consumed.len()
+            ));
+        }
+        if self.worker.receive_wait_ms > 20_000 {
+            return wrong(format!(
+                "worker.receive_wait_ms is {}; at most 20000",
+                self.worker.receive_wait_ms
+            ));
+        }
+        let twelve_hours = 12 * 60 * 60 * 1000;
+        if self.worker.max_lease_ms.get() > twelve_hours {
+            return wrong(format!(
+                "worker.max_lease_ms is {}; at most {twelve_hours} (12 hours)",
+                self.worker.max_lease_ms
+            ));
+        }
+        if let Some(queue) = &self.lambda.queue
+            && self.queue(queue).is_none()
+        {
+            return wrong(format!(
+                "lambda.queue names `{queue}`, which is no queue of this file; add [queues.{queue}]"
+            ));
+        }
+        for (queue, settings) in &self.queues {
+            if let Some(visibility) = settings.visibility_timeout_ms
+                && !(1000..=twelve_hours).contains(&visibility.get())
+            {
+                return wrong(format!(
+                    "queues.{queue}.visibility_timeout_ms is {visibility}; it takes 1000 to {twelve_hours} (12 hours)"
+                ));
+            }
+            if settings.results.as_deref() == Some(queue.as_str()) && settings.consume {
+                return wrong(format!(
+                    "queues.{queue}.results is the queue itself: each result would be taken for a job"
+                ));
+            }
+            if settings.dead_letters.as_deref() == Some(queue.as_str()) {
+                return wrong(format!(
+                    "queues.{queue}.dead_letters is the queue itself; name another one, or `{DISCARD}`"
+                ));
+            }
+        }
+        let dispatch = &self.dispatch;
+        if dispatch.kind == DispatchKind::Lambda
+            && dispatch.queue.is_some()
+            && dispatch.function.is_none()
+        {
+            return wrong("dispatch.queue is set, but dispatch.kind is `lambda`; set it to `queue`, or name dispatch.function".to_owned());
+        }
+        if self.broker.kind == BrokerKind::Sqs
+            && let Some((queue, _)) = self.queues.iter().find(|(_, settings)| settings.fifo)
+        {
+            return wrong(format!(
+                "queues.{queue}.fifo is for the local broker; on SQS the queue's own name tells (it ends in .fifo)"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Adds the nearest right name to an error on an unknown one.
+fn explain(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let message = message.trim_end();
+    let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+    if is_unknown
+        && let Some(name) = quoted.next()
+        && let Some(near) = nearest(name, quoted)
+    {
+        return format!("{message}; did you mean `{near}`?");
+    }
+    message.to_owned()
+}
+
+/// The known name that is most like `name`, if any is much like it.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|other| (strsim::jaro_winkler(name, other), other))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, other)| other)
+}
+
+/// A variable's value is TOML where it is TOML (`8`, `true`, `["a", "b"]`), else text.
+fn parse_value(text: &str) -> toml::Value {
+    format!("value = {text}")
+        .parse::<toml::Table>()
+        .ok()
+        .filter(|table| table.len() == 1)
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()))
+}
+
+fn set(table: &mut toml::Table, keys: &str, value: toml::Value) -> Result<(), String> {
+    match keys.split_once("__") {
+        None => {
+            table.insert(keys.to_owned(), value);
+            Ok(())
+        }
+        Some((section, rest)) => {
+            let section = table
+                .entry(section)
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+                .as_table_mut()
+                .ok_or_else(|| format!("`{section}` is a field and no section"))?;
+            set(section, rest, value)
+        }
+    }
+}

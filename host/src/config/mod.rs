@@ -1,0 +1,387 @@
+//! `lovage.toml`: queues, tasks, tenants and limits, with the environment over it.
+//!
+//! A field that is not known is an error that names the file, the line and the nearest right
+//! name. Every field has a default that suits a first run, so that an empty file is a
+//! configuration, too. `lovage.sample.toml` at the project's root shows them all; a test keeps it
+//! complete.
+
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::Format;
+
+mod load;
+
+pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME, nearest};
+
+/// The whole configuration.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where messages come from and go to.
+    pub broker: BrokerConfig,
+    /// How much a worker does at once, and how it stops.
+    pub worker: WorkerConfig,
+    /// Where task components are.
+    pub components: ComponentsConfig,
+    /// How sandboxes are allocated.
+    pub sandbox: SandboxConfig,
+    /// Settings of every task that has no own ones.
+    pub defaults: TaskConfig,
+    /// Settings by task name, over `defaults` and over what the component says of itself.
+    pub tasks: BTreeMap<String, TaskConfig>,
+    /// The queues, by the name that commands and other sections use. Without any there is one
+    /// queue `default` on the local broker.
+    pub queues: BTreeMap<String, QueueConfig>,
+    /// The tenants by name. When any is named, jobs of others are rejected.
+    pub tenants: BTreeMap<String, TenantConfig>,
+    /// Where `lovage dispatch` and the dispatcher function send jobs.
+    pub dispatch: DispatchConfig,
+    /// How the worker's Lambda function behaves.
+    pub lambda: LambdaConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+/// Which broker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BrokerKind {
+    /// The embedded one: a SQLite file.
+    #[default]
+    Local,
+    /// Amazon SQS, or what speaks its protocol. Credentials, region and endpoint are found as
+    /// every AWS tool finds them.
+    Sqs,
+}
+
+/// `[broker]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BrokerConfig {
+    /// `local` or `sqs`.
+    pub kind: BrokerKind,
+    /// The local broker's database file; made when it is absent. Relative to the configuration
+    /// file.
+    pub path: PathBuf,
+    /// How long the local broker keeps results by job id, in milliseconds.
+    pub result_retention_ms: u64,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            kind: BrokerKind::Local,
+            path: "lovage.db".into(),
+            result_retention_ms: 24 * 60 * 60 * 1000,
+        }
+    }
+}
+
+/// `[worker]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerConfig {
+    /// The queues to take jobs from; all that take jobs when empty.
+    pub queues: Vec<String>,
+    /// How many jobs are held and run at once, over all queues.
+    pub concurrency: NonZeroUsize,
+    /// The most receives that are under way at once for one busy queue. An idle queue has one.
+    pub receivers: NonZeroUsize,
+    /// How long one receive waits for a message, in milliseconds. SQS takes up to 20,000.
+    pub receive_wait_ms: u64,
+    /// The longest that a message is held, in milliseconds, renewals included. SQS allows 12
+    /// hours.
+    pub max_lease_ms: NonZeroU64,
+    /// How long running jobs may go on after the first SIGTERM or SIGINT, in milliseconds.
+    pub drain_timeout_ms: u64,
+    /// The first bound of the back-off after a broker's error, in milliseconds.
+    pub error_backoff_base_ms: NonZeroU64,
+    /// The last bound of that back-off, in milliseconds.
+    pub error_backoff_cap_ms: NonZeroU64,
+    /// How often publishing a result is tried while its message is held, before the message is
+    /// put back for a later attempt.
+    pub publish_attempts: NonZeroU32,
+    /// Threads of the async runtime; as many as there are CPUs when 0.
+    pub threads: usize,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            queues: Vec::new(),
+            concurrency: nonzero(64),
+            receivers: nonzero(4),
+            receive_wait_ms: 20_000,
+            max_lease_ms: nonzero64(12 * 60 * 60 * 1000),
+            drain_timeout_ms: 20_000,
+            error_backoff_base_ms: nonzero64(200),
+            error_backoff_cap_ms: nonzero64(30_000),
+            publish_attempts: NonZeroU32::MIN.saturating_add(4),
+            threads: 0,
+        }
+    }
+}
+
+/// `[components]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ComponentsConfig {
+    /// `.wasm` files, and directories of them (not searched any deeper). Relative to the
+    /// configuration file.
+    pub paths: Vec<PathBuf>,
+    /// Directories of what `lovage compile` made. Their code is trusted as it is: only name
+    /// directories that nobody else can write. The one source in builds without a compiler.
+    pub precompiled: Vec<PathBuf>,
+    /// Where compiled code is kept; `lovage` in the user's cache directory when absent.
+    pub cache_dir: Option<PathBuf>,
+    /// How many bytes the cache may hold; the least recently used code goes first. 2 GiB when
+    /// absent.
+    pub cache_bytes: Option<u64>,
+}
+
+/// How instances are allocated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AllocatorKind {
+    /// Pooling, and on demand where the address space does not suffice.
+    #[default]
+    Auto,
+    /// Pooling or nothing: fast, reserves about 4 GiB of address space for each job at once.
+    Pooling,
+    /// On demand: slower, reserves little.
+    OnDemand,
+}
+
+/// `[sandbox]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxConfig {
+    /// `auto`, `pooling` or `on_demand`.
+    pub allocator: AllocatorKind,
+    /// How many bytes of address space each memory reserves; a smaller number than the default
+    /// of 4 GiB costs bounds checks, and helps where address space is limited.
+    pub memory_reservation_bytes: Option<u64>,
+}
+
+/// `[defaults]` and `[tasks.NAME]`: what is absent is taken from the component's description,
+/// then from `[defaults]`, then from the values in `lovage.sample.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TaskConfig {
+    /// How many attempts a job gets. A sender may ask for fewer.
+    pub max_attempts: Option<NonZeroU32>,
+    /// Wall time for one attempt, in milliseconds. A sender may ask for less.
+    pub timeout_ms: Option<NonZeroU64>,
+    /// Bytes of memory for one attempt: all its memories and tables together.
+    pub memory_bytes: Option<NonZeroU64>,
+    /// The largest output, in bytes.
+    pub output_bytes: Option<NonZeroU64>,
+    /// How much of the end of standard output and of standard error is kept, in bytes each.
+    pub stdio_bytes: Option<u64>,
+    /// The bound of the delay after the first attempt, in milliseconds; it doubles from there.
+    pub retry_base_ms: Option<u64>,
+    /// The bound of every such delay, in milliseconds.
+    pub retry_cap_ms: Option<u64>,
+    /// The queue for results, over the queue's own setting.
+    pub results: Option<String>,
+    /// The results' format, over the queue's own setting.
+    pub result_format: Option<ResultFormat>,
+}
+
+/// How a result looks on its queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResultFormat {
+    /// A JSON object that tells all.
+    #[default]
+    Envelope,
+    /// The value alone; the rest is in message attributes.
+    Bare,
+}
+
+/// `[queues.NAME]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// The queue's name or URL at the broker, where it differs from NAME.
+    pub address: Option<String>,
+    /// Whether jobs are taken from it. Set to false for queues that are only sent to, such as
+    /// results and dead letters.
+    pub consume: bool,
+    /// Local broker only: whether messages of one group keep their order. On SQS the queue knows.
+    pub fifo: bool,
+    /// `native` or `raw`: the wire format of messages that do not name theirs.
+    pub format: Format,
+    /// The task of messages that name none.
+    pub default_task: Option<String>,
+    /// The tenant of messages that name none.
+    pub tenant: Option<String>,
+    /// The media type of raw bodies that name none; JSON when absent.
+    pub content_type: Option<String>,
+    /// The queue for results: a name from this file, or an address. None are published when
+    /// absent; the local broker keeps them by job id all the same.
+    pub results: Option<String>,
+    /// `envelope` or `bare`.
+    pub result_format: ResultFormat,
+    /// The queue for dead letters: a name from this file, or an address. When absent, on SQS the
+    /// target of the queue's redrive policy, on the local broker `NAME-dlq`. `discard` gives
+    /// them up: their reasons are logged, and the messages are lost.
+    pub dead_letters: Option<String>,
+    /// Which queues a message's `reply_to` may name: names or addresses, `*` at the end matches
+    /// any rest.
+    pub reply_to: Vec<String>,
+    /// How long a message is hidden while it is worked on, in milliseconds; renewed at half of
+    /// it. The queue's own setting when absent.
+    pub visibility_timeout_ms: Option<NonZeroU64>,
+    /// How many of the worker's jobs may be from this queue; all of them when absent.
+    pub concurrency: Option<NonZeroUsize>,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            address: None,
+            consume: true,
+            fifo: false,
+            format: Format::Native,
+            default_task: None,
+            tenant: None,
+            content_type: None,
+            results: None,
+            result_format: ResultFormat::Envelope,
+            dead_letters: None,
+            reply_to: vec!["*".to_owned()],
+            visibility_timeout_ms: None,
+            concurrency: None,
+        }
+    }
+}
+
+/// What `dead_letters` says where they are given up.
+pub const DISCARD: &str = "discard";
+
+/// `[tenants.NAME]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TenantConfig {
+    /// The tasks that the tenant may run; all when absent.
+    pub tasks: Option<Vec<String>>,
+}
+
+/// How the dispatcher hands jobs on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DispatchKind {
+    /// Invokes the worker's Lambda function with `InvocationType=Event`.
+    #[default]
+    Lambda,
+    /// Sends to a queue of the configured broker.
+    Queue,
+}
+
+/// `[dispatch]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DispatchConfig {
+    /// `lambda` or `queue`.
+    pub kind: DispatchKind,
+    /// For `lambda`: name or ARN of the worker's function.
+    pub function: Option<String>,
+    /// For `queue`: a name from `[queues]`, or an address.
+    pub queue: Option<String>,
+}
+
+/// `[lambda]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LambdaConfig {
+    /// The queue in `[queues]` whose settings hold for jobs that the function is invoked with, and
+    /// for those of queues that are not named there. The only one to take jobs from when absent.
+    pub queue: Option<String>,
+    /// How long before Lambda's deadline guests are stopped, in milliseconds, so that results
+    /// can still be published.
+    pub margin_ms: u64,
+}
+
+impl Default for LambdaConfig {
+    fn default() -> Self {
+        Self { queue: None, margin_ms: 1000 }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `human` or `json`.
+    pub format: LogFormat,
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or directives such as
+    /// `warn,lovage=debug`.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, level: "info".to_owned() }
+    }
+}
+
+/// The name of the queue that a configuration without `[queues]` has.
+pub const DEFAULT_QUEUE: &str = "default";
+
+impl Config {
+    /// The settings of a queue: `address` filled in, the default queue made up.
+    pub fn queue(&self, name: &str) -> Option<QueueConfig> {
+        match self.queues.get(name) {
+            Some(queue) => Some(queue.clone()),
+            None if self.queues.is_empty() && name == DEFAULT_QUEUE => Some(QueueConfig::default()),
+            None => None,
+        }
+    }
+
+    /// The names of the queues that a worker takes jobs from.
+    pub fn consumed_queues(&self) -> Vec<String> {
+        if !self.worker.queues.is_empty() {
+            return self.worker.queues.clone();
+        }
+        if self.queues.is_empty() {
+            return vec![DEFAULT_QUEUE.to_owned()];
+        }
+        let consumed = self.queues.iter().filter(|(_, queue)| queue.consume);
+        consumed.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What the broker knows the queue by: its `address` where the name is one of this file's,
+    /// else the name itself.
+    pub fn address<'a>(&'a self, name: &'a str) -> &'a str {
+        self.queues.get(name).and_then(|queue| queue.address.as_deref()).unwrap_or(name)
+    }
+}
+
+const fn nonzero(n: usize) -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(n - 1)
+}
+
+const fn nonzero64(n: u64) -> NonZeroU64 {
+    NonZeroU64::MIN.saturating_add(n - 1)
+}
+
+#[cfg(test)]
+mod tests;

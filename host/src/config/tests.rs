@@ -1,0 +1,144 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, "lovage.toml").map_err(|error| error.to_string())
+}
+
+fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    Config::load(Some(file.path()), environment).map_err(|error| error.to_string())
+}
+
+#[test]
+fn an_empty_file_is_a_configuration() {
+    assert_eq!(parse("").unwrap(), Config::default());
+    assert_eq!(Config::default().consumed_queues(), ["default"]);
+}
+
+#[test]
+fn an_unknown_field_is_refused_with_file_line_and_the_nearest_name() {
+    let error = parse("[worker]\nthreads = 1\n\nconcurency = 8\n").unwrap_err();
+    assert!(error.starts_with("lovage.toml:4:1: unknown field `concurency`"), "{error}");
+    assert!(error.ends_with("did you mean `concurrency`?"), "{error}");
+}
+
+#[test]
+fn wrong_values_are_refused_with_their_place() {
+    let error = parse("[broker]\nkind = \"kafka\"\n").unwrap_err();
+    assert!(error.starts_with("lovage.toml:2:8:") && error.contains("`sqs`"), "{error}");
+    let error = parse("[worker]\nconcurrency = 0\n").unwrap_err();
+    assert!(error.starts_with("lovage.toml:2:15:") && error.contains("nonzero"), "{error}");
+    let error = parse("[worker\n").unwrap_err();
+    assert!(error.starts_with("lovage.toml:1:"), "{error}");
+}
+
+#[test]
+fn the_environment_stands_over_the_file() {
+    let config = load(
+        "[worker]\nconcurrency = 4\n[queues.jobs]\n",
+        &[
+            ("LOVAGE__WORKER__CONCURRENCY", "8"),
+            ("LOVAGE__BROKER__KIND", "sqs"),
+            ("LOVAGE__QUEUES__JOBS__DEFAULT_TASK", "echo"),
+            ("LOVAGE__WORKER__QUEUES", r#"["jobs"]"#),
+            ("UNRELATED", "1"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.worker.concurrency.get(), 8);
+    assert_eq!(config.broker.kind, BrokerKind::Sqs);
+    assert_eq!(config.queues["jobs"].default_task.as_deref(), Some("echo"));
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    let error = load("", &[("LOVAGE__WORKER__CONCURENCY", "8")]).unwrap_err();
+    assert!(error.starts_with("environment variable LOVAGE__WORKER__CONCURENCY:"), "{error}");
+    assert!(error.contains("did you mean `concurrency`?"), "{error}");
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Some("/nowhere/lovage.toml".as_ref()), []).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/lovage.toml") && error.contains("--config"), "{error}");
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let cases = [
+        ("[worker]\nqueues = [\"job\"]\n[queues.jobs]\n", "did you mean `jobs`?"),
+        ("[worker]\nconcurrency = 1\n[queues.a]\n[queues.b]\n", "at least that"),
+        ("[worker]\nreceive_wait_ms = 30000\n", "at most 20000"),
+        ("[queues.a]\nresults = \"a\"\n", "taken for a job"),
+        ("[queues.a]\ndead_letters = \"a\"\n", "queue itself"),
+        ("[queues.a]\nvisibility_timeout_ms = 10\n", "1000 to"),
+        ("[broker]\nkind = \"sqs\"\n[queues.a]\nfifo = true\n", ".fifo"),
+        ("[lambda]\nqueue = \"b\"\n", "lambda.queue"),
+        ("[dispatch]\nqueue = \"a\"\n", "dispatch.kind"),
+    ];
+    for (text, part) in cases {
+        let error = load(text, &[]).unwrap_err();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lovage.toml");
+    std::fs::write(&file, "[components]\npaths = [\"tasks\"]\n").unwrap();
+    let config = Config::load(Some(&file), []).unwrap();
+    assert_eq!(config.components.paths, [folder.path().join("tasks")]);
+    assert_eq!(config.broker.path, folder.path().join("lovage.db"));
+}
+
+/// The names of a section's fields, which serde lists when it refuses a name.
+fn fields_of<'de, T: Deserialize<'de>>() -> Vec<String> {
+    let deserializer = toml::de::Deserializer::parse("'?' = 1").unwrap();
+    let error = T::deserialize(deserializer).err().unwrap().message().to_owned();
+    error.split('`').skip(1).step_by(2).skip(1).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_sample_shows_every_field_and_is_valid() {
+    let sample = include_str!("../../../lovage.sample.toml");
+    load(sample, &[]).unwrap();
+    // What is commented out by a single `#` without a space is a setting, too.
+    let full: String = sample
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line)
+        })
+        .fold(String::new(), |all, line| all + line + "\n");
+    load(&full, &[]).unwrap();
+    let table: toml::Table = full.parse().unwrap();
+    let section = |path: &[&str]| {
+        let mut value = toml::Value::Table(table.clone());
+        for key in path {
+            value = value[*key].clone();
+        }
+        value.as_table().unwrap().keys().cloned().collect::<Vec<_>>()
+    };
+    let wanted: [(&[&str], Vec<String>); 12] = [
+        (&[], fields_of::<Config>()),
+        (&["broker"], fields_of::<BrokerConfig>()),
+        (&["worker"], fields_of::<WorkerConfig>()),
+        (&["components"], fields_of::<ComponentsConfig>()),
+        (&["sandbox"], fields_of::<SandboxConfig>()),
+        (&["defaults"], fields_of::<TaskConfig>()),
+        (&["tasks", "process_data"], fields_of::<TaskConfig>()),
+        (&["queues", "jobs"], fields_of::<QueueConfig>()),
+        (&["tenants", "acme"], fields_of::<TenantConfig>()),
+        (&["dispatch"], fields_of::<DispatchConfig>()),
+        (&["lambda"], fields_of::<LambdaConfig>()),
+        (&["log"], fields_of::<LogConfig>()),
+    ];
+    for (path, fields) in wanted {
+        assert!(!fields.is_empty());
+        let shown = section(path);
+        let missing: Vec<_> = fields.iter().filter(|field| !shown.contains(field)).collect();
+        assert!(missing.is_empty(), "[{}] lacks {missing:?}", path.join("."));
+    }
+}

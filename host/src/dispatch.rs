@@ -1,0 +1,239 @@
+//! The dispatcher: hands an event on as a job, and answers without waiting for its result.
+//!
+//! The event is a native message (`{"data": …}`, or with `task` and more). It goes to the worker's
+//! Lambda function by an asynchronous invocation, or to a queue; the answer is
+//! `{"statusCode": 200, "body": "<JSON string>"}`, as the system that Lovage replaces gave it.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_sdk_lambda::{
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{RequestId, invoke::InvokeError},
+    primitives::Blob,
+    types::InvocationType,
+};
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::{
+    broker::{Broker, BrokerError, Fault, Outgoing, Queue},
+    config::{Config, DispatchKind},
+    connect::connect,
+    job::Job,
+    message::native,
+    routes::Routes,
+};
+
+/// The largest payload of an asynchronous invocation, in bytes.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
+const MAX_EVENT_BYTES: usize = 1024 * 1024;
+
+/// Where jobs are handed to.
+#[derive(Debug)]
+pub enum Dispatcher {
+    /// The worker's Lambda function, invoked with `InvocationType=Event`.
+    Function {
+        /// The client.
+        client: aws_sdk_lambda::Client,
+        /// Name or ARN.
+        function: String,
+    },
+    /// A queue.
+    Queue {
+        /// The broker.
+        broker: Arc<dyn Broker>,
+        /// The queue.
+        queue: Queue,
+    },
+}
+
+/// A job that was handed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dispatched {
+    /// The job's id: the sender's own, else the one that the invocation or the message got.
+    pub id: String,
+    /// The function or the queue that it was handed to.
+    pub to: String,
+}
+
+/// Why a job was not handed on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct DispatchError {
+    /// A fitting HTTP status.
+    pub status: u16,
+    /// What failed, why, and what to do.
+    pub message: String,
+}
+
+/// What the dispatcher's function answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// An HTTP status: 200, or what fits the failure.
+    #[serde(rename = "statusCode")]
+    pub status_code: u16,
+    /// A JSON string, for a person.
+    pub body: String,
+}
+
+impl From<Result<Dispatched, DispatchError>> for Answer {
+    fn from(dispatched: Result<Dispatched, DispatchError>) -> Self {
+        let (status_code, text) = match dispatched {
+            Ok(dispatched) => {
+                (200, format!("job {} was handed to {}", dispatched.id, dispatched.to))
+            }
+            Err(error) => (error.status, error.message),
+        };
+        Self { status_code, body: serde_json::Value::String(text).to_string() }
+    }
+}
+
+impl Dispatcher {
+    /// The dispatcher that a configuration describes.
+    pub async fn connect(config: &Arc<Config>) -> Result<Self, DispatchError> {
+        let misconfigured = |message: String| DispatchError { status: 500, message };
+        match config.dispatch.kind {
+            DispatchKind::Lambda => {
+                let function = config.dispatch.function.clone().ok_or_else(|| {
+                    misconfigured(
+                        "no function is named to hand jobs to; set dispatch.function".to_owned(),
+                    )
+                })?;
+                let aws = aws_config::load_from_env().await;
+                Ok(Self::Function { client: aws_sdk_lambda::Client::new(&aws), function })
+            }
+            DispatchKind::Queue => {
+                let name = config.dispatch.queue.clone().ok_or_else(|| {
+                    misconfigured(
+                        "no queue is named to hand jobs to; set dispatch.queue".to_owned(),
+                    )
+                })?;
+                let broker = connect(config).await?;
+                let routes = Routes::new(Arc::clone(&broker), Arc::clone(config));
+                let queue = routes.queue(&name).await?;
+                Ok(Self::Queue { broker, queue })
+            }
+        }
+    }
+
+    /// Hands on one event. Returns when it was accepted, not when it has run.
+    pub async fn dispatch(&self, event: Bytes) -> Result<Dispatched, DispatchError> {
+        let sent_id = check(&event)?;
+        match self {
+            Self::Function { client, function } => {
+                let output = client
+                    .invoke()
+                    .function_name(function)
+                    .invocation_type(InvocationType::Event)
+                    .payload(Blob::new(event))
+                    .send()
+                    .await
+                    .map_err(|error| refusal(function, &error))?;
+                let request = output.request_id().unwrap_or_default().to_owned();
+                Ok(Dispatched { id: sent_id.unwrap_or(request), to: function.clone() })
+            }
+            Self::Queue { broker, queue } => {
+                let message = Outgoing {
+                    body: event,
+                    deduplication_id: sent_id.clone().filter(|_| queue.fifo),
+                    delay: Duration::ZERO,
+                    ..Outgoing::default()
+                };
+                let mut answers = broker.send(queue, std::slice::from_ref(&message)).await;
+                let id = answers.pop().ok_or_else(|| DispatchError {
+                    status: 502,
+                    message: format!("queue {} gave no answer; try again", queue.name),
+                })??;
+                Ok(Dispatched { id: sent_id.unwrap_or(id), to: queue.name.to_string() })
+            }
+        }
+    }
+}
+
+/// Checks that an event is a job before anybody else has to. Its id, if it names one.
+fn check(event: &Bytes) -> Result<Option<String>, DispatchError> {
+    if event.len() > MAX_EVENT_BYTES {
+        return Err(DispatchError {
+            status: 413,
+            message: format!(
+                "the event has {} bytes; at most {MAX_EVENT_BYTES} can be handed on: send a \
+                 reference to the data instead",
+                event.len()
+            ),
+        });
+    }
+    let mut job = Job::new("", "", "");
+    native::decode(&mut job, event)
+        .map_err(|reason| DispatchError { status: 400, message: format!("bad event: {reason}") })?;
+    Ok((!job.id.is_empty()).then_some(job.id))
+}
+
+impl From<BrokerError> for DispatchError {
+    fn from(error: BrokerError) -> Self {
+        let status = match error.fault {
+            Fault::Unavailable => 503,
+            Fault::NotFound => 404,
+            Fault::Denied => 403,
+            Fault::TooLarge => 413,
+            Fault::Invalid | Fault::Stale | Fault::Unsupported => 400,
+        };
+        Self { status, message: error.message }
+    }
+}
+
+/// What a failed invocation means for who asked for it.
+fn refusal(function: &str, error: &SdkError<InvokeError>) -> DispatchError {
+    let told = |status, why: String| DispatchError {
+        status,
+        message: format!("cannot hand the job to the function {function}: {why}"),
+    };
+    let Some(service) = error.as_service_error() else {
+        return match error {
+            SdkError::ConstructionFailure(_) => {
+                told(400, "the request is wrong; check dispatch.function".to_owned())
+            }
+            _ => told(
+                503,
+                "AWS Lambda does not answer; check region, endpoint and network".to_owned(),
+            ),
+        };
+    };
+    let code = service.code().unwrap_or("unknown error");
+    let text = service.message().unwrap_or_default();
+    let (status, advice) = match code {
+        "ResourceNotFoundException" => (404, "check dispatch.function and the region"),
+        "AccessDeniedException" | "UnrecognizedClientException" | "InvalidSignatureException" => {
+            (403, "the dispatcher needs lambda:InvokeFunction on it")
+        }
+        "TooManyRequestsException" => (429, "try again later"),
+        "RequestTooLargeException" => (413, "send a reference to the data instead"),
+        _ => (502, "try again later"),
+    };
+    told(status, format!("{code}: {text}; {advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_status_and_a_json_string() {
+        let answer = Answer::from(Ok(Dispatched { id: "i".into(), to: "f".into() }));
+        assert_eq!(
+            serde_json::to_string(&answer).unwrap(),
+            r#"{"statusCode":200,"body":"\"job i was handed to f\""}"#
+        );
+    }
+
+    #[test]
+    fn events_that_are_no_jobs_are_refused_before_they_travel() {
+        let refused =
+            |event: &'static str| check(&Bytes::from_static(event.as_bytes())).unwrap_err();
+        assert_eq!(refused("{}").status, 400);
+        assert!(refused("{}").message.contains("`data` is missing"));
+        assert!(refused("[1]").message.contains("no object"));
+        let large = Bytes::from(format!("{{\"data\":\"{}\"}}", "x".repeat(MAX_EVENT_BYTES)));
+        assert_eq!(check(&large).unwrap_err().status, 413);
+        assert_eq!(check(&Bytes::from_static(br#"{"data":1,"id":"a"}"#)), Ok(Some("a".into())));
+    }
+}

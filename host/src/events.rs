@@ -1,0 +1,351 @@
+//! What happens, one named struct each: emitting one writes the log line and counts it, so that
+//! neither is forgotten.
+//!
+//! Fields never hold payloads, outputs or secrets. The job's id, task, tenant, attempt and
+//! component are fields of the span that surrounds an attempt, and not repeated here. Metrics go
+//! to whatever recorder of the `metrics` crate the process has installed.
+
+use std::{fmt, time::Duration};
+
+use metrics::{counter, histogram};
+use tracing::{debug, error, info, warn};
+
+use crate::{broker::BrokerError, outcome::Status, text::one_line, usage::Usage};
+
+/// How long a reason may be in a log line, in bytes.
+const REASON_BYTES: usize = 1024;
+
+/// An error with all that lies beneath it, on one line.
+pub struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all = self.0.to_string();
+        let mut next = self.0.source();
+        while let Some(source) = next {
+            let text = source.to_string();
+            // Many errors already tell what lies beneath them.
+            if !all.contains(&text) {
+                all = format!("{all}: {text}");
+            }
+            next = source.source();
+        }
+        f.write_str(&one_line(&all, 2 * REASON_BYTES))
+    }
+}
+
+/// A worker takes jobs from now on.
+pub struct WorkerStarted<'a> {
+    /// The broker's kind.
+    pub broker: &'a str,
+    /// The queues by name.
+    pub queues: &'a [String],
+    /// How many tasks it serves.
+    pub tasks: usize,
+    /// How many jobs it runs at once.
+    pub concurrency: usize,
+}
+
+impl WorkerStarted<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        info!(
+            broker = self.broker,
+            queues = %self.queues.join(","),
+            tasks = self.tasks,
+            concurrency = self.concurrency,
+            "worker started"
+        );
+        counter!("lovage_workers_started_total").increment(1);
+    }
+}
+
+/// A worker was told to stop, and takes no more jobs.
+pub struct WorkerDraining {
+    /// Jobs that still run.
+    pub running: usize,
+    /// How long they may go on.
+    pub timeout: Duration,
+}
+
+impl WorkerDraining {
+    /// Logs and counts.
+    pub fn emit(self) {
+        info!(
+            running = self.running,
+            timeout_ms = ms(self.timeout),
+            "stopping: taking no more jobs, letting running ones finish; a second signal stops at once"
+        );
+        counter!("lovage_workers_draining_total").increment(1);
+    }
+}
+
+/// A worker has stopped.
+pub struct WorkerStopped {
+    /// Jobs that were cut short and given back.
+    pub given_back: usize,
+}
+
+impl WorkerStopped {
+    /// Logs and counts.
+    pub fn emit(self) {
+        info!(given_back = self.given_back, "worker stopped");
+        counter!("lovage_workers_stopped_total").increment(1);
+    }
+}
+
+/// Messages came in.
+pub struct MessagesReceived<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// How many.
+    pub count: usize,
+}
+
+impl MessagesReceived<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        debug!(queue = self.queue, count = self.count, "messages received");
+        counter!("lovage_messages_received_total", "queue" => self.queue.to_owned())
+            .increment(self.count as u64);
+    }
+}
+
+/// A receive failed; it is tried again.
+pub struct ReceiveFailed<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// Why.
+    pub error: &'a BrokerError,
+    /// How many failed in a row.
+    pub failures: u32,
+    /// When it is tried again.
+    pub retry_in: Duration,
+}
+
+impl ReceiveFailed<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        error!(
+            queue = self.queue,
+            error = %Chain(self.error),
+            failures = self.failures,
+            retry_in_ms = ms(self.retry_in),
+            "receiving failed"
+        );
+        counter!("lovage_receive_failures_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
+/// An attempt begins.
+pub struct AttemptStarted<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+}
+
+impl AttemptStarted<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        debug!(queue = self.queue, "attempt started");
+        counter!("lovage_attempts_started_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
+/// A job came to its end: its result is about to be published.
+pub struct JobFinished<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// The task's name; empty where it is not one of ours.
+    pub task: &'a str,
+    /// The final word.
+    pub status: Status,
+    /// Why there is no value: kind and message.
+    pub failure: Option<(&'a str, &'a str)>,
+    /// What the last attempt cost, if a guest ran.
+    pub usage: Option<Usage>,
+}
+
+impl JobFinished<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let usage = self.usage.unwrap_or_default();
+        let (cpu_us, wall_us) = (us(usage.cpu), us(usage.wall));
+        match self.failure {
+            None => info!(
+                queue = self.queue,
+                status = self.status.as_str(),
+                cpu_us,
+                wall_us,
+                peak_memory_bytes = usage.peak_memory_bytes,
+                "job finished"
+            ),
+            Some((kind, message)) => warn!(
+                queue = self.queue,
+                status = self.status.as_str(),
+                kind = %one_line(kind, REASON_BYTES),
+                reason = %one_line(message, REASON_BYTES),
+                cpu_us,
+                wall_us,
+                peak_memory_bytes = usage.peak_memory_bytes,
+                "job finished without a value"
+            ),
+        }
+        counter!(
+            "lovage_jobs_finished_total",
+            "queue" => self.queue.to_owned(),
+            "task" => self.task.to_owned(),
+            "status" => self.status.as_str(),
+        )
+        .increment(1);
+        if self.usage.is_some() {
+            histogram!("lovage_attempt_cpu_seconds", "task" => self.task.to_owned())
+                .record(usage.cpu.as_secs_f64());
+            histogram!("lovage_attempt_wall_seconds", "task" => self.task.to_owned())
+                .record(usage.wall.as_secs_f64());
+        }
+    }
+}
+
+/// A message goes back, to be delivered again.
+pub struct JobReleased<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// Not before this has passed.
+    pub after: Duration,
+    /// Whether the attempt counts.
+    pub spent: bool,
+    /// Why: kind and message. `None` where nothing went wrong.
+    pub failure: Option<(&'a str, &'a str)>,
+}
+
+impl JobReleased<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let (kind, reason) = self.failure.unwrap_or(("", ""));
+        info!(
+            queue = self.queue,
+            after_ms = ms(self.after),
+            spent = self.spent,
+            kind = %one_line(kind, REASON_BYTES),
+            reason = %one_line(reason, REASON_BYTES),
+            "job goes back"
+        );
+        counter!(
+            "lovage_jobs_released_total",
+            "queue" => self.queue.to_owned(),
+            "spent" => if self.spent { "true" } else { "false" },
+        )
+        .increment(1);
+    }
+}
+
+/// A message goes to the dead letters, or would, were they not discarded.
+pub struct DeadLettered<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// Where it goes; `None` where the configuration discards them.
+    pub to: Option<&'a str>,
+    /// Why.
+    pub reason: &'a str,
+}
+
+impl DeadLettered<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let reason = one_line(self.reason, REASON_BYTES);
+        if let Some(to) = self.to {
+            warn!(queue = self.queue, to, %reason, "message becomes a dead letter");
+        } else {
+            error!(queue = self.queue, %reason, "dead letter discarded, as configured");
+        }
+        counter!("lovage_dead_letters_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
+/// A lease could not be renewed; its attempt is given up, since another worker may have it now.
+pub struct LeaseLost<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// Why.
+    pub reason: &'a str,
+}
+
+impl LeaseLost<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        warn!(queue = self.queue, reason = self.reason, "lease lost: the attempt is given up");
+        counter!("lovage_leases_lost_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
+/// Renewing leases failed; it is tried again while they last.
+pub struct RenewalFailed<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// Why.
+    pub error: &'a BrokerError,
+    /// How many leases.
+    pub count: usize,
+}
+
+impl RenewalFailed<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        warn!(
+            queue = self.queue,
+            error = %Chain(self.error),
+            count = self.count,
+            "renewing leases failed"
+        );
+        counter!("lovage_lease_renewal_failures_total", "queue" => self.queue.to_owned())
+            .increment(self.count as u64);
+    }
+}
+
+/// Publishing, deleting or releasing failed; the message is still there.
+pub struct SettleFailed<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// Why.
+    pub error: &'a BrokerError,
+    /// How often it was tried.
+    pub tries: u32,
+    /// When it is tried again; `None` when it is left to the lease's end.
+    pub retry_in: Option<Duration>,
+}
+
+impl SettleFailed<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        error!(
+            queue = self.queue,
+            error = %Chain(self.error),
+            tries = self.tries,
+            retry_in_ms = self.retry_in.map(ms),
+            "settling a message failed; it is not lost"
+        );
+        counter!("lovage_settle_failures_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
+/// The worker's own code panicked while it worked on a message.
+pub struct HostPanicked<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+}
+
+impl HostPanicked<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        error!(queue = self.queue, "a bug in the host ended an attempt; the message comes again");
+        counter!("lovage_host_panics_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

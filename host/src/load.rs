@@ -1,0 +1,67 @@
+//! From a configuration to tasks that are ready to run.
+
+use std::sync::Arc;
+
+use crate::{
+    config::{AllocatorKind, Config},
+    registry::{LoadOptions, Origin, Registry},
+    sandbox::{Allocator, EngineOptions, Sandbox},
+    settings::{Advice, Settings},
+};
+
+/// What it takes to run jobs.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The tasks.
+    pub registry: Arc<Registry>,
+    /// Where they run.
+    pub sandbox: Sandbox,
+}
+
+/// A sandbox as the configuration describes it, with room for `slots` attempts at once.
+pub fn sandbox(config: &Config, slots: usize) -> anyhow::Result<Sandbox> {
+    let mut options = EngineOptions {
+        slots: u32::try_from(slots).unwrap_or(u32::MAX),
+        allocator: match config.sandbox.allocator {
+            AllocatorKind::Auto => Allocator::Auto,
+            AllocatorKind::Pooling => Allocator::Pooling,
+            AllocatorKind::OnDemand => Allocator::OnDemand,
+        },
+        ..EngineOptions::default()
+    };
+    if let Some(bytes) = config.sandbox.memory_reservation_bytes {
+        options.memory_reservation = bytes;
+    }
+    let asked =
+        config.tasks.values().chain([&config.defaults]).filter_map(|task| task.memory_bytes);
+    let most = asked.map(Into::into).max().unwrap_or(0);
+    options.max_memory_bytes = options.max_memory_bytes.max(most);
+    Ok(Sandbox::new(options)?)
+}
+
+/// Loads all components that the configuration names.
+pub async fn host(config: &Config) -> anyhow::Result<Host> {
+    let sandbox = sandbox(config, config.worker.concurrency.get())?;
+    let components = &config.components;
+    let origins: Vec<_> = components
+        .paths
+        .iter()
+        .cloned()
+        .map(Origin::Wasm)
+        .chain(components.precompiled.iter().cloned().map(Origin::Precompiled))
+        .collect();
+    let registry = Registry::load(&sandbox, &origins, &options(config)).await?;
+    Ok(Host { registry: Arc::new(registry), sandbox })
+}
+
+/// How components are loaded: the compile cache, and what `describe` may use.
+pub fn options(config: &Config) -> LoadOptions {
+    LoadOptions {
+        #[cfg(feature = "compiler")]
+        cache: crate::registry::CompileCache::open_or_warn(
+            config.components.cache_dir.as_deref(),
+            config.components.cache_bytes.unwrap_or(crate::registry::DEFAULT_MAX_BYTES),
+        ),
+        limits: Settings::of_task(config, "", Advice::default()).limits(),
+    }
+}

@@ -1,0 +1,306 @@
+//! The way of one message, from its bytes to what becomes of it: decode, look up, run, decide.
+//!
+//! The worker and the Lambda function share it. It does not touch the broker but to find queues:
+//! leases, deletes and retries of publishing are for whoever holds the message.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tracing::{Instrument, Span, field::Empty, info_span};
+
+use crate::{
+    broker::{Broker, Disposal, Fault, KeptResult, Message, Queue},
+    config::Config,
+    events::{AttemptStarted, DeadLettered, JobFinished, JobReleased},
+    job::Job,
+    message::decode,
+    outcome::{Decision, Failure, Outcome, decide},
+    publish,
+    registry::{Registry, Task},
+    result::JobResult,
+    routes::{Routes, Source},
+    sandbox::{Plan, Sandbox},
+    settings::{Advice, Settings},
+    text::one_line,
+    usage::Usage,
+};
+
+/// How many deliveries beyond its attempts a message gets before it is given up unrun.
+///
+/// SQS counts deliveries that never ran (given back at a shutdown, or behind a failed message of
+/// a FIFO group), so a count over the maximum is no proof of attempts. A count far over it is the
+/// mark of a message that takes its worker down.
+const GRACE_DELIVERIES: u32 = 10;
+
+/// Runs messages to what becomes of them.
+#[derive(Debug)]
+pub struct Pipeline {
+    config: Arc<Config>,
+    registry: Arc<Registry>,
+    sandbox: Sandbox,
+    routes: Arc<Routes>,
+    message_bytes: usize,
+    keeps_results: bool,
+}
+
+/// A job with all that it takes to run it.
+struct Ready {
+    task: Arc<Task>,
+    settings: Settings,
+}
+
+/// How an attempt ended.
+struct Ended {
+    outcome: Outcome,
+    settings: Settings,
+    /// `None` where no guest ran.
+    run: Option<Run>,
+}
+
+/// What is known of a guest that ran.
+struct Run {
+    started_at: Timestamp,
+    component: String,
+    usage: Usage,
+}
+
+impl Pipeline {
+    /// A pipeline over what a process has loaded.
+    pub fn new(
+        config: Arc<Config>,
+        registry: Arc<Registry>,
+        sandbox: Sandbox,
+        routes: Arc<Routes>,
+        broker: &dyn Broker,
+    ) -> Self {
+        let limits = broker.limits();
+        Self {
+            config,
+            registry,
+            sandbox,
+            routes,
+            message_bytes: limits.message_bytes,
+            keeps_results: limits.keeps_results,
+        }
+    }
+
+    /// Runs one message to what becomes of it. Never fails: whatever is wrong is an outcome.
+    ///
+    /// `budget` is the time that the caller can give, where that is bounded: an attempt that needs
+    /// more times out. Dropping the future gives the attempt up.
+    pub async fn process(
+        &self,
+        source: &Source,
+        message: &Message,
+        budget: Option<Duration>,
+    ) -> Disposal {
+        let (job, decoded) = match decode(message, &source.defaults) {
+            Ok(job) => (job, Ok(())),
+            Err(malformed) => {
+                let mut job = Job::new(malformed.id, malformed.task, "");
+                job.tenant = malformed.tenant;
+                job.reply_to = malformed.reply_to;
+                job.attempt = message.attempt;
+                let failure = Failure::new("invalid_message", one_line(&malformed.reason, 1024));
+                (job, Err(Outcome::Rejected(failure)))
+            }
+        };
+        let span = info_span!(
+            "job",
+            id = %job.id,
+            task = %one_line(&job.task, 200),
+            tenant = %one_line(&job.tenant, 200),
+            attempt = job.attempt,
+            component = Empty,
+        );
+        async {
+            let now = Timestamp::now();
+            if let (Ok(()), Some(wait)) = (&decoded, job.due_in(now))
+                && !job.is_expired(now)
+            {
+                JobReleased { queue: &source.name, after: wait, spent: false, failure: None }
+                    .emit();
+                return Disposal::Release { after: wait, spent: false };
+            }
+            let reply = self.reply(source, &job).await;
+            let ended = match decoded.and(reply.as_ref().map(|_| ()).map_err(Clone::clone)) {
+                Ok(()) => self.attempt(source, &job, now, budget).await,
+                Err(outcome) => self.unrun(&job, outcome),
+            };
+            self.conclude(source, message, &job, reply.ok().flatten(), ended).await
+        }
+        .instrument(span)
+        .await
+    }
+
+    /// The queue that the sender wants the result on.
+    async fn reply(&self, source: &Source, job: &Job) -> Result<Option<Queue>, Outcome> {
+        let Some(reply_to) = &job.reply_to else { return Ok(None) };
+        match self.routes.reply(source, reply_to).await {
+            Ok(queue) => Ok(Some(queue)),
+            Err(error) if error.fault == Fault::Unavailable => {
+                let failure = Failure::new("reply_to", error.to_string());
+                Err(Outcome::Retry { failure, after: None })
+            }
+            Err(error) => Err(Outcome::Rejected(Failure::new("reply_to", error.to_string()))),
+        }
+    }
+
+    /// An end without a guest having been run.
+    fn unrun(&self, job: &Job, outcome: Outcome) -> Ended {
+        let settings = Settings::of_task(&self.config, &job.task, Advice::default()).for_job(job);
+        Ended { outcome, settings, run: None }
+    }
+
+    /// Finds the job's component and runs it, or says why that cannot be.
+    async fn attempt(
+        &self,
+        source: &Source,
+        job: &Job,
+        now: Timestamp,
+        budget: Option<Duration>,
+    ) -> Ended {
+        let Ready { task, mut settings } = match self.ready(job, now) {
+            Ok(ready) => ready,
+            Err(outcome) => return self.unrun(job, outcome),
+        };
+        if job.attempt > settings.max_attempts.saturating_add(GRACE_DELIVERIES) {
+            let failure = Failure::new(
+                "attempts_exhausted",
+                format!(
+                    "delivered {} times without coming to an end, with at most {} attempts; its \
+                     workers may have crashed",
+                    job.attempt, settings.max_attempts
+                ),
+            );
+            return Ended { outcome: Outcome::Crashed(failure), settings, run: None };
+        }
+        if let Some(budget) = budget {
+            settings.timeout = settings.timeout.min(budget);
+        }
+        let digest = task.component.source.digest.clone();
+        Span::current().record("component", &digest);
+        AttemptStarted { queue: &source.name }.emit();
+        let plan =
+            Plan { limits: settings.limits(), max_attempts: settings.max_attempts, deadline: None };
+        let report = self.sandbox.run(&task.component, job, &plan).await;
+        let run = Run { started_at: now, component: digest, usage: report.usage };
+        Ended { outcome: report.outcome, settings, run: Some(run) }
+    }
+
+    fn ready(&self, job: &Job, now: Timestamp) -> Result<Ready, Outcome> {
+        if job.is_expired(now) {
+            return Err(Outcome::Expired);
+        }
+        self.admit(job).map_err(Outcome::Rejected)?;
+        let task = self.registry.get(&job.task).ok_or_else(|| {
+            let hint = self
+                .registry
+                .nearest(&job.task)
+                .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            let name = one_line(&job.task, 200);
+            let message = format!("no component serves the task `{name}`{hint}");
+            Outcome::Rejected(Failure::new("unknown_task", message))
+        })?;
+        let advice = Advice::from(&task.spec);
+        let settings = Settings::of_task(&self.config, &job.task, advice).for_job(job);
+        Ok(Ready { task, settings })
+    }
+
+    /// Whether the job's tenant may run the job's task.
+    fn admit(&self, job: &Job) -> Result<(), Failure> {
+        if self.config.tenants.is_empty() || job.tenant.is_empty() {
+            return Ok(());
+        }
+        let Some(tenant) = self.config.tenants.get(&job.tenant) else {
+            return Err(Failure::new(
+                "unknown_tenant",
+                format!("tenant `{}` is not in the configuration", one_line(&job.tenant, 200)),
+            ));
+        };
+        if tenant.tasks.as_ref().is_none_or(|tasks| tasks.contains(&job.task)) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            "task_not_allowed",
+            format!(
+                "tenant `{}` may not run the task `{}`; tenants.NAME.tasks allows it",
+                one_line(&job.tenant, 200),
+                one_line(&job.task, 200)
+            ),
+        ))
+    }
+
+    /// What follows from an outcome, by [`decide`]'s table.
+    async fn conclude(
+        &self,
+        source: &Source,
+        message: &Message,
+        job: &Job,
+        reply: Option<Queue>,
+        ended: Ended,
+    ) -> Disposal {
+        let Ended { outcome, settings, run } = ended;
+        let decision = decide(outcome, job.attempt, settings.max_attempts, &settings.backoff);
+        let (status, value, dead_letter) = match decision {
+            Decision::Release { after, spent, reason } => {
+                let failure = reason.as_ref().map(|it| (it.kind.as_str(), it.message.as_str()));
+                JobReleased { queue: &source.name, after, spent, failure }.emit();
+                return Disposal::Release { after, spent };
+            }
+            Decision::Finish { status, value, dead_letter } => (status, value, dead_letter),
+        };
+        JobFinished {
+            queue: &source.name,
+            task: if run.is_some() { &job.task } else { "" },
+            status,
+            failure: value.as_ref().err().map(|it| (it.kind.as_str(), it.message.as_str())),
+            usage: run.as_ref().map(|run| run.usage),
+        }
+        .emit();
+        let result = JobResult {
+            id: job.id.clone(),
+            task: job.task.clone(),
+            tenant: job.tenant.clone(),
+            status,
+            value,
+            attempt: job.attempt,
+            queued_at: message.sent_at,
+            started_at: run.as_ref().map(|run| run.started_at),
+            finished_at: Timestamp::now(),
+            component: run.as_ref().map(|run| run.component.clone()),
+            usage: run.as_ref().map(|run| run.usage),
+        };
+        let mut sends = Vec::with_capacity(2);
+        let to = match (&reply, &settings.results) {
+            (Some(reply), _) => Some(reply.clone()),
+            // It was found at the start, unless its task came later.
+            (None, Some(name)) => match self.routes.queue(name).await {
+                Ok(queue) => Some(queue),
+                Err(error) => {
+                    let failure = Some(("results", error.message.as_str()));
+                    let after = settings.backoff.delay(job.attempt);
+                    JobReleased { queue: &source.name, after, spent: true, failure }.emit();
+                    return Disposal::Release { after, spent: true };
+                }
+            },
+            (None, None) => source.results.clone(),
+        };
+        if let Some(to) = to {
+            let format = settings.result_format.unwrap_or(source.result_format);
+            sends.push(publish::result(&result, message, &to, format, self.message_bytes));
+        }
+        if dead_letter {
+            let reason = result.value.as_ref().err().map_or("", |failure| &failure.message);
+            let to = source.dead_letters.as_ref();
+            DeadLettered { queue: &source.name, to: to.map(|to| &*to.name), reason }.emit();
+            sends.extend(to.map(|to| {
+                publish::dead_letter(message, &source.queue, to, &result, self.message_bytes)
+            }));
+        }
+        let kept = self
+            .keeps_results
+            .then(|| KeptResult { job_id: result.id.clone(), envelope: result.envelope() });
+        Disposal::Finish { result: kept, sends }
+    }
+}

@@ -1,0 +1,329 @@
+//! Compiled code kept on disk, so that a component is compiled once and not at every start.
+//!
+//! Native code that is loaded is trusted like this program itself, and wasmtime cannot check it:
+//! whoever can write to the directory can run anything here. So only a directory is used that
+//! nobody but this user can write to, and it is held open, so that nobody swaps it afterwards.
+//! Files are named by the component's digest and by a digest of all that the code depends on
+//! (wasmtime's version, its settings, the processor): what does not fit is not found.
+//!
+//! A cache is a convenience. Whatever goes wrong with it is told in one warning, and components
+//! are compiled as if there were none.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::hash::{Hash as _, Hasher};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{self as sys, AtFlags, Mode, OFlags};
+use sha2::{Digest as _, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use crate::sandbox::{Kind, Problem, Sandbox, Source};
+
+/// How many bytes a cache holds unless somebody says otherwise: 2 GiB.
+pub const DEFAULT_MAX_BYTES: u64 = 2 << 30;
+
+/// Files that are being written begin like this, which no digest does.
+const UNFINISHED: &str = ".unfinished-";
+
+/// Unfinished files are swept away when they are older than this many seconds: whoever wrote
+/// them is gone.
+const UNFINISHED_SECONDS: i64 = 60 * 60;
+
+/// Why a directory is not used as a cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// Neither `XDG_CACHE_HOME` nor `HOME` is set.
+    #[error("no place for the compile cache: neither XDG_CACHE_HOME nor HOME is set")]
+    NoPlace,
+    /// It cannot be made, opened or read.
+    #[error("{}: {error}", dir.display())]
+    Io {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Somebody else's.
+    #[error("{}: belongs to user {owner}, and this is user {us}: whoever owns the directory can have this program run any code", dir.display())]
+    NotOurs {
+        /// The directory.
+        dir: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Who we are.
+        us: u32,
+    },
+    /// Everybody's.
+    #[error("{}: others can write to it (mode {mode:o}), and so can have this program run any code: `chmod go-w` it", dir.display())]
+    OthersCanWrite {
+        /// The directory.
+        dir: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// A directory of compiled code. Clones are the same cache.
+#[derive(Debug, Clone)]
+pub struct CompileCache(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    dir: OwnedFd,
+    max_bytes: u64,
+}
+
+impl CompileCache {
+    /// `$XDG_CACHE_HOME/lovage`, or `~/.cache/lovage`
+    /// (<https://specifications.freedesktop.org/basedir-spec/latest/>).
+    pub fn default_dir() -> Result<PathBuf, CacheError> {
+        let set = |name| std::env::var_os(name).map(PathBuf::from);
+        // The specification has relative paths ignored.
+        let absolute = |path: &PathBuf| path.is_absolute();
+        set("XDG_CACHE_HOME")
+            .filter(absolute)
+            .or_else(|| set("HOME").filter(absolute).map(|home| home.join(".cache")))
+            .map(|cache| cache.join("lovage"))
+            .ok_or(CacheError::NoPlace)
+    }
+
+    /// Opens a directory, and makes it where it is not there. At most `max_bytes` of code are
+    /// kept: beyond that, what was used least recently goes.
+    pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, CacheError> {
+        let failed = |error: io::Error| CacheError::Io { dir: dir.to_owned(), error };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = sys::open(dir, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let stat = sys::fstat(&fd).map_err(|error| failed(error.into()))?;
+        let us = rustix::process::geteuid().as_raw();
+        if stat.st_uid != us {
+            return Err(CacheError::NotOurs { dir: dir.to_owned(), owner: stat.st_uid, us });
+        }
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if mode.intersects(Mode::WGRP | Mode::WOTH) {
+            return Err(CacheError::OthersCanWrite {
+                dir: dir.to_owned(),
+                mode: mode.as_raw_mode(),
+            });
+        }
+        Ok(Self(Arc::new(Inner { path: dir.to_owned(), dir: fd, max_bytes })))
+    }
+
+    /// Opens a directory, the default one when none is named; without a cache where that fails,
+    /// and with a warning that says why.
+    pub fn open_or_warn(dir: Option<&Path>, max_bytes: u64) -> Option<Self> {
+        let opened = match dir {
+            Some(dir) => Self::open(dir, max_bytes),
+            None => Self::default_dir().and_then(|dir| Self::open(&dir, max_bytes)),
+        };
+        match opened {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!(%error, "no compile cache; components are compiled at every start");
+                None
+            }
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// The component from the cache, or compiled and then cached. Takes the CPU for seconds where
+    /// a component is large and not cached.
+    pub(crate) fn compile(
+        &self,
+        sandbox: &Sandbox,
+        source: &Source,
+        wasm: &[u8],
+    ) -> Result<Component, Problem> {
+        let name = file_name(sandbox.engine(), &source.digest);
+        if let Some(component) = self.get(sandbox.engine(), &name)? {
+            tracing::debug!(file = source.file, "compiled code found in the cache");
+            return Ok(component);
+        }
+        if let Some(problem) = Kind::of(wasm).problem() {
+            return Err(problem);
+        }
+        let code = sandbox
+            .engine()
+            .precompile_component(wasm)
+            .map_err(|error| Problem::not_taken(&error))?;
+        match self.put(&name, &code) {
+            Ok(()) => {
+                if let Some(component) = self.get(sandbox.engine(), &name)? {
+                    return Ok(component);
+                }
+            }
+            Err(error) => tracing::warn!(
+                cache = %self.path().display(),
+                %error,
+                file = source.file,
+                "compiled code cannot be cached, and is compiled again at the next start"
+            ),
+        }
+        from_bytes(sandbox.engine(), &code).map_err(|error| Problem::not_taken(&error))
+    }
+
+    /// What is cached under a name, if it is there, is ours, and fits the engine. Code that the
+    /// sandbox has no room for is the one that is not worth compiling again.
+    fn get(&self, engine: &Engine, name: &str) -> Result<Option<Component>, Problem> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(file) = sys::openat(&self.0.dir, name, flags, Mode::empty()) else {
+            return Ok(None);
+        };
+        match Self::load(engine, &file) {
+            Ok(component) => {
+                // When it was last used; see `prune`. No reason to fail.
+                let now = sys::Timespec { tv_sec: 0, tv_nsec: sys::UTIME_NOW };
+                let _ = sys::futimens(
+                    &file,
+                    &sys::Timestamps { last_access: now, last_modification: now },
+                );
+                Ok(Some(component))
+            }
+            Err(error) => {
+                let problem = Problem::not_taken(&error);
+                if matches!(problem, Problem::NoRoom { .. }) {
+                    return Err(problem);
+                }
+                tracing::warn!(
+                    cache = %self.path().display(),
+                    name,
+                    error = format!("{error:#}"),
+                    "cached code is refused; it is compiled anew"
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    fn load(engine: &Engine, file: &OwnedFd) -> wasmtime::Result<Component> {
+        let stat = sys::fstat(file)?;
+        let regular = sys::FileType::from_raw_mode(stat.st_mode) == sys::FileType::RegularFile;
+        let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+        let private = !Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH);
+        wasmtime::ensure!(
+            regular && ours && private,
+            "it is not a file that only this user can write to"
+        );
+        // By the open file and not by its path, which could be another file by now.
+        let path = PathBuf::from(format!("{DESCRIPTORS}/{}", file.as_raw_fd()));
+        if !path.exists() {
+            let mut code = Vec::new();
+            io::Read::read_to_end(&mut File::from(file.try_clone()?), &mut code)?;
+            return from_bytes(engine, &code);
+        }
+        // SAFETY: the file was written by this program, into a directory that only this user can
+        // write to, under a name made of what the code depends on; both are checked above and at
+        // `open`. It is only ever replaced by renaming, never written to while it is mapped.
+        #[allow(unsafe_code)]
+        unsafe {
+            Component::deserialize_file(engine, path)
+        }
+    }
+
+    /// Writes beside, then renames: a reader sees a whole file or none, whoever else writes.
+    fn put(&self, name: &str, code: &[u8]) -> io::Result<()> {
+        let dir = &self.0.dir;
+        let unfinished = format!("{UNFINISHED}{}", uuid::Uuid::new_v4());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = sys::openat(dir, &unfinished, flags, Mode::RUSR | Mode::WUSR)?;
+        let written = (|| {
+            let mut file = File::from(file);
+            file.write_all(code)?;
+            // Or a crash of the machine could leave a file with holes under a good name, which
+            // wasmtime does not notice.
+            file.sync_all()?;
+            sys::renameat(dir, &unfinished, dir, name)?;
+            Ok(())
+        })();
+        if written.is_err() {
+            let _ = sys::unlinkat(dir, &unfinished, AtFlags::empty());
+        } else if let Err(error) = self.prune(name) {
+            tracing::warn!(cache = %self.path().display(), %error, "old code stays in the cache");
+        }
+        written
+    }
+
+    /// Drops what was used least recently until the rest fits; never what was just written.
+    fn prune(&self, keep: &str) -> io::Result<()> {
+        let dir = &self.0.dir;
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        let mut files = Vec::new();
+        let mut total = 0_u64;
+        for entry in sys::Dir::read_from(dir)? {
+            let entry = entry?;
+            let name: &CStr = entry.file_name();
+            let Ok(stat) = sys::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue; // Somebody else was faster.
+            };
+            let bytes = name.to_bytes();
+            if bytes.starts_with(UNFINISHED.as_bytes()) {
+                if now.saturating_sub(stat.st_mtime) > UNFINISHED_SECONDS {
+                    let _ = sys::unlinkat(dir, name, AtFlags::empty());
+                }
+            } else if bytes.ends_with(b".cwasm") {
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                total = total.saturating_add(size);
+                if bytes != keep.as_bytes() {
+                    files.push((stat.st_mtime, stat.st_mtime_nsec, size, name.to_owned()));
+                }
+            }
+        }
+        files.sort();
+        for (_, _, size, name) in files {
+            if total <= self.0.max_bytes {
+                break;
+            }
+            // A process that has it mapped keeps it.
+            sys::unlinkat(dir, name.as_c_str(), AtFlags::empty())?;
+            total = total.saturating_sub(size);
+        }
+        Ok(())
+    }
+}
+
+/// Where the system shows a process its open files.
+const DESCRIPTORS: &str = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
+
+fn from_bytes(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the callers give what they just compiled, or read from a file that was checked to
+    // be our own.
+    #[allow(unsafe_code)]
+    unsafe {
+        Component::deserialize(engine, code)
+    }
+}
+
+/// The component's digest, and a digest of all that the code depends on besides.
+fn file_name(engine: &Engine, digest: &str) -> String {
+    let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
+    let mut hasher = Sha256Hasher(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    let all: [u8; 32] = hasher.0.finalize().into();
+    let half = u128::from_be_bytes(std::array::from_fn(|i| all.get(i).copied().unwrap_or(0)));
+    format!("{digest}-{half:032x}.cwasm")
+}
+
+/// `std`'s hasher is not promised to give the same in the next version of Rust, nor to be long
+/// enough to never give the same for two settings.
+struct Sha256Hasher(Sha256);
+
+impl Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0 // Nobody asks: see `file_name`.
+    }
+}

@@ -1,0 +1,73 @@
+//! What can be said of a component's file, whether or not it loads: for `lovage inspect`.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::RegistryError;
+use super::load::{LoadOptions, compile_in_background};
+use crate::sandbox::{Import, Kind, Sandbox, Source, TaskSpec};
+
+/// All that is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Inspection {
+    /// The file.
+    pub file: String,
+    /// `sha256:` and the digest in hexadecimal digits.
+    pub digest: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What kind of file it is.
+    pub kind: Kind,
+    /// The version of the contract that it would be run by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contract: Option<&'static str>,
+    /// What it serves; empty where it does not load.
+    pub tasks: Vec<TaskSpec>,
+    /// What it imports, and whether that is offered.
+    pub imports: Vec<Import>,
+    /// What it exports, besides types.
+    pub exports: Vec<String>,
+    /// Why it does not load; `None` when it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Looks at a `.wasm` file. Only a file that cannot be read is an error.
+pub async fn inspect(
+    sandbox: &Sandbox,
+    file: &Path,
+    options: &LoadOptions,
+) -> Result<Inspection, RegistryError> {
+    let wasm = std::fs::read(file)
+        .map_err(|error| RegistryError::Unreadable { path: file.to_owned(), error })?;
+    let source = Source::of(file.display().to_string(), &wasm);
+    let mut inspection = Inspection {
+        file: source.file.clone(),
+        digest: source.digest.clone(),
+        size: source.size,
+        kind: Kind::of(&wasm),
+        contract: None,
+        tasks: Vec::new(),
+        imports: Vec::new(),
+        exports: Vec::new(),
+        problem: None,
+    };
+    let component = match compile_in_background(sandbox, options, &source, wasm).await? {
+        Ok(component) => component,
+        Err(problem) => {
+            inspection.problem = Some(problem.to_string());
+            return Ok(inspection);
+        }
+    };
+    inspection.imports = sandbox.imports(&component);
+    inspection.exports = sandbox.exports(&component);
+    match sandbox.load(source, component, None, &options.limits).await {
+        Ok(loaded) => {
+            inspection.contract = Some(loaded.contract);
+            inspection.tasks = loaded.tasks;
+        }
+        Err(error) => inspection.problem = Some(error.problem.to_string()),
+    }
+    Ok(inspection)
+}

@@ -1,0 +1,181 @@
+//! From files to components.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use wasmtime::component::Component;
+
+#[cfg(feature = "compiler")]
+use super::cache::CompileCache;
+use super::precompiled::{self, CompileError};
+use super::{RegistryError, Task};
+use crate::sandbox::{Bytes, Limits, LoadedComponent, Problem, Sandbox, Source};
+
+/// Where components come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A `.wasm` file, or a directory of them (not of those in its sub-directories).
+    Wasm(PathBuf),
+    /// A bundle of `lovage compile`, or a directory of them. Native code, trusted as this program
+    /// is: only where the operator said so in so many words.
+    Precompiled(PathBuf),
+}
+
+/// How components are loaded.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Where compiled code is kept; without one it is compiled at every start.
+    #[cfg(feature = "compiler")]
+    pub cache: Option<CompileCache>,
+    /// What `describe` may use.
+    pub limits: Limits,
+}
+
+/// The tasks and components of one moment.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) tasks: HashMap<String, Arc<Task>>,
+    pub(super) components: Vec<Arc<LoadedComponent>>,
+}
+
+impl Loaded {
+    /// Loads everything. Components of `before` whose file and content are the same are taken
+    /// over as they are.
+    pub(super) async fn load(
+        sandbox: &Sandbox,
+        origins: &[Origin],
+        options: &LoadOptions,
+        before: &[Arc<LoadedComponent>],
+    ) -> Result<Self, RegistryError> {
+        if origins.is_empty() {
+            return Err(RegistryError::NoOrigins);
+        }
+        let mut loaded = Self::default();
+        for origin in origins {
+            match origin {
+                Origin::Wasm(path) => {
+                    for file in files(path, "wasm")? {
+                        let component = load_wasm(sandbox, &file, options, before).await?;
+                        loaded.add(component)?;
+                    }
+                }
+                Origin::Precompiled(path) => {
+                    for file in files(path, "cwasm")? {
+                        let component = precompiled::load(sandbox, &file, &options.limits)
+                            .await
+                            .map_err(|error| match error {
+                                CompileError::Component(error) => RegistryError::from(error),
+                                CompileError::Bundle(error) => RegistryError::from(error),
+                            })?;
+                        loaded.add(Arc::new(component))?;
+                    }
+                }
+            }
+        }
+        Ok(loaded)
+    }
+
+    fn add(&mut self, component: Arc<LoadedComponent>) -> Result<(), RegistryError> {
+        // One file that is named twice, by itself and by its directory, is no conflict.
+        if self.components.iter().any(|other| other.source == component.source) {
+            return Ok(());
+        }
+        for spec in &component.tasks {
+            if let Some(other) = self.tasks.get(&spec.name) {
+                return Err(RegistryError::TaskTwice {
+                    task: spec.name.clone(),
+                    first: other.component.source.file.clone(),
+                    second: component.source.file.clone(),
+                });
+            }
+            let task = Task { spec: spec.clone(), component: Arc::clone(&component) };
+            self.tasks.insert(spec.name.clone(), Arc::new(task));
+        }
+        self.components.push(component);
+        Ok(())
+    }
+}
+
+/// The file itself, or the files of a directory with that ending, in the order of their names.
+fn files(path: &Path, ending: &'static str) -> Result<Vec<PathBuf>, RegistryError> {
+    let unreadable = |error| RegistryError::Unreadable { path: path.to_owned(), error };
+    if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.path();
+        if file.extension().is_some_and(|found| found == ending) && file.is_file() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(RegistryError::Empty {
+            path: path.to_owned(),
+            what: if ending == "wasm" { "`.wasm`" } else { "`.cwasm`" },
+        });
+    }
+    files.sort();
+    Ok(files)
+}
+
+async fn load_wasm(
+    sandbox: &Sandbox,
+    file: &Path,
+    options: &LoadOptions,
+    before: &[Arc<LoadedComponent>],
+) -> Result<Arc<LoadedComponent>, RegistryError> {
+    let wasm = std::fs::read(file)
+        .map_err(|error| RegistryError::Unreadable { path: file.to_owned(), error })?;
+    let source = Source::of(file.display().to_string(), &wasm);
+    if let Some(same) = before.iter().find(|component| component.source == source) {
+        return Ok(Arc::clone(same));
+    }
+    let component = compile_in_background(sandbox, options, &source, wasm)
+        .await?
+        .map_err(|problem| problem.of(&source.file))?;
+    let loaded = sandbox.load(source, component, None, &options.limits).await?;
+    tracing::info!(
+        file = loaded.source.file,
+        digest = loaded.source.digest,
+        contract = loaded.contract,
+        tasks = loaded.tasks.len(),
+        "component loaded"
+    );
+    Ok(Arc::new(loaded))
+}
+
+/// Compiles on a thread for blocking work: a large component takes the CPU for seconds, while the
+/// executor goes on serving the version before.
+pub(super) async fn compile_in_background(
+    sandbox: &Sandbox,
+    options: &LoadOptions,
+    source: &Source,
+    wasm: Vec<u8>,
+) -> Result<Result<Component, Problem>, RegistryError> {
+    let sandbox = sandbox.clone();
+    let path = PathBuf::from(&source.file);
+    let size = Bytes(source.size).to_string();
+    let file = path
+        .file_name()
+        .map_or_else(|| source.file.clone(), |name| name.to_string_lossy().into_owned());
+    tracing::info!(file, size, "loading {file} ({size})");
+    #[cfg(feature = "compiler")]
+    let compile = {
+        let cache = options.cache.clone();
+        let source = source.clone();
+        move || match &cache {
+            Some(cache) => cache.compile(&sandbox, &source, &wasm),
+            None => sandbox.compile(&wasm),
+        }
+    };
+    #[cfg(not(feature = "compiler"))]
+    let compile = {
+        let _ = options;
+        move || sandbox.compile(&wasm)
+    };
+    tokio::task::spawn_blocking(compile)
+        .await
+        .map_err(|error| RegistryError::Compiler { path, reason: error.to_string() })
+}

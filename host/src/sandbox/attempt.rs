@@ -1,0 +1,144 @@
+//! One attempt at one job, in a sandbox of its own.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::Sandbox;
+use super::bindings::Invocation;
+use super::component::LoadedComponent;
+use super::cpu::metered;
+use super::crash;
+use super::limits::{Limit, Limits};
+use super::output;
+use super::state::{DeadlinePassed, State};
+use super::stdio::Tail;
+use crate::job::Job;
+use crate::outcome::{Failure, Outcome};
+use crate::usage::Usage;
+
+/// What the host decided about an attempt before it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// What it may use.
+    pub limits: Limits,
+    /// The attempt after which the host gives up; at least 1.
+    pub max_attempts: u32,
+    /// When the host itself has to end, if it has to: a Lambda function's deadline, say. The
+    /// attempt is stopped then, even if its timeout has not passed.
+    pub deadline: Option<Instant>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { limits: Limits::default(), max_attempts: 1, deadline: None }
+    }
+}
+
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What follows from it. Texts are cut and escaped, an output is checked.
+    pub outcome: Outcome,
+    /// What it used.
+    pub usage: Usage,
+    /// The end of standard output.
+    pub stdout: Tail,
+    /// The end of standard error.
+    pub stderr: Tail,
+}
+
+/// How a call into a guest ended that gave no answer.
+#[derive(Debug)]
+pub(super) enum End {
+    /// It was stopped at its deadline.
+    Deadline,
+    /// It trapped, or broke a limit.
+    Error(wasmtime::Error),
+}
+
+/// Runs a guest until its deadline. A guest that waits is stopped by the executor's timer, one
+/// that computes by the epoch's callback; each alone would miss the other.
+pub(super) async fn within<T>(
+    deadline: Instant,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> Result<T, End> {
+    match tokio::time::timeout_at(deadline.into(), call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) if error.is::<DeadlinePassed>() => Err(End::Deadline),
+        Ok(Err(error)) => Err(End::Error(error)),
+        Err(_elapsed) => Err(End::Deadline),
+    }
+}
+
+impl Sandbox {
+    /// Makes one attempt at a job, in a fresh instance of the component that serves its task.
+    ///
+    /// Waits for a free slot first; the attempt's time begins when it has one. Nothing that goes
+    /// wrong in the guest is an error here: it is the outcome. May be dropped at any time, which
+    /// ends the guest and frees its slot.
+    pub async fn run(&self, component: &LoadedComponent, job: &Job, plan: &Plan) -> Report {
+        let _slot = self.slot().await;
+        let _running = self.ticker().run();
+        let started = Instant::now();
+        let (mut report, cpu) = metered(self.attempt(component, job, plan, started)).await;
+        report.usage.cpu = cpu;
+        report.usage.wall = started.elapsed();
+        report
+    }
+
+    async fn attempt(
+        &self,
+        component: &LoadedComponent,
+        job: &Job,
+        plan: &Plan,
+        started: Instant,
+    ) -> Report {
+        let limits = &plan.limits;
+        let timeout = started + limits.timeout;
+        let deadline = plan.deadline.map_or(timeout, |by| by.min(timeout));
+        let invocation = Invocation {
+            job,
+            max_attempts: plan.max_attempts,
+            deadline: unix_millis(deadline.saturating_duration_since(started)),
+        };
+        let mut store = State::store(self.engine(), limits, deadline);
+        let ended = within(deadline, async {
+            let instance = component.pre.instantiate_async(&mut store).await?;
+            let handler = &component.handler;
+            handler.run(&mut store, &instance, invocation).await
+        })
+        .await;
+        let outcome = match ended {
+            Ok(outcome) => output::settle(outcome, limits),
+            Err(End::Deadline) => Outcome::TimedOut(if deadline == timeout {
+                Failure::new(
+                    "timeout",
+                    format!("ran for more than {:?}{}", limits.timeout, Limit::Timeout.hint()),
+                )
+            } else {
+                Failure::new(
+                    "deadline",
+                    format!(
+                        "stopped after {:?}, before its timeout of {:?}, since the host had to \
+                         end",
+                        deadline.saturating_duration_since(started),
+                        limits.timeout
+                    ),
+                )
+            }),
+            Err(End::Error(error)) => crash::outcome(&error, store.data(), limits),
+        };
+        let state = store.data();
+        Report {
+            outcome,
+            usage: Usage { peak_memory_bytes: state.limiter.peak_bytes(), ..Usage::default() },
+            stdout: state.stdout.take(),
+            stderr: state.stderr.take(),
+        }
+    }
+}
+
+/// The time so far from now, in milliseconds since the Unix epoch.
+fn unix_millis(from_now: Duration) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from((now + from_now).as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,173 @@
+//! Contract 1.0: `lovage:task/handler@1.0.0`, generated from `wit/v1`, which is frozen.
+
+use std::time::Duration;
+
+use wasmtime::Store;
+use wasmtime::component::{Component, ComponentExportIndex, Instance};
+
+use self::generated::exports::lovage::task::handler as wit;
+use super::Invocation;
+use crate::outcome::{Failure, Outcome, Output};
+use crate::sandbox::error::Problem;
+use crate::sandbox::spec::TaskSpec;
+use crate::sandbox::state::State;
+
+/// The generated types. Borrowing ownership lets an invocation lend its strings and its payload
+/// to the call, so that a payload is copied once: into the guest.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    unused_qualifications,
+    dead_code,
+    reason = "generated code"
+)]
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../wit/v1",
+        world: "lovage:task/task",
+        exports: { default: async },
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+
+/// The version of this contract, for messages and manifests.
+pub const VERSION: &str = "1.0.0";
+
+/// Whether an exported version is this contract: 1.0 in any patch version, but no pre-release,
+/// whose types nobody promised anything about.
+pub fn serves(version: &str) -> bool {
+    version
+        .strip_prefix("1.0.")
+        .is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Where the two functions are.
+#[derive(Debug, Clone)]
+pub struct Handler {
+    describe: ComponentExportIndex,
+    run: ComponentExportIndex,
+}
+
+impl Handler {
+    /// Looks the functions up in the exported interface of that name.
+    pub fn find(component: &Component, interface: &str) -> Result<Self, Problem> {
+        let instance = component.get_export_index(None, interface);
+        let function = |name: &str| {
+            instance
+                .as_ref()
+                .and_then(|instance| component.get_export_index(Some(instance), name))
+                .ok_or_else(|| Problem::WrongTypes {
+                    reason: format!("`{interface}` has no function `{name}`"),
+                })
+        };
+        Ok(Self { describe: function("describe")?, run: function("run")? })
+    }
+
+    /// Calls `describe`, and checks the types of `run`, which an attempt then relies on.
+    pub async fn describe(
+        &self,
+        store: &mut Store<State>,
+        instance: &Instance,
+    ) -> wasmtime::Result<Vec<TaskSpec>> {
+        let describe = instance
+            .get_typed_func::<(), (Vec<wit::TaskSpec>,)>(&mut *store, &self.describe)
+            .map_err(WrongTypes::of("describe"))?;
+        instance
+            .get_typed_func::<(wit::Invocation<'_>,), (Result<wit::Output, wit::TaskError>,)>(
+                &mut *store,
+                &self.run,
+            )
+            .map_err(WrongTypes::of("run"))?;
+        let (tasks,) = describe.call_async(store, ()).await?;
+        Ok(tasks.into_iter().map(TaskSpec::from).collect())
+    }
+
+    /// Calls `run`.
+    pub async fn run(
+        &self,
+        store: &mut Store<State>,
+        instance: &Instance,
+        invocation: Invocation<'_>,
+    ) -> wasmtime::Result<Outcome> {
+        let job = invocation.job;
+        let headers: Vec<(&str, &str)> =
+            job.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let invocation = wit::Invocation {
+            id: &job.id,
+            task: &job.task,
+            tenant: &job.tenant,
+            attempt: job.attempt,
+            max_attempts: invocation.max_attempts,
+            deadline: invocation.deadline,
+            root_id: job.root_id.as_deref().unwrap_or(&job.id),
+            parent_id: job.parent_id.as_deref(),
+            headers: &headers,
+            content_type: &job.content_type,
+            payload: &job.payload,
+        };
+        let run = instance
+            .get_typed_func::<(wit::Invocation<'_>,), (Result<wit::Output, wit::TaskError>,)>(
+                &mut *store,
+                &self.run,
+            )?;
+        let (returned,) = run.call_async(store, (invocation,)).await?;
+        Ok(match returned {
+            Ok(output) => Outcome::Done(output.into()),
+            Err(error) => error.into(),
+        })
+    }
+}
+
+/// A function of the handler has other types than the contract says.
+#[derive(Debug, thiserror::Error)]
+#[error("the types of `{function}` are not those of the contract: {reason}")]
+pub struct WrongTypes {
+    function: &'static str,
+    reason: String,
+}
+
+impl WrongTypes {
+    fn of(function: &'static str) -> impl FnOnce(wasmtime::Error) -> wasmtime::Error {
+        move |error| wasmtime::Error::new(Self { function, reason: format!("{error:#}") })
+    }
+}
+
+impl From<wit::TaskSpec> for TaskSpec {
+    fn from(spec: wit::TaskSpec) -> Self {
+        Self {
+            name: spec.name,
+            description: spec.description,
+            input_schema: spec.input_schema,
+            output_schema: spec.output_schema,
+            max_attempts: spec.max_attempts,
+            timeout: spec.timeout.map(Duration::from_millis),
+        }
+    }
+}
+
+impl From<wit::Output> for Output {
+    fn from(output: wit::Output) -> Self {
+        Self { content_type: output.content_type, data: output.data.into() }
+    }
+}
+
+impl From<wit::TaskError> for Outcome {
+    fn from(error: wit::TaskError) -> Self {
+        match error {
+            wit::TaskError::Retry(request) => Self::Retry {
+                failure: Failure::new("retry", request.reason),
+                after: request.after.map(Duration::from_millis),
+            },
+            wit::TaskError::Snooze(after) => Self::Snooze { after: Duration::from_millis(after) },
+            wit::TaskError::Fail(failure) => Self::Failed(Failure {
+                kind: failure.kind,
+                message: failure.message,
+                detail: failure.detail,
+            }),
+            wit::TaskError::Reject(reason) => Self::Rejected(Failure::new("rejected", reason)),
+        }
+    }
+}

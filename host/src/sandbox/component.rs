@@ -1,0 +1,344 @@
+//! A component that is ready to run: checked, linked, described.
+//!
+//! Everything that can be found out once is found out here, before the first job: what is wrong
+//! with a component is told at its deployment, in words that say what to do, and an attempt has
+//! nothing left to look up.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use wasmtime::component::{Component, InstancePre, types::ComponentItem};
+
+use super::Sandbox;
+use super::attempt::{End, within};
+use super::bindings::{Handler, v1::WrongTypes};
+use super::crash;
+use super::error::{ComponentError, Problem};
+use super::limits::{Limit, Limits};
+use super::spec::{self, TaskSpec};
+use super::state::{State, is_offered};
+
+/// Where a component came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The file, as it is to be named to people.
+    pub file: String,
+    /// `sha256:` and the digest of the `.wasm` file in lower-case hexadecimal digits.
+    pub digest: String,
+    /// The size of the `.wasm` file in bytes.
+    pub size: u64,
+}
+
+impl Source {
+    /// The source of a `.wasm` file that was read.
+    pub fn of(file: impl Into<String>, wasm: &[u8]) -> Self {
+        Self { file: file.into(), digest: digest(wasm), size: wasm.len() as u64 }
+    }
+}
+
+/// `sha256:` and the digest of some bytes in hexadecimal digits.
+pub fn digest(bytes: &[u8]) -> String {
+    let mut text = "sha256:".to_owned();
+    for byte in Sha256::digest(bytes) {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('?'));
+        }
+    }
+    text
+}
+
+/// What a component imports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Import {
+    /// The name, with the version.
+    pub name: String,
+    /// Whether this host offers it.
+    pub offered: bool,
+}
+
+/// A component whose tasks can be run.
+pub struct LoadedComponent {
+    /// Where it came from.
+    pub source: Source,
+    /// The version of the contract that it is run by, such as `1.0.0`.
+    pub contract: &'static str,
+    /// What it serves: at least one.
+    pub tasks: Vec<TaskSpec>,
+    /// What it imports; all of it is offered.
+    pub imports: Vec<Import>,
+    /// What it exports, besides types.
+    pub exports: Vec<String>,
+    pub(super) pre: InstancePre<State>,
+    pub(super) handler: Handler,
+}
+
+impl std::fmt::Debug for LoadedComponent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadedComponent")
+            .field("source", &self.source)
+            .field("contract", &self.contract)
+            .field("tasks", &self.tasks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What kind of file some bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A component.
+    Component,
+    /// A core module, which has to be wrapped.
+    CoreModule,
+    /// Native code, made from a component.
+    Precompiled,
+    /// WebAssembly as text.
+    Text,
+    /// Something else.
+    Other,
+}
+
+impl Kind {
+    /// Tells by the first bytes, as the specification has it: a core module has version 1 and
+    /// layer 0 (<https://webassembly.github.io/spec/core/binary/modules.html#binary-module>), a
+    /// component has layer 1
+    /// (<https://github.com/WebAssembly/component-model/blob/main/design/mvp/Binary.md>).
+    pub fn of(bytes: &[u8]) -> Self {
+        match bytes {
+            [0, b'a', b's', b'm', _, _, 1, 0, ..] => Self::Component,
+            [0, b'a', b's', b'm', _, _, 0, 0, ..] => Self::CoreModule,
+            [0x7f, b'E', b'L', b'F', ..]
+                if wasmtime::Engine::detect_precompiled(bytes).is_some() =>
+            {
+                Self::Precompiled
+            }
+            _ => {
+                let text = bytes.trim_ascii_start();
+                if text.starts_with(b"(component") || text.starts_with(b"(module") {
+                    Self::Text
+                } else {
+                    Self::Other
+                }
+            }
+        }
+    }
+
+    /// What is wrong with a file of this kind where a component is wanted.
+    pub fn problem(self) -> Option<Problem> {
+        match self {
+            Self::Component => None,
+            Self::CoreModule => Some(Problem::CoreModule),
+            Self::Precompiled => Some(Problem::Precompiled),
+            Self::Text => Some(Problem::Text),
+            Self::Other => Some(Problem::NotWasm),
+        }
+    }
+}
+
+impl Sandbox {
+    /// Reads, compiles and loads a component, without a compile cache.
+    pub async fn prepare(
+        &self,
+        file: &Path,
+        limits: &Limits,
+    ) -> Result<LoadedComponent, ComponentError> {
+        let name = file.display().to_string();
+        let wasm = std::fs::read(file).map_err(|error| Problem::Unreadable(error).of(&name))?;
+        self.prepare_bytes(name, &wasm, limits).await
+    }
+
+    /// Compiles and loads a component that was read already.
+    pub async fn prepare_bytes(
+        &self,
+        file: impl Into<String>,
+        wasm: &[u8],
+        limits: &Limits,
+    ) -> Result<LoadedComponent, ComponentError> {
+        let source = Source::of(file, wasm);
+        let component = self.compile(wasm).map_err(|problem| problem.of(&source.file))?;
+        self.load(source, component, None, limits).await
+    }
+
+    /// Compiles a component. Takes the CPU for seconds where a component is large: not for a
+    /// thread that has other things to do.
+    #[cfg(feature = "compiler")]
+    pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Component, Problem> {
+        if let Some(problem) = Kind::of(wasm).problem() {
+            return Err(problem);
+        }
+        Component::from_binary(self.engine(), wasm).map_err(|error| Problem::not_taken(&error))
+    }
+
+    /// Refuses: this build has no compiler.
+    #[cfg(not(feature = "compiler"))]
+    pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Component, Problem> {
+        Err(Kind::of(wasm).problem().unwrap_or(Problem::NoCompiler))
+    }
+
+    /// Checks, links and describes a component. `tasks` is what it said of itself to somebody
+    /// who is trusted; it is asked when that is not known.
+    pub(crate) async fn load(
+        &self,
+        source: Source,
+        component: Component,
+        tasks: Option<Vec<TaskSpec>>,
+        limits: &Limits,
+    ) -> Result<LoadedComponent, ComponentError> {
+        let problem = |problem: Problem| problem.of(&source.file);
+        let handler = Handler::probe(self.engine(), &component).map_err(problem)?;
+        let imports = self.imports(&component);
+        let missing: Vec<String> = imports
+            .iter()
+            .filter(|import| !import.offered)
+            .map(|import| import.name.clone())
+            .collect();
+        if !missing.is_empty() {
+            return Err(problem(Problem::MissingImports { imports: missing }));
+        }
+        self.check_needs(&component, limits).map_err(problem)?;
+        let pre = self
+            .linker()
+            .instantiate_pre(&component)
+            .map_err(|error| problem(Problem::WrongImport { reason: format!("{error:#}") }))?;
+        let tasks = match tasks {
+            Some(tasks) => tasks,
+            None => self.describe(&pre, &handler, limits).await.map_err(problem)?,
+        };
+        spec::check(&tasks).map_err(problem)?;
+        Ok(LoadedComponent {
+            contract: handler.version(),
+            tasks,
+            imports,
+            exports: self.exports(&component),
+            pre,
+            handler,
+            source,
+        })
+    }
+
+    /// Asks a component what it serves, on an instance of its own and under the limits of an
+    /// attempt.
+    async fn describe(
+        &self,
+        pre: &InstancePre<State>,
+        handler: &Handler,
+        limits: &Limits,
+    ) -> Result<Vec<TaskSpec>, Problem> {
+        let _slot = self.spare_slot().await;
+        let _running = self.ticker().run();
+        let deadline = Instant::now() + limits.timeout;
+        let mut store = State::store(self.engine(), limits, deadline);
+        let described = within(deadline, async {
+            let instance = pre.instantiate_async(&mut store).await?;
+            handler.describe(&mut store, &instance).await
+        })
+        .await;
+        described.map_err(|end| match end {
+            End::Error(error) if error.is::<WrongTypes>() => {
+                Problem::WrongTypes { reason: error.root_cause().to_string() }
+            }
+            End::Error(error) => {
+                let failure = crash::failure(&error, store.data(), limits);
+                let detail = failure.detail.map(|text| format!("\n{}", text.trim_end()));
+                Problem::Describe {
+                    reason: format!(
+                        "ended with `{}`: {}{}",
+                        failure.kind,
+                        failure.message,
+                        detail.unwrap_or_default()
+                    ),
+                }
+            }
+            End::Deadline => Problem::Describe {
+                reason: format!("did not end within {:?}{}", limits.timeout, Limit::Timeout.hint()),
+            },
+        })
+    }
+
+    /// What is more than any attempt may have is told now, and not by every job.
+    fn check_needs(&self, component: &Component, limits: &Limits) -> Result<(), Problem> {
+        // `None` means that it instantiates modules that it imports, and those are not offered.
+        let Some(needs) = component.resources_required() else {
+            return Ok(());
+        };
+        let options = self.options();
+        let too_much = |needs: u64, what, limit: usize, engine: u32| {
+            let allowed = (limit as u64).min(u64::from(engine));
+            if needs <= allowed {
+                return Ok(());
+            }
+            Err(Problem::NeedsTooMuch { needs, what, allowed })
+        };
+        too_much(
+            u64::from(needs.num_memories),
+            "linear memories",
+            limits.memories,
+            options.memories,
+        )?;
+        too_much(u64::from(needs.num_tables), "tables", limits.tables, options.tables)?;
+        too_much(
+            needs.max_initial_table_size.unwrap_or(0),
+            "elements in a table",
+            limits.table_elements,
+            u32::try_from(options.table_elements).unwrap_or(u32::MAX),
+        )
+    }
+
+    /// What a component imports, and whether that is offered.
+    pub(crate) fn imports(&self, component: &Component) -> Vec<Import> {
+        component
+            .component_type()
+            .imports(self.engine())
+            .map(|(name, import)| Import {
+                name: name.to_owned(),
+                offered: match import.ty {
+                    // Types need nobody to offer them: `lovage:task/types` is one such.
+                    ComponentItem::Type(_) => true,
+                    ComponentItem::ComponentInstance(instance) => {
+                        is_offered(name)
+                            || instance
+                                .exports(self.engine())
+                                .all(|(_, item)| matches!(item.ty, ComponentItem::Type(_)))
+                    }
+                    _ => false,
+                },
+            })
+            .collect()
+    }
+
+    /// What a component exports, besides types.
+    pub(crate) fn exports(&self, component: &Component) -> Vec<String> {
+        component
+            .component_type()
+            .exports(self.engine())
+            .filter(|(_, export)| !matches!(export.ty, ComponentItem::Type(_)))
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_that_of_sha256() {
+        // FIPS 180-2, appendix B.1.
+        assert_eq!(
+            digest(b"abc"),
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn kinds_are_told_by_the_first_bytes() {
+        assert_eq!(Kind::of(b"\0asm\x0d\0\x01\0"), Kind::Component);
+        assert_eq!(Kind::of(b"\0asm\x01\0\0\0"), Kind::CoreModule);
+        assert_eq!(Kind::of(b"\n (component)"), Kind::Text);
+        assert_eq!(Kind::of(b"\x7fELF"), Kind::Other);
+        assert_eq!(Kind::of(b"\0asm"), Kind::Other);
+        assert_eq!(Kind::of(b""), Kind::Other);
+    }
+}

@@ -1,0 +1,139 @@
+//! What it means when a guest does not return.
+//!
+//! A trap says little: a guest that panicked, that was refused memory, or that met a bug all reach
+//! the same `unreachable`. The limiter's notes and the tail of standard error tell them apart.
+
+use std::fmt::Write as _;
+
+use wasmtime::component::ResourceTableError;
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::limits::{Bytes, Limit, Limits};
+use super::state::State;
+use super::text;
+use crate::outcome::{Failure, Outcome};
+
+/// The outcome of an attempt that ended with an error.
+pub(super) fn outcome(error: &wasmtime::Error, state: &State, limits: &Limits) -> Outcome {
+    let failure = failure(error, state, limits);
+    match failure.kind.as_str() {
+        // It would be as large at the next attempt.
+        "output_too_large" => Outcome::Failed(failure),
+        _ => Outcome::Crashed(failure),
+    }
+}
+
+/// Why a call into a guest ended with an error. Leaves the tail of standard error to the caller.
+pub(super) fn failure(error: &wasmtime::Error, state: &State, limits: &Limits) -> Failure {
+    let stderr = state.stderr.peek();
+    let stderr_text = stderr.text();
+    let refused = state.limiter.refused();
+    let trap = error.downcast_ref::<Trap>();
+    let (kind, message) = if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        let code = exit.0;
+        ("exit".to_owned(), format!("exited with code {code} instead of returning"))
+    } else if let Some(message) = panic_message(&stderr.bytes) {
+        ("panic".to_owned(), message)
+    } else if let Some(refusal) = refused {
+        ("memory_limit".to_owned(), refusal.to_string())
+    } else if let Some(trap) = trap {
+        describe_trap(*trap)
+    } else if is_hostcall_fuel(error) {
+        // Lifting a result happens outside of the guest, so that no frame of it is there.
+        if error.downcast_ref::<WasmBacktrace>().is_none() {
+            return Failure::new("output_too_large", too_large(None, limits.output_bytes))
+                .with_detail(stderr_text);
+        }
+        (
+            "host_call_too_large".to_owned(),
+            format!("gave a host call more than {}", Bytes(limits.hostcall_bytes() as u64)),
+        )
+    } else if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+        ("handle_limit".to_owned(), format!("held more than {} handles at once", limits.handles))
+    } else {
+        ("trap:other".to_owned(), error.root_cause().to_string())
+    };
+    let mut detail = String::new();
+    if let (Some(refusal), "panic" | "exit") = (refused, kind.as_str()) {
+        detail = format!("before that it was refused memory: {refusal}\n");
+    }
+    if !stderr_text.is_empty() {
+        detail.push_str(&stderr_text);
+        if !detail.ends_with('\n') {
+            detail.push('\n');
+        }
+    }
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        // Writing to a string cannot fail.
+        let _ = write!(detail, "backtrace:\n{backtrace}");
+    }
+    text::failure(Failure::new(kind, message).with_detail(detail))
+}
+
+/// How an output that is too large is told.
+pub(super) fn too_large(size: Option<usize>, allowed: usize) -> String {
+    let allowed = Bytes(allowed as u64);
+    let hint = Limit::Output.hint();
+    match size {
+        Some(size) => {
+            format!("the output has {}, and {allowed} are allowed{hint}", Bytes(size as u64))
+        }
+        None => format!("the output has more than twice the {allowed} that are allowed{hint}"),
+    }
+}
+
+/// wasmtime's error for it is private, so its text has to do; a test holds it to that.
+fn is_hostcall_fuel(error: &wasmtime::Error) -> bool {
+    error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
+}
+
+/// What the panic hook of the Rust SDK writes: `lovage: panic: MESSAGE (at FILE:LINE)`, one line
+/// whatever the message is. The last one counts, since a panic ends the guest.
+fn panic_message(stderr: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(stderr);
+    let line = text.lines().rev().find_map(|line| line.strip_prefix("lovage: panic: "))?;
+    Some(line.to_owned())
+}
+
+fn describe_trap(trap: Trap) -> (String, String) {
+    let kind = match trap {
+        Trap::StackOverflow => "stack_overflow",
+        Trap::MemoryOutOfBounds => "memory_out_of_bounds",
+        Trap::TableOutOfBounds => "table_out_of_bounds",
+        Trap::IndirectCallToNull => "indirect_call_to_null",
+        Trap::BadSignature => "bad_signature",
+        Trap::IntegerOverflow => "integer_overflow",
+        Trap::IntegerDivisionByZero => "integer_division_by_zero",
+        Trap::BadConversionToInteger => "bad_conversion_to_integer",
+        Trap::UnreachableCodeReached => "unreachable",
+        Trap::AsyncDeadlock => "async_deadlock",
+        Trap::CannotEnterComponent => "cannot_enter_component",
+        Trap::CannotBlockSyncTask => "cannot_block",
+        Trap::NoAsyncResult => "no_async_result",
+        _ => "other",
+    };
+    let said = trap.to_string();
+    let said = said.strip_prefix("wasm trap: ").unwrap_or(&said);
+    // Guests keep much of their stack in linear memory, and when that ends they just write
+    // outside of it: `StackOverflow` is not what one sees.
+    let hint = match trap {
+        Trap::MemoryOutOfBounds => "; often this is a stack that was too small for a recursion",
+        Trap::UnreachableCodeReached => "; guests abort like this, see the detail",
+        _ => "",
+    };
+    (format!("trap:{kind}"), format!("trapped: {said}{hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_panic_is_found_among_other_lines() {
+        let stderr = b"hello\nlovage: panic: first (at a.rs:1)\nnoise\nlovage: panic: second\\nline (at b.rs:2)\nmore\n";
+        assert_eq!(panic_message(stderr).as_deref(), Some("second\\nline (at b.rs:2)"));
+        assert_eq!(panic_message(b"a lovage: panic: x"), None);
+        assert_eq!(panic_message(b""), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! What can go wrong before a job runs: with the engine, or with a component.
+//!
+//! What goes wrong while a job runs is no error but an [`Outcome`](crate::outcome::Outcome).
+
+use std::io;
+
+use super::bindings::SERVED;
+use super::engine::Allocator;
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// `slots` is 0.
+    #[error("the sandbox has no slots: there must be at least 1")]
+    NoSlots,
+    /// `tick` is 0.
+    #[error("the sandbox's clock does not tick: its period must be more than 0")]
+    NoTick,
+    /// wasmtime refuses the settings, or the machine does.
+    #[error("cannot set up the sandbox ({allocator:?}): {reason}; a pool reserves address space for every job at once: a smaller `worker.concurrency` or `sandbox.memory_reservation_bytes` needs less", allocator = .allocator)]
+    Refused {
+        /// With which allocator.
+        allocator: Allocator,
+        /// In wasmtime's words.
+        reason: String,
+    },
+    /// There is no compiler for the target.
+    #[error("cannot compile for `{target}`: {reason}")]
+    Target {
+        /// The target that was asked for.
+        target: String,
+        /// In wasmtime's words.
+        reason: String,
+    },
+    /// No thread for the clock.
+    #[error("cannot start the sandbox's clock: {0}")]
+    Ticker(io::Error),
+    /// WASI does not fit wasmtime: a mistake of this build.
+    #[error("cannot link WASI: {0}")]
+    Wasi(String),
+}
+
+/// Why a component does not load.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {problem}")]
+pub struct ComponentError {
+    /// The file, as it was named.
+    pub file: String,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// What is wrong with a component.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The file does not open.
+    #[error("cannot be read: {0}")]
+    Unreadable(io::Error),
+    /// No WebAssembly at all.
+    #[error("is not WebAssembly: it does not begin with `\\0asm`")]
+    NotWasm,
+    /// WebAssembly as text.
+    #[error("is WebAssembly text; make a binary of it first (`wasm-tools parse`)")]
+    Text,
+    /// A core module.
+    #[error(
+        "is a core WebAssembly module, not a component: build it for a target that makes \
+         components (Rust: `cargo build --target wasm32-wasip2`), or wrap it with \
+         `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// Native code where WebAssembly was expected.
+    #[error(
+        "is precompiled native code, which is not loaded as a component: a directory of \
+         precompiled code is trusted code, and has to be named as such"
+    )]
+    Precompiled,
+    /// It does not compile.
+    #[error("is no valid component: {0}")]
+    Invalid(String),
+    /// The pool's slots are too small for it.
+    #[error("needs more than a sandbox has room for: {reason}")]
+    NoRoom {
+        /// In wasmtime's words.
+        reason: String,
+    },
+    /// This build cannot compile.
+    #[error(
+        "cannot be compiled, since this build has no compiler: precompile it with \
+         `lovage compile`"
+    )]
+    NoCompiler,
+    /// It exports no version of the handler.
+    #[error("does not export `lovage:task/handler`, so it serves no tasks; it exports {}", list(.exports))]
+    NoHandler {
+        /// What it exports.
+        exports: Vec<String>,
+    },
+    /// It exports the handler in versions that this host does not know.
+    #[error(
+        "exports `lovage:task/handler` in version {}, and this host serves version {}",
+        .found.join(", "), SERVED.join(", ")
+    )]
+    UnservedVersion {
+        /// The versions that it exports.
+        found: Vec<String>,
+    },
+    /// It exports the handler with other types.
+    #[error("exports a handler that does not fit the contract: {reason}")]
+    WrongTypes {
+        /// What does not fit.
+        reason: String,
+    },
+    /// It imports what nobody offers.
+    #[error("imports what this host does not offer: {}", list(.imports))]
+    MissingImports {
+        /// All of them.
+        imports: Vec<String>,
+    },
+    /// It imports an offered interface in another shape.
+    #[error("imports an interface in a shape that this host does not offer: {reason}")]
+    WrongImport {
+        /// In wasmtime's words.
+        reason: String,
+    },
+    /// It needs more memories or tables than there may be.
+    #[error("needs {needs} {what}, and a sandbox has room for {allowed}")]
+    NeedsTooMuch {
+        /// How many.
+        needs: u64,
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        allowed: u64,
+    },
+    /// `describe` did not answer.
+    #[error("does not say which tasks it serves: `describe` {reason}")]
+    Describe {
+        /// How it ended.
+        reason: String,
+    },
+    /// `describe` gave an empty list.
+    #[error("serves no task: `describe` gave an empty list")]
+    NoTasks,
+    /// A name that the contract does not allow.
+    #[error(
+        "serves a task named {name:?}, and a task's name is 1 to 200 characters of \
+         a-z A-Z 0-9 _ . : / -"
+    )]
+    BadTaskName {
+        /// The name.
+        name: String,
+    },
+    /// Two tasks of one name.
+    #[error("serves two tasks named `{name}`")]
+    TaskTwice {
+        /// The name.
+        name: String,
+    },
+    /// A task whose description breaks the contract.
+    #[error("describes the task `{name}` wrongly: {reason}")]
+    BadTask {
+        /// The task.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Problem {
+    /// Why wasmtime takes no component from some bytes: they are none, or the pool has no room.
+    pub(crate) fn not_taken(error: &wasmtime::Error) -> Self {
+        let reason = format!("{error:#}");
+        // wasmtime has no type for it; a test holds it to these words.
+        if reason.contains("pooling allocator") {
+            Self::NoRoom { reason }
+        } else {
+            Self::Invalid(reason)
+        }
+    }
+
+    /// The problem of that file.
+    pub fn of(self, file: impl Into<String>) -> ComponentError {
+        ComponentError { file: file.into(), problem: self }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "nothing".to_owned();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

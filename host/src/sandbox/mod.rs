@@ -1,0 +1,130 @@
+//! The sandbox: where tasks run, each attempt in a place of its own.
+//!
+//! What it promises:
+//!
+//! - Every attempt has a fresh instance with fresh memory. Nothing of one job reaches the next.
+//! - A guest has nothing that was not granted: clocks, random numbers, and a short tail of its
+//!   output. See [`state`](self).
+//! - A guest ends at its deadline, whether it computes or waits, and stalls nobody meanwhile.
+//! - A guest cannot make the host use memory without bound, and the reason of every refusal is
+//!   told.
+//!
+//! ```text
+//! options → engine → linker ┐
+//!   .wasm → compiled ───────┴→ LoadedComponent (checked, linked, described)
+//!                                  job, plan ┴→ attempt → Report
+//! ```
+
+mod attempt;
+mod bindings;
+mod component;
+mod cpu;
+mod crash;
+mod engine;
+mod error;
+mod limits;
+mod output;
+mod spec;
+mod state;
+mod stdio;
+mod text;
+mod ticker;
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+pub use self::attempt::{Plan, Report};
+pub use self::bindings::{HANDLER, SERVED};
+pub use self::component::{Import, Kind, LoadedComponent, Source, digest};
+pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION};
+pub use self::error::{ComponentError, EngineError, Problem};
+pub use self::limits::{Bytes, Limit, Limits, Refusal};
+pub use self::spec::TaskSpec;
+pub use self::state::{OFFERED, is_offered};
+pub use self::stdio::Tail;
+pub use self::text::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
+
+use self::state::State;
+use self::ticker::Ticker;
+
+/// An engine with all that attempts share. Clones are the same sandbox.
+#[derive(Clone)]
+pub struct Sandbox(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    linker: Linker<State>,
+    ticker: Ticker,
+    options: EngineOptions,
+    allocator: Allocator,
+    /// The pool has room for so many; whoever has no permit would meet an error there.
+    slots: Semaphore,
+    spare: Semaphore,
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("options", &self.0.options)
+            .field("allocator", &self.0.allocator)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sandbox {
+    /// Sets up an engine, its clock, and what guests may import.
+    pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
+        let (engine, allocator) = options.build()?;
+        let linker =
+            state::linker(&engine).map_err(|error| EngineError::Wasi(format!("{error:#}")))?;
+        let ticker = Ticker::start(&engine, options.tick)?;
+        Ok(Self(Arc::new(Inner {
+            ticker,
+            linker,
+            slots: Semaphore::new(options.slots as usize),
+            spare: Semaphore::new(engine::SPARE_SLOTS as usize),
+            options,
+            allocator,
+            engine,
+        })))
+    }
+
+    /// What it was made with.
+    pub fn options(&self) -> &EngineOptions {
+        &self.0.options
+    }
+
+    /// The allocator that it came to.
+    pub fn allocator(&self) -> Allocator {
+        self.0.allocator
+    }
+
+    /// How many attempts could begin at once, now.
+    pub fn free_slots(&self) -> usize {
+        self.0.slots.available_permits()
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    fn linker(&self) -> &Linker<State> {
+        &self.0.linker
+    }
+
+    fn ticker(&self) -> &Ticker {
+        &self.0.ticker
+    }
+
+    /// `None` only if the semaphore were closed, which nobody does.
+    async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.slots.acquire().await.ok()
+    }
+
+    async fn spare_slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.spare.acquire().await.ok()
+    }
+}

@@ -1,0 +1,173 @@
+//! What holds for one job: the operator's settings, the component's advice, the sender's wishes.
+//!
+//! For each field the first that says something wins: `[tasks.NAME]`, the component's `describe`,
+//! `[defaults]`, and last the values below. A sender may ask for less time and fewer attempts than
+//! that, never for more.
+
+use std::time::Duration;
+
+use crate::{
+    config::{Config, ResultFormat, TaskConfig},
+    job::Job,
+    retry::Backoff,
+    sandbox::{Limits, TaskSpec},
+};
+
+/// The values where nobody says otherwise. `lovage.sample.toml` shows them.
+pub mod defaults {
+    /// Attempts a job gets.
+    pub const MAX_ATTEMPTS: u32 = 4;
+    /// Wall time for one attempt, in milliseconds.
+    pub const TIMEOUT_MS: u64 = 60_000;
+    /// Memory for one attempt, in bytes.
+    pub const MEMORY_BYTES: u64 = 128 << 20;
+    /// The largest output, in bytes. Leaves room for the envelope in SQS's 1 MiB.
+    pub const OUTPUT_BYTES: u64 = 1_000_000;
+    /// What is kept of standard output and error, in bytes each.
+    pub const STDIO_BYTES: u64 = 16 << 10;
+    /// The first bound of the back-off, in milliseconds.
+    pub const RETRY_BASE_MS: u64 = 1_000;
+    /// The last bound of the back-off, in milliseconds.
+    pub const RETRY_CAP_MS: u64 = 900_000;
+}
+
+/// What a component says of a task, as far as it bears on how a job is run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Advice {
+    /// Attempts a job gets.
+    pub max_attempts: Option<u32>,
+    /// Wall time for one attempt.
+    pub timeout: Option<Duration>,
+}
+
+/// What holds for one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Attempts it gets, at least 1.
+    pub max_attempts: u32,
+    /// Wall time for one attempt.
+    pub timeout: Duration,
+    /// Memory for one attempt, in bytes.
+    pub memory_bytes: u64,
+    /// The largest output, in bytes.
+    pub output_bytes: u64,
+    /// What is kept of standard output and error, in bytes each.
+    pub stdio_bytes: u64,
+    /// Delays between attempts.
+    pub backoff: Backoff,
+    /// The results' format, where the task's settings name one.
+    pub result_format: Option<ResultFormat>,
+    /// The queue for results, where the task's settings name one.
+    pub results: Option<String>,
+}
+
+impl From<&TaskSpec> for Advice {
+    fn from(spec: &TaskSpec) -> Self {
+        Self { max_attempts: spec.max_attempts, timeout: spec.timeout }
+    }
+}
+
+impl Settings {
+    /// What holds for a task, whoever asks for it.
+    pub fn of_task(config: &Config, task: &str, advice: Advice) -> Self {
+        let none = TaskConfig::default();
+        let own = config.tasks.get(task).unwrap_or(&none);
+        let all = &config.defaults;
+        let millis = |own: Option<u64>, all: Option<u64>, last| {
+            Duration::from_millis(own.or(all).unwrap_or(last))
+        };
+        Self {
+            max_attempts: own
+                .max_attempts
+                .map(Into::into)
+                .or(advice.max_attempts)
+                .or(all.max_attempts.map(Into::into))
+                .unwrap_or(defaults::MAX_ATTEMPTS)
+                .max(1),
+            timeout: own
+                .timeout_ms
+                .map(|ms| Duration::from_millis(ms.get()))
+                .or(advice.timeout)
+                .or(all.timeout_ms.map(|ms| Duration::from_millis(ms.get())))
+                .unwrap_or(Duration::from_millis(defaults::TIMEOUT_MS)),
+            memory_bytes: own
+                .memory_bytes
+                .or(all.memory_bytes)
+                .map_or(defaults::MEMORY_BYTES, Into::into),
+            output_bytes: own
+                .output_bytes
+                .or(all.output_bytes)
+                .map_or(defaults::OUTPUT_BYTES, Into::into),
+            stdio_bytes: own.stdio_bytes.or(all.stdio_bytes).unwrap_or(defaults::STDIO_BYTES),
+            backoff: Backoff {
+                base: millis(own.retry_base_ms, all.retry_base_ms, defaults::RETRY_BASE_MS),
+                cap: millis(own.retry_cap_ms, all.retry_cap_ms, defaults::RETRY_CAP_MS),
+            },
+            result_format: own.result_format.or(all.result_format),
+            results: own.results.clone().or_else(|| all.results.clone()),
+        }
+    }
+
+    /// The sandbox's part of it.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            memory_bytes: self.memory_bytes,
+            timeout: self.timeout,
+            output_bytes: usize::try_from(self.output_bytes).unwrap_or(usize::MAX),
+            stdio_bytes: usize::try_from(self.stdio_bytes).unwrap_or(usize::MAX),
+            ..Limits::default()
+        }
+    }
+
+    /// What holds for a job: what its sender asks for, where that is less.
+    #[must_use]
+    pub fn for_job(mut self, job: &Job) -> Self {
+        self.max_attempts =
+            job.max_attempts.map_or(self.max_attempts, |asked| asked.clamp(1, self.max_attempts));
+        self.timeout = job.timeout.map_or(self.timeout, |asked| asked.min(self.timeout));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse(text, "test").unwrap()
+    }
+
+    #[test]
+    fn the_operator_stands_over_the_component_and_that_over_the_defaults() {
+        let advice = Advice { max_attempts: Some(7), timeout: Some(Duration::from_secs(7)) };
+        let config = config(
+            "[defaults]\nmax_attempts = 2\ntimeout_ms = 2000\nmemory_bytes = 5\n\
+             [tasks.a]\nmax_attempts = 9\n",
+        );
+        let a = Settings::of_task(&config, "a", advice);
+        assert_eq!((a.max_attempts, a.timeout), (9, Duration::from_secs(7)));
+        assert_eq!((a.memory_bytes, a.output_bytes), (5, defaults::OUTPUT_BYTES));
+        let b = Settings::of_task(&config, "b", Advice::default());
+        assert_eq!((b.max_attempts, b.timeout), (2, Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_sender_may_ask_for_less_and_never_for_more() {
+        let settings = Settings::of_task(&config(""), "a", Advice::default());
+        let mut job = Job::new("i", "a", "1");
+        job.max_attempts = Some(2);
+        job.timeout = Some(Duration::from_secs(5));
+        let less = settings.clone().for_job(&job);
+        assert_eq!((less.max_attempts, less.timeout), (2, Duration::from_secs(5)));
+        job.max_attempts = Some(99);
+        job.timeout = Some(Duration::from_secs(9999));
+        assert_eq!(settings.clone().for_job(&job), settings);
+    }
+
+    #[test]
+    fn the_sample_shows_the_values_that_hold_where_nobody_says_otherwise() {
+        let sample = config(include_str!("../../lovage.sample.toml"));
+        let shown = Settings::of_task(&sample, "other", Advice::default());
+        assert_eq!(shown, Settings::of_task(&config(""), "other", Advice::default()));
+    }
+}

@@ -1,0 +1,196 @@
+//! Carrying out what becomes of messages, in batches, until the broker has taken it.
+//!
+//! What gathers while one batch is under way makes up the next, so batches grow with the load and
+//! a lone job does not wait. A failed publish leaves its message where it is: it is tried again
+//! while the lease is held, and after that the message is put back.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    broker::{Broker, BrokerError, Disposal, Fault, Message, Queue, Settlement},
+    events::SettleFailed,
+    lease::Lease,
+    retry::Backoff,
+};
+
+/// How settling behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct SettleOptions {
+    /// How often a settlement is tried before its message is put back.
+    pub tries: u32,
+    /// The delays between tries.
+    pub backoff: Backoff,
+    /// How many settlements may be waiting or under way; jobs that end beyond that wait.
+    pub backlog: usize,
+}
+
+/// Settles the messages of one queue. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Settler {
+    items: mpsc::UnboundedSender<Item>,
+    backlog: Arc<Semaphore>,
+}
+
+struct Item {
+    settlement: Settlement,
+    // Held until the message is settled.
+    lease: Lease,
+    room: OwnedSemaphorePermit,
+    settled: Option<oneshot::Sender<bool>>,
+}
+
+struct Shared {
+    broker: Arc<dyn Broker>,
+    queue: Queue,
+    options: SettleOptions,
+    now: CancellationToken,
+}
+
+impl Settler {
+    /// Starts settling on `tasks`; it ends when the last clone is dropped and all is settled.
+    /// After `now` nothing is tried again.
+    pub fn start(
+        broker: Arc<dyn Broker>,
+        queue: Queue,
+        options: SettleOptions,
+        tasks: &TaskTracker,
+        now: CancellationToken,
+    ) -> Self {
+        let (items, received) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared { broker, queue, options, now });
+        tasks.spawn(gather(shared, received, tasks.clone()));
+        // The semaphore bounds the channel, and what has left the channel to be tried again.
+        Self { items, backlog: Arc::new(Semaphore::new(options.backlog)) }
+    }
+
+    /// Hands over a message with what becomes of it; waits while too many are before it.
+    pub async fn settle(&self, message: Arc<Message>, disposal: Disposal, lease: Lease) {
+        self.hand_over(message, disposal, lease, None).await;
+    }
+
+    /// [`settle`](Self::settle), and waits until it is done. Whether the message is gone.
+    pub async fn settle_now(
+        &self,
+        message: Arc<Message>,
+        disposal: Disposal,
+        lease: Lease,
+    ) -> bool {
+        let finishes = matches!(disposal, Disposal::Finish { .. });
+        let (settled, answer) = oneshot::channel();
+        self.hand_over(message, disposal, lease, Some(settled)).await;
+        answer.await.unwrap_or(false) && finishes
+    }
+
+    async fn hand_over(
+        &self,
+        message: Arc<Message>,
+        disposal: Disposal,
+        lease: Lease,
+        settled: Option<oneshot::Sender<bool>>,
+    ) {
+        // Closed never: the semaphore lives as long as its settlers.
+        let Ok(room) = Arc::clone(&self.backlog).acquire_owned().await else { return };
+        let settlement = Settlement { message, disposal };
+        let item = Item { settlement, lease, room, settled };
+        // The receiver ends only after the last sender.
+        let _ = self.items.send(item);
+    }
+}
+
+async fn gather(shared: Arc<Shared>, mut items: mpsc::UnboundedReceiver<Item>, tasks: TaskTracker) {
+    let limits = shared.broker.limits();
+    let slots = Arc::new(Semaphore::new(limits.settle_concurrency.max(1)));
+    let mut batch = Vec::new();
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        if items.recv_many(&mut batch, limits.settle_batch.max(1)).await == 0 {
+            return;
+        }
+        if batch.len() < limits.settle_batch && !limits.settle_linger.is_zero() {
+            // A request costs more than a moment: let it fill.
+            let until = tokio::time::Instant::now() + limits.settle_linger;
+            while batch.len() < limits.settle_batch
+                && let Ok(Some(item)) = tokio::time::timeout_at(until, items.recv()).await
+            {
+                batch.push(item);
+            }
+        }
+        let batch = std::mem::take(&mut batch);
+        tasks.spawn(carry_out(Arc::clone(&shared), batch, slot));
+    }
+}
+
+/// Settles one batch; what fails is tried again, with the slot given up meanwhile.
+async fn carry_out(shared: Arc<Shared>, batch: Vec<Item>, slot: OwnedSemaphorePermit) {
+    let mut slot = Some(slot);
+    let mut batch = batch;
+    for tries in 1.. {
+        let (settlements, rest): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|item| (item.settlement, (item.lease, item.room, item.settled)))
+            .unzip();
+        let answers = shared.broker.settle(&shared.queue, &settlements).await;
+        let mut failed = Vec::new();
+        let mut errors = Vec::new();
+        for ((settlement, (lease, room, settled)), answer) in
+            settlements.into_iter().zip(rest).zip(answers)
+        {
+            match answer {
+                Ok(()) => tell(settled, true),
+                Err(error) => {
+                    failed.push(Item { settlement, lease, room, settled });
+                    errors.push(error);
+                }
+            }
+        }
+        drop(slot.take());
+        let again = shared.sort_failed(failed, &errors, tries);
+        if again.is_empty() {
+            return;
+        }
+        batch = again;
+        let pause = shared.options.backoff.delay(tries);
+        tokio::select! {
+            () = shared.now.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+impl Shared {
+    /// What to try again of what failed; the rest is told and left to the end of its lease.
+    fn sort_failed(&self, failed: Vec<Item>, errors: &[BrokerError], tries: u32) -> Vec<Item> {
+        let mut again = Vec::new();
+        for (index, (mut item, error)) in failed.into_iter().zip(errors).enumerate() {
+            let lost = error.fault == Fault::Stale;
+            let releases = matches!(item.settlement.disposal, Disposal::Release { .. });
+            let spent_out = tries >= self.options.tries || self.now.is_cancelled();
+            let given_up = lost || (releases && spent_out);
+            let retry_in = (!given_up).then(|| self.options.backoff.bound(tries));
+            // One line tells of a batch that failed as one.
+            if index == 0 {
+                SettleFailed { queue: &self.queue.name, error, tries, retry_in }.emit();
+            }
+            if retry_in.is_none() {
+                tell(item.settled, false);
+                continue;
+            }
+            if spent_out {
+                // Nobody takes the result: the message goes back, to be run again later.
+                let after = self.options.backoff.bound(tries).max(Duration::from_secs(1));
+                item.settlement.disposal = Disposal::Release { after, spent: true };
+            }
+            again.push(item);
+        }
+        again
+    }
+}
+
+fn tell(settled: Option<oneshot::Sender<bool>>, done: bool) {
+    if let Some(settled) = settled {
+        let _ = settled.send(done);
+    }
+}

@@ -1,0 +1,364 @@
+//! The long-lived worker: takes messages, keeps their leases, runs them, settles them.
+//!
+//! A permit comes before a message, so that none is ever held without a place to run it. The
+//! loops that receive end when the worker is told to stop, and never by an error: they say what
+//! is wrong, back off and go on.
+
+use std::{
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    broker::{Broker, BrokerError, Disposal, Message},
+    config::WorkerConfig,
+    events::{HostPanicked, MessagesReceived, ReceiveFailed, WorkerDraining, WorkerStopped},
+    lease::{Lease, Leases},
+    pipeline::Pipeline,
+    retry::Backoff,
+    routes::Source,
+    settle::{SettleOptions, Settler},
+};
+
+/// How long giving messages back may take once nothing else is waited for.
+const GIVE_BACK: Duration = Duration::from_secs(5);
+
+/// The two ways to stop a worker.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Take no more jobs; let running ones finish, up to the drain timeout.
+    pub drain: CancellationToken,
+    /// Cut running jobs short and give their messages back. Implies `drain`.
+    pub now: CancellationToken,
+}
+
+/// A worker over one broker.
+#[derive(Debug)]
+pub struct Worker {
+    broker: Arc<dyn Broker>,
+    pipeline: Arc<Pipeline>,
+    config: WorkerConfig,
+}
+
+/// What the loops of one queue share.
+struct Intake {
+    worker: Arc<Worker>,
+    source: Arc<Source>,
+    leases: Arc<Leases>,
+    settler: Settler,
+    /// All queues' permits together.
+    permits: Arc<Semaphore>,
+    /// This queue's own.
+    own_permits: Arc<Semaphore>,
+    /// Whether other queues wait for the same permits.
+    shares_permits: bool,
+    receivers: AtomicUsize,
+    tasks: TaskTracker,
+    running: Arc<AtomicUsize>,
+    given_back: Arc<AtomicUsize>,
+    stop: Stop,
+}
+
+/// A message with all that it takes to run it.
+type Held = (Arc<Message>, Lease, Permit);
+
+/// A place to run one message.
+struct Permit {
+    _all: OwnedSemaphorePermit,
+    _own: OwnedSemaphorePermit,
+}
+
+impl Worker {
+    /// A worker that has yet to be run.
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        pipeline: Arc<Pipeline>,
+        config: WorkerConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self { broker, pipeline, config })
+    }
+
+    /// Works until told to stop. `sources` come with the number of their jobs at once, if that is
+    /// less than the worker's.
+    pub async fn run(self: Arc<Self>, sources: Vec<(Source, Option<usize>)>, stop: Stop) {
+        let permits = Arc::new(Semaphore::new(self.config.concurrency.get()));
+        let running = Arc::new(AtomicUsize::new(0));
+        let given_back = Arc::new(AtomicUsize::new(0));
+        let receivers = TaskTracker::new();
+        let jobs = TaskTracker::new();
+        let settling = TaskTracker::new();
+        let shares_permits = sources.len() > 1;
+        let mut keepers = tokio::task::JoinSet::new();
+        for (source, concurrency) in sources {
+            let leases = Leases::new(
+                Arc::clone(&self.broker),
+                source.queue.clone(),
+                source.visibility,
+                Duration::from_millis(self.config.max_lease_ms.get())
+                    .min(self.broker.limits().max_lease),
+            );
+            let keeper = Arc::clone(&leases);
+            keepers.spawn(async move { keeper.keep().await });
+            let settler = Settler::start(
+                Arc::clone(&self.broker),
+                source.queue.clone(),
+                self.settle_options(),
+                &settling,
+                stop.now.clone(),
+            );
+            let own = concurrency.unwrap_or_else(|| self.config.concurrency.get());
+            let intake = Arc::new(Intake {
+                worker: Arc::clone(&self),
+                source: Arc::new(source),
+                leases,
+                settler,
+                permits: Arc::clone(&permits),
+                own_permits: Arc::new(Semaphore::new(own)),
+                shares_permits,
+                receivers: AtomicUsize::new(1),
+                tasks: jobs.clone(),
+                running: Arc::clone(&running),
+                given_back: Arc::clone(&given_back),
+                stop: stop.clone(),
+            });
+            receivers.spawn(intake.receive(receivers.clone(), false));
+        }
+        tokio::select! {
+            () = stop.drain.cancelled() => {}
+            () = stop.now.cancelled() => stop.drain.cancel(),
+        }
+        let timeout = Duration::from_millis(self.config.drain_timeout_ms);
+        WorkerDraining { running: running.load(Ordering::Relaxed), timeout }.emit();
+        let drained = async {
+            // In this order: each may still give work to the next.
+            for tracker in [&receivers, &jobs, &settling] {
+                tracker.close();
+                tracker.wait().await;
+            }
+        };
+        tokio::pin!(drained);
+        let in_time = tokio::select! {
+            () = &mut drained => true,
+            () = tokio::time::sleep(timeout) => false,
+            () = stop.now.cancelled() => false,
+        };
+        if !in_time {
+            stop.now.cancel();
+            // What cannot be given back by then comes again at the end of its lease.
+            let _ = tokio::time::timeout(GIVE_BACK, drained).await;
+        }
+        WorkerStopped { given_back: given_back.load(Ordering::Relaxed) }.emit();
+    }
+
+    fn error_backoff(&self) -> Backoff {
+        Backoff {
+            base: Duration::from_millis(self.config.error_backoff_base_ms.get()),
+            cap: Duration::from_millis(self.config.error_backoff_cap_ms.get()),
+        }
+    }
+
+    fn settle_options(&self) -> SettleOptions {
+        let limits = self.broker.limits();
+        SettleOptions {
+            tries: self.config.publish_attempts.get(),
+            backoff: self.error_backoff(),
+            backlog: self.config.concurrency.get()
+                + 2 * limits.settle_batch * limits.settle_concurrency,
+        }
+    }
+}
+
+impl Intake {
+    /// Receives until told to stop; an extra receiver only while there is plenty to receive.
+    async fn receive(self: Arc<Self>, receivers: TaskTracker, extra: bool) {
+        let mut plenty = extra;
+        let mut failures = 0;
+        while let Some(permits) = self.permits(plenty).await {
+            let asked = permits.len();
+            match self.receive_once(asked).await {
+                Ok(messages) => {
+                    failures = 0;
+                    plenty = messages.len() == asked;
+                    self.take(messages, permits);
+                }
+                Err(error) => {
+                    drop(permits);
+                    failures += 1;
+                    plenty = false;
+                    self.pause(&error, failures).await;
+                }
+            }
+            if plenty {
+                self.call_for_help(&receivers);
+            } else if extra {
+                break;
+            }
+        }
+        self.receivers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Starts another receiver, where there may be one.
+    fn call_for_help(self: &Arc<Self>, receivers: &TaskTracker) {
+        let most = self.worker.config.receivers.get();
+        let more = |now: usize| {
+            (now < most && self.own_permits.available_permits() > 0).then_some(now + 1)
+        };
+        if self.receivers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
+            // Boxed, since the future would otherwise contain itself.
+            let help: futures_util::future::BoxFuture<'static, ()> =
+                Box::pin(Arc::clone(self).receive(receivers.clone(), true));
+            receivers.spawn(help);
+        }
+    }
+
+    /// Places for one message, or for as many as a receive may bring; `None` when stopping.
+    async fn permits(&self, plenty: bool) -> Option<Vec<Permit>> {
+        let first = async {
+            let own = Arc::clone(&self.own_permits).acquire_owned().await.ok()?;
+            let all = Arc::clone(&self.permits).acquire_owned().await.ok()?;
+            Some(Permit { _all: all, _own: own })
+        };
+        let first = tokio::select! {
+            biased;
+            () = self.stop.drain.cancelled() => None,
+            permit = first => permit,
+        }?;
+        let mut permits = vec![first];
+        // An idle queue asks with one permit, and leaves the others to queues that have messages.
+        if plenty || !self.shares_permits {
+            let most = self.worker.broker.limits().receive_batch;
+            while permits.len() < most
+                && let Ok(own) = Arc::clone(&self.own_permits).try_acquire_owned()
+                && let Ok(all) = Arc::clone(&self.permits).try_acquire_owned()
+            {
+                permits.push(Permit { _all: all, _own: own });
+            }
+        }
+        Some(permits)
+    }
+
+    async fn receive_once(&self, max: usize) -> Result<Vec<Message>, BrokerError> {
+        let broker = &self.worker.broker;
+        // Several permits are not sat on while a queue has nothing, if other queues want them.
+        let wait = if self.shares_permits && max > 1 {
+            Duration::ZERO
+        } else {
+            Duration::from_millis(self.worker.config.receive_wait_ms)
+        };
+        let receive = broker.receive(&self.source.queue, max, wait, self.source.visibility);
+        tokio::pin!(receive);
+        // A receive under way is never dropped: what it brings would be stranded.
+        tokio::select! {
+            biased;
+            messages = &mut receive => return messages,
+            () = self.stop.drain.cancelled() => broker.interrupt(),
+        }
+        tokio::select! {
+            messages = &mut receive => messages,
+            () = self.stop.now.cancelled() => Ok(Vec::new()),
+        }
+    }
+
+    async fn pause(&self, error: &BrokerError, failures: u32) {
+        let backoff = self.worker.error_backoff();
+        // At least half of the bound: a broker in trouble must not be asked in a tight loop.
+        let retry_in = backoff.delay(failures).max(backoff.bound(failures) / 2);
+        ReceiveFailed { queue: &self.source.name, error, failures, retry_in }.emit();
+        tokio::select! {
+            () = self.stop.drain.cancelled() => {}
+            () = tokio::time::sleep(retry_in) => {}
+        }
+    }
+
+    fn take(self: &Arc<Self>, messages: Vec<Message>, permits: Vec<Permit>) {
+        if messages.is_empty() {
+            return;
+        }
+        MessagesReceived { queue: &self.source.name, count: messages.len() }.emit();
+        let held = messages.into_iter().map(|message| {
+            let lease = self.leases.hold(message.receipt.clone());
+            (Arc::new(message), lease)
+        });
+        if !self.source.queue.fifo {
+            for ((message, lease), permit) in held.zip(permits) {
+                let intake = Arc::clone(self);
+                self.tasks.spawn(async move {
+                    let _permit = permit;
+                    if let Some(disposal) = intake.run(&message, &lease).await {
+                        intake.settler.settle(message, disposal, lease).await;
+                    }
+                });
+            }
+            return;
+        }
+        let mut groups: BTreeMap<Option<String>, Vec<Held>> = BTreeMap::new();
+        for ((message, lease), permit) in held.zip(permits) {
+            groups.entry(message.group.clone()).or_default().push((message, lease, permit));
+        }
+        for group in groups.into_values() {
+            self.tasks.spawn(Arc::clone(self).run_in_order(group));
+        }
+    }
+
+    /// Runs messages of one FIFO group one after the other. After one that is not gone, the rest
+    /// goes back unrun: they must not overtake it.
+    async fn run_in_order(self: Arc<Self>, group: Vec<Held>) {
+        let mut in_order = true;
+        for (message, lease, _permit) in group {
+            let disposal = if in_order {
+                self.run(&message, &lease).await
+            } else {
+                self.given_back.fetch_add(1, Ordering::Relaxed);
+                Some(Disposal::Release { after: Duration::ZERO, spent: false })
+            };
+            in_order = match disposal {
+                Some(disposal) => {
+                    self.settler.settle_now(message, disposal, lease).await && in_order
+                }
+                None => false,
+            };
+        }
+    }
+
+    /// What becomes of a message; `None` where it is no longer ours.
+    async fn run(&self, message: &Message, lease: &Lease) -> Option<Disposal> {
+        let give_back = || {
+            self.given_back.fetch_add(1, Ordering::Relaxed);
+            Some(Disposal::Release { after: Duration::ZERO, spent: false })
+        };
+        // Received, but not begun: somebody else can have it right now.
+        if self.stop.drain.is_cancelled() {
+            return give_back();
+        }
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let _running = Running(&self.running);
+        let process = AssertUnwindSafe(self.worker.pipeline.process(&self.source, message, None));
+        tokio::select! {
+            biased;
+            disposal = process.catch_unwind() => Some(disposal.unwrap_or_else(|_| {
+                HostPanicked { queue: &self.source.name }.emit();
+                Disposal::Release { after: self.worker.error_backoff().cap, spent: true }
+            })),
+            () = lease.lost() => None,
+            () = self.stop.now.cancelled() => give_back(),
+        }
+    }
+}
+
+/// Counts a running job for as long as it lives.
+struct Running<'a>(&'a AtomicUsize);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
