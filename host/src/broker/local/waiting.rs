@@ -237,10 +237,7 @@ impl Parked {
             }
         }
         self.look = false;
-        self.next_at = match self.receivers.is_empty() {
-            true => None,
-            false => store.next_visible(queue)?,
-        };
+        self.next_at = if self.receivers.is_empty() { None } else { store.next_visible(queue)? };
         Ok(())
     }
 }

@@ -183,7 +183,11 @@ impl Writer {
             return;
         }
         match self.attempt(&mut works, look) {
-            Ok(()) => works.into_iter().for_each(|work| work.answer(Ok(()))),
+            Ok(()) => {
+                for work in works {
+                    work.answer(Ok(()));
+                }
+            }
             Err(failure @ Failure::Begin(_)) => self.fail(works, failure),
             Err(failure) if works.len() < 2 => self.fail(works, failure),
             Err(_) => self.one_by_one(works),
@@ -202,7 +206,9 @@ impl Writer {
             Failure::Panic => writer_gone(&self.path),
         };
         let again = || BrokerError::new(first.fault, first.message.clone());
-        works.into_iter().for_each(|work| work.answer(Err(again())));
+        for work in works {
+            work.answer(Err(again()));
+        }
         self.waiting.fail(again);
     }
 

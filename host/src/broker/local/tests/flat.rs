@@ -60,7 +60,7 @@ fn steps_of_a_life(connection: &Connection) -> BTreeMap<&'static str, i32> {
         }
         transact(connection, |store| {
             store.result("no such job")?;
-            store.purge(Duration::from_secs(3600), 10)
+            store.purge(Duration::from_hours(1), 10)
         });
     }
     let steps = |statement: &&'static str| {
