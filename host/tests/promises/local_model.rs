@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use crate::support::{broker::text, local::Local};
 
 const NOW: Duration = Duration::ZERO;
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 const QUEUES: [(&str, bool); 2] = [("standard", false), ("fifo", true)];
 
 #[derive(Debug, Clone)]
@@ -42,9 +42,9 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (queue.clone(), group, prop::bool::weighted(0.1))
             .prop_map(|(queue, group, delayed)| Op::Send { queue, group, delayed }),
         5 => (queue, 1..4_usize).prop_map(|(queue, max)| Op::Receive { queue, max }),
-        5 => (which.clone(), prop::option::of(target), any::<bool>())
+        5 => (which, prop::option::of(target), any::<bool>())
             .prop_map(|(which, send, result)| Op::Finish { which, send, result }),
-        3 => (which.clone(), prop::bool::weighted(0.2), any::<bool>())
+        3 => (which, prop::bool::weighted(0.2), any::<bool>())
             .prop_map(|(which, later, spent)| Op::Release { which, later, spent }),
         2 => which.prop_map(|which| Op::CutShort { which }),
         1 => Just(Op::Reopen),

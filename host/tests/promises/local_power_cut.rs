@@ -26,7 +26,7 @@ use crate::support::{
 };
 
 const NOW: Duration = Duration::ZERO;
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// What was asked and what was answered, by the number that a job carries.
 #[derive(Debug, Clone, Default)]

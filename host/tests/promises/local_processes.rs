@@ -16,7 +16,7 @@ use crate::support::{
     local::Local,
 };
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const SOON: Duration = Duration::from_secs(20);
 
 /// Tells this test binary, started once more, what to do and with which file.

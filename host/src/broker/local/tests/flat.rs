@@ -25,6 +25,9 @@ fn steps_of_a_life(connection: &Connection) -> BTreeMap<&'static str, i32> {
         transact(connection, |store| {
             let mut ten: Vec<_> = (0..10).map(|n| message(Some(&format!("new-{n}")), 0)).collect();
             ten.extend((0..10).map(|_| message(Some("long"), 0)));
+            for message in ten.iter_mut().step_by(2) {
+                message.body = vec![b'x'; 5_000].into();
+            }
             store.send(&queue, &ten)
         })
         .unwrap();
@@ -57,7 +60,7 @@ fn steps_of_a_life(connection: &Connection) -> BTreeMap<&'static str, i32> {
         }
         transact(connection, |store| {
             store.result("no such job")?;
-            store.purge(Duration::from_secs(3600), 10)
+            store.purge(Duration::from_hours(1), 10)
         });
     }
     let steps = |statement: &&'static str| {

@@ -1,9 +1,9 @@
 //! An open that fails says what, which file, why, and what to do.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use super::super::{LocalBroker, LocalOptions, sql};
-use crate::broker::{BrokerError, Fault};
+use crate::broker::{Broker, BrokerError, Fault};
 
 fn refused(path: &Path) -> BrokerError {
     let error = LocalBroker::open(path, LocalOptions::default()).unwrap_err();
@@ -66,6 +66,23 @@ fn a_newer_schema_asks_for_an_upgrade() {
     let error = refused(&path);
     assert_eq!(error.fault, Fault::Invalid);
     assert!(error.message.contains("upgrade"), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_queue_is_told_with_the_nearest_and_all_there_are() {
+    let (directory, broker) = super::broker(LocalOptions::default()).await;
+    broker.declare("orders", false, Duration::ZERO).await.unwrap();
+    let path = directory.path().join("broker.db").display().to_string();
+    for (name, advice) in [
+        ("ordrs", "it holds orders, work; did you mean \"orders\"?"),
+        ("something-else", "it holds orders, work; declare it, or name another"),
+    ] {
+        let error = Broker::open(&broker, name).await.unwrap_err();
+        assert_eq!(error.fault, Fault::NotFound);
+        for part in [name, &path, advice] {
+            assert!(error.message.contains(part), "{error}");
+        }
+    }
 }
 
 #[test]

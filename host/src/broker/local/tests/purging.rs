@@ -25,7 +25,7 @@ fn results_go_after_their_time_and_not_before() {
         }
         Ok(())
     });
-    let retention = Duration::from_secs(25 * 60);
+    let retention = Duration::from_mins(25);
     // Two at a time, and it says that there may be more.
     assert!(transact(&connection, |store| store.purge(retention, 2)));
     assert_eq!(results(&connection), 3);
