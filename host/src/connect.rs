@@ -35,10 +35,8 @@ async fn local(config: &Config) -> Result<crate::broker::local::LocalBroker, Bro
     /// The visibility timeout of queues that do not set theirs: SQS's own default.
     const VISIBILITY: Duration = Duration::from_secs(30);
 
-    let options = LocalOptions {
-        retention: Duration::from_millis(config.broker.result_retention_ms),
-        ..LocalOptions::default()
-    };
+    let options =
+        LocalOptions { retention: Duration::from_millis(config.broker.result_retention_ms) };
     let broker = LocalBroker::open(&config.broker.path, options)?;
     let mut queues: BTreeMap<&str, QueueConfig> =
         config.queues.iter().map(|(name, queue)| (name.as_str(), queue.clone())).collect();

@@ -253,9 +253,10 @@ impl DeadLettered<'_> {
     /// Logs and counts.
     pub fn emit(self) {
         let reason = one_line(self.reason, REASON_BYTES);
-        match self.to {
-            Some(to) => warn!(queue = self.queue, to, %reason, "message becomes a dead letter"),
-            None => error!(queue = self.queue, %reason, "dead letter discarded, as configured"),
+        if let Some(to) = self.to {
+            warn!(queue = self.queue, to, %reason, "message becomes a dead letter");
+        } else {
+            error!(queue = self.queue, %reason, "dead letter discarded, as configured");
         }
         counter!("lovage_dead_letters_total", "queue" => self.queue.to_owned()).increment(1);
     }

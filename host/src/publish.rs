@@ -1,8 +1,11 @@
 //! From a finished job to the messages that must be sent before its own is deleted: the result,
 //! and where it comes to that the dead letter.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     broker::{
@@ -119,9 +122,7 @@ fn deduplication_id(id: &str) -> String {
     if (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
         return id.to_owned();
     }
-    use sha2::{Digest, Sha256};
     Sha256::digest(id.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        use std::fmt::Write;
         let _ = write!(hex, "{byte:02x}");
         hex
     })
@@ -146,10 +147,11 @@ mod tests {
     };
 
     fn queue(name: &str) -> Queue {
+        let is_fifo = name.split('.').next_back() == Some("fifo");
         Queue {
             name: name.into(),
             address: name.into(),
-            fifo: name.ends_with(".fifo"),
+            fifo: is_fifo,
             visibility_timeout: Duration::from_secs(30),
             redrive_target: None,
         }

@@ -130,13 +130,13 @@ impl JobResult {
         };
         match &self.value {
             Err(failure) => envelope.error = Some(failure.into()),
-            Ok(output) => match json(output) {
-                Some(data) => envelope.data = Some(data),
-                None => {
+            Ok(output) => {
+                envelope.data = json(output);
+                if envelope.data.is_none() {
                     envelope.data_base64 = Some(BASE64_STANDARD.encode(&output.data));
                     envelope.content_type = Some(&output.content_type);
                 }
-            },
+            }
         }
         to_json(&envelope)
     }
@@ -183,6 +183,7 @@ impl JobResult {
     }
 
     /// The same job's result where its value turned out to be too large to publish.
+    #[must_use]
     pub fn too_large(&self, bytes: usize, limit: usize) -> Self {
         let failure = Failure::new(
             "result_too_large",

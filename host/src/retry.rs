@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_bound_doubles_from_the_base() {
-        let backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) };
+        let backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_mins(1) };
         let bounds: Vec<_> = (1..=8).map(|n| backoff.bound(n).as_secs()).collect();
         assert_eq!(bounds, [1, 2, 4, 8, 16, 32, 60, 60]);
     }

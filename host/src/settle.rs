@@ -37,8 +37,8 @@ pub struct Settler {
 struct Item {
     settlement: Settlement,
     // Held until the message is settled.
-    _lease: Lease,
-    _room: OwnedSemaphorePermit,
+    lease: Lease,
+    room: OwnedSemaphorePermit,
     settled: Option<oneshot::Sender<bool>>,
 }
 
@@ -94,7 +94,7 @@ impl Settler {
         // Closed never: the semaphore lives as long as its settlers.
         let Ok(room) = Arc::clone(&self.backlog).acquire_owned().await else { return };
         let settlement = Settlement { message, disposal };
-        let item = Item { settlement, _lease: lease, _room: room, settled };
+        let item = Item { settlement, lease, room, settled };
         // The receiver ends only after the last sender.
         let _ = self.items.send(item);
     }
@@ -130,7 +130,7 @@ async fn carry_out(shared: Arc<Shared>, batch: Vec<Item>, slot: OwnedSemaphorePe
     for tries in 1.. {
         let (settlements, rest): (Vec<_>, Vec<_>) = batch
             .into_iter()
-            .map(|item| (item.settlement, (item._lease, item._room, item.settled)))
+            .map(|item| (item.settlement, (item.lease, item.room, item.settled)))
             .unzip();
         let answers = shared.broker.settle(&shared.queue, &settlements).await;
         let mut failed = Vec::new();
@@ -141,7 +141,7 @@ async fn carry_out(shared: Arc<Shared>, batch: Vec<Item>, slot: OwnedSemaphorePe
             match answer {
                 Ok(()) => tell(settled, true),
                 Err(error) => {
-                    failed.push(Item { settlement, _lease: lease, _room: room, settled });
+                    failed.push(Item { settlement, lease, room, settled });
                     errors.push(error);
                 }
             }
@@ -164,18 +164,16 @@ impl Shared {
     /// What to try again of what failed; the rest is told and left to the end of its lease.
     fn sort_failed(&self, failed: Vec<Item>, errors: &[BrokerError], tries: u32) -> Vec<Item> {
         let mut again = Vec::new();
-        let mut told = 0;
-        for (mut item, error) in failed.into_iter().zip(errors) {
+        for (index, (mut item, error)) in failed.into_iter().zip(errors).enumerate() {
             let lost = error.fault == Fault::Stale;
             let releases = matches!(item.settlement.disposal, Disposal::Release { .. });
             let spent_out = tries >= self.options.tries || self.now.is_cancelled();
-            let retry_in =
-                (!lost && !(releases && spent_out)).then(|| self.options.backoff.bound(tries));
+            let given_up = lost || (releases && spent_out);
+            let retry_in = (!given_up).then(|| self.options.backoff.bound(tries));
             // One line tells of a batch that failed as one.
-            if told == 0 {
+            if index == 0 {
                 SettleFailed { queue: &self.queue.name, error, tries, retry_in }.emit();
             }
-            told += 1;
             if retry_in.is_none() {
                 tell(item.settled, false);
                 continue;

@@ -1,11 +1,13 @@
 //! Making text from strangers fit for logs, attributes and error messages.
 
+/// Stands where something was cut off.
+const MARK: &str = "…";
+
 /// Cuts `text` to at most `max` bytes, at a character's edge, and says that it did.
 pub fn shorten(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }
-    const MARK: &str = "…";
     let room = text.floor_char_boundary(max.saturating_sub(MARK.len()));
     let mut short = text.get(..room).unwrap_or_default().to_owned();
     if max >= MARK.len() {

@@ -68,6 +68,9 @@ struct Intake {
     stop: Stop,
 }
 
+/// A message with all that it takes to run it.
+type Held = (Arc<Message>, Lease, Permit);
+
 /// A place to run one message.
 struct Permit {
     _all: OwnedSemaphorePermit,
@@ -297,8 +300,7 @@ impl Intake {
             }
             return;
         }
-        let mut groups: BTreeMap<Option<String>, Vec<(Arc<Message>, Lease, Permit)>> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<Option<String>, Vec<Held>> = BTreeMap::new();
         for ((message, lease), permit) in held.zip(permits) {
             groups.entry(message.group.clone()).or_default().push((message, lease, permit));
         }
@@ -309,7 +311,7 @@ impl Intake {
 
     /// Runs messages of one FIFO group one after the other. After one that is not gone, the rest
     /// goes back unrun: they must not overtake it.
-    async fn run_in_order(self: Arc<Self>, group: Vec<(Arc<Message>, Lease, Permit)>) {
+    async fn run_in_order(self: Arc<Self>, group: Vec<Held>) {
         let mut in_order = true;
         for (message, lease, _permit) in group {
             let disposal = if in_order {

@@ -35,7 +35,7 @@ impl ConfigCommand {
         match (self.command, global.json) {
             (Verb::Check, true) => println!("{}", serde_json::json!({"ok": true})),
             (Verb::Check, false) => {
-                println!("ok: takes jobs from {}", config.consumed_queues().join(", "))
+                println!("ok: takes jobs from {}", config.consumed_queues().join(", "));
             }
             (Verb::Show, true) => println!("{}", serde_json::to_string_pretty(&config)?),
             (Verb::Show, false) => print!("{}", toml::to_string(&config)?),

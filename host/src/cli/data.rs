@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn durations_are_read_in_words_of_one_letter() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("3d"), Ok(Duration::from_secs(3 * 86400)));
+        assert_eq!(duration("3d"), Ok(Duration::from_hours(72)));
         assert!(duration("soon").unwrap_err().contains("250ms"));
         assert!(duration("-1s").is_err());
     }

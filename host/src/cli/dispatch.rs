@@ -17,7 +17,7 @@ use crate::{
     Which function or queue it goes to, the section [dispatch] of the configuration says.")]
 pub struct Dispatch {
     /// The event: JSON, @FILE, or - for standard input
-    #[arg(long, short, value_name = "JSON|@FILE|-")]
+    #[arg(long, short, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     event: String,
 }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long a letter is out of others' sight while it is sent back.
-const HOLD: Duration = Duration::from_secs(60);
+const HOLD: Duration = Duration::from_mins(1);
 
 /// Look at dead letters, and send them back
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use serde_json::Value;
 
 use super::Global;
 use crate::{
@@ -84,13 +85,13 @@ impl Inspect {
 
 /// A schema in a few words.
 fn summary(schema: &str) -> String {
-    let schema: serde_json::Value = serde_json::from_str(schema).unwrap_or_default();
-    let text = match (&schema["type"], &schema["title"]) {
-        (serde_json::Value::String(kind), _) => kind.clone(),
-        (serde_json::Value::Array(kinds), _) => {
-            kinds.iter().filter_map(|kind| kind.as_str()).collect::<Vec<_>>().join(" or ")
+    let schema: Value = serde_json::from_str(schema).unwrap_or_default();
+    let text = match (schema.get("type"), schema.get("title")) {
+        (Some(Value::String(kind)), _) => kind.clone(),
+        (Some(Value::Array(kinds)), _) => {
+            kinds.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or ")
         }
-        (_, serde_json::Value::String(title)) => title.clone(),
+        (_, Some(Value::String(title))) => title.clone(),
         _ => "anything".to_owned(),
     };
     one_line(&text, 200)

@@ -45,6 +45,7 @@ struct Cli {
 
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
 struct Global {
     /// The configuration; lovage.toml in the working directory when there is one
     #[arg(long, short, global = true, env = "LOVAGE_CONFIG", value_name = "FILE")]

@@ -2,8 +2,10 @@
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
-use serde_json::{json, value::RawValue};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{Global, MISUSE, data};
 use crate::{
@@ -30,7 +32,13 @@ pub struct Run {
     /// The task; needed where the component serves several
     task: Option<String>,
     /// The payload: JSON, @FILE, or - for standard input
-    #[arg(long, short, value_name = "JSON|@FILE|-", default_value = "null")]
+    #[arg(
+        long,
+        short,
+        value_name = "JSON|@FILE|-",
+        default_value = "null",
+        allow_hyphen_values = true
+    )]
     data: String,
     /// The payload's media type, where it is not JSON
     #[arg(long, default_value = JSON)]
@@ -177,7 +185,9 @@ fn show(report: &Report) -> anyhow::Result<ExitCode> {
 
 /// Tells a person why a job has no value.
 pub(super) fn print_failure(status: &str, kind: &str, message: &str, detail: Option<&str>) {
-    eprintln!("{status}: {}: {}", printable(kind, 200), printable(message, 8192));
+    // Where the kind says no more than the status, once is enough.
+    let kind = if kind == status { String::new() } else { printable(kind, 200) + ": " };
+    eprintln!("{status}: {kind}{}", printable(message, 8192));
     if let Some(detail) = detail {
         for line in printable(detail, 65536).lines() {
             eprintln!("  {line}");
@@ -185,43 +195,56 @@ pub(super) fn print_failure(status: &str, kind: &str, message: &str, detail: Opt
     }
 }
 
+/// The attempt as JSON.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    task: &'a str,
+    status: &'a str,
+    attempt: u32,
+    // As it is: parsing and printing it would change large numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Value>,
+    usage: Value,
+    stdout: String,
+    stderr: String,
+}
+
 fn show_json(job: &Job, report: &Report) -> anyhow::Result<ExitCode> {
     let (status, failure) = explain(&report.outcome);
-    let mut shown = json!({
-        "id": job.id,
-        "task": job.task,
-        "status": status,
-        "attempt": job.attempt,
-        "usage": {
+    let mut shown = Shown {
+        id: &job.id,
+        task: &job.task,
+        status,
+        attempt: job.attempt,
+        data: None,
+        data_base64: None,
+        content_type: None,
+        error: failure
+            .map(|it| json!({"kind": it.kind, "message": it.message, "detail": it.detail})),
+        usage: json!({
             "cpu_us": u64::try_from(report.usage.cpu.as_micros()).unwrap_or(u64::MAX),
             "wall_us": u64::try_from(report.usage.wall.as_micros()).unwrap_or(u64::MAX),
             "peak_memory_bytes": report.usage.peak_memory_bytes,
-        },
-        "stdout": report.stdout.text(),
-        "stderr": report.stderr.text(),
-    });
-    if let Some(failure) = failure {
-        shown["error"] =
-            json!({"kind": failure.kind, "message": failure.message, "detail": failure.detail});
-    }
-    let text = serde_json::to_string_pretty(&shown)?;
-    // The value goes in as it is: parsing it would change large numbers.
-    let value = match &report.outcome {
-        Outcome::Done(output) if is_json(&output.content_type) => {
-            let data = serde_json::from_slice::<&RawValue>(&output.data)?;
-            format!("  \"data\": {},\n", data.get())
-        }
-        Outcome::Done(output) => {
-            use base64::{Engine as _, prelude::BASE64_STANDARD};
-            format!(
-                "  \"content_type\": {},\n  \"data_base64\": \"{}\",\n",
-                json!(output.content_type),
-                BASE64_STANDARD.encode(&output.data)
-            )
-        }
-        _ => String::new(),
+        }),
+        stdout: report.stdout.text(),
+        stderr: report.stderr.text(),
     };
-    println!("{}", text.replacen("{\n", &format!("{{\n{value}"), 1));
-    let done = matches!(report.outcome, Outcome::Done(_));
-    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let output = if let Outcome::Done(output) = &report.outcome { Some(output) } else { None };
+    if let Some(output) = output {
+        if is_json(&output.content_type) {
+            shown.data = Some(serde_json::from_slice(&output.data)?);
+        } else {
+            shown.data_base64 = Some(BASE64_STANDARD.encode(&output.data));
+            shown.content_type = Some(&output.content_type);
+        }
+    }
+    println!("{}", serde_json::to_string_pretty(&shown)?);
+    Ok(if output.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,6 +1,6 @@
 //! `lovage send`
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{fmt::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -26,7 +26,7 @@ pub struct Send {
     /// The task; the queue's default task when absent
     task: Option<String>,
     /// The payload: JSON, @FILE, or - for standard input
-    #[arg(long, short, value_name = "JSON|@FILE|-")]
+    #[arg(long, short, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     data: String,
     /// The queue; the only one that is configured when absent
     #[arg(long, short, value_name = "QUEUE")]
@@ -232,14 +232,14 @@ impl Send {
                 self.timeout.map(|it| json!(u64::try_from(it.as_millis()).unwrap_or(u64::MAX))),
             ),
             ("reply_to", reply_to.map(|it| json!(it))),
-            ("headers", (!headers.is_empty()).then(|| Value::Object(headers))),
+            ("headers", (!headers.is_empty()).then_some(Value::Object(headers))),
         ];
         // The payload is not parsed and printed again: its numbers stay as they are.
         let payload = RawValue::from_string(String::from_utf8(payload)?)?;
         let mut body = format!("{{\"data\":{}", payload.get().trim());
         for (name, value) in fields {
             if let Some(value) = value {
-                body.push_str(&format!(",\"{name}\":{value}"));
+                write!(body, ",\"{name}\":{value}")?;
             }
         }
         body.push('}');

@@ -16,12 +16,12 @@ use crate::{
 
 /// Fills a job from a raw body.
 pub(super) fn decode(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), String> {
-    job.content_type = message
+    message
         .attributes
         .get(attribute::CONTENT_TYPE)
         .or(defaults.content_type.as_ref())
         .map_or(JSON, String::as_str)
-        .to_owned();
+        .clone_into(&mut job.content_type);
     match message.attributes.get(attribute::CONTENT_ENCODING).map(String::as_str) {
         None | Some("identity") => job.payload = message.body.clone(),
         Some("base64") => {

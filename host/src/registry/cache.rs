@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::load::announce;
 use crate::sandbox::{Kind, Problem, Sandbox, Source};
 
 /// How many bytes a cache holds unless somebody says otherwise: 2 GiB.
@@ -146,20 +147,21 @@ impl CompileCache {
         wasm: &[u8],
     ) -> Result<Component, Problem> {
         let name = file_name(sandbox.engine(), &source.digest);
-        if let Some(component) = self.get(sandbox.engine(), &name) {
+        if let Some(component) = self.get(sandbox.engine(), &name)? {
             tracing::debug!(file = source.file, "compiled code found in the cache");
             return Ok(component);
         }
         if let Some(problem) = Kind::of(wasm).problem() {
             return Err(problem);
         }
+        announce(source);
         let code = sandbox
             .engine()
             .precompile_component(wasm)
-            .map_err(|error| Problem::Invalid(format!("{error:#}")))?;
+            .map_err(|error| Problem::not_taken(&error))?;
         match self.put(&name, &code) {
             Ok(()) => {
-                if let Some(component) = self.get(sandbox.engine(), &name) {
+                if let Some(component) = self.get(sandbox.engine(), &name)? {
                     return Ok(component);
                 }
             }
@@ -170,13 +172,16 @@ impl CompileCache {
                 "compiled code cannot be cached, and is compiled again at the next start"
             ),
         }
-        from_bytes(sandbox.engine(), &code).map_err(|error| Problem::Invalid(format!("{error:#}")))
+        from_bytes(sandbox.engine(), &code).map_err(|error| Problem::not_taken(&error))
     }
 
-    /// What is cached under a name, if it is there, is ours, and fits the engine.
-    fn get(&self, engine: &Engine, name: &str) -> Option<Component> {
+    /// What is cached under a name, if it is there, is ours, and fits the engine. Code that the
+    /// sandbox has no room for is the one that is not worth compiling again.
+    fn get(&self, engine: &Engine, name: &str) -> Result<Option<Component>, Problem> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = sys::openat(&self.0.dir, name, flags, Mode::empty()).ok()?;
+        let Ok(file) = sys::openat(&self.0.dir, name, flags, Mode::empty()) else {
+            return Ok(None);
+        };
         match Self::load(engine, &file) {
             Ok(component) => {
                 // When it was last used; see `prune`. No reason to fail.
@@ -185,16 +190,20 @@ impl CompileCache {
                     &file,
                     &sys::Timestamps { last_access: now, last_modification: now },
                 );
-                Some(component)
+                Ok(Some(component))
             }
             Err(error) => {
+                let problem = Problem::not_taken(&error);
+                if matches!(problem, Problem::NoRoom { .. }) {
+                    return Err(problem);
+                }
                 tracing::warn!(
                     cache = %self.path().display(),
                     name,
                     error = format!("{error:#}"),
                     "cached code is refused; it is compiled anew"
                 );
-                None
+                Ok(None)
             }
         }
     }

@@ -10,7 +10,9 @@ use wasmtime::component::Component;
 use super::cache::CompileCache;
 use super::precompiled::{self, CompileError};
 use super::{RegistryError, Task};
-use crate::sandbox::{Bytes, Limits, LoadedComponent, Problem, Sandbox, Source};
+#[cfg(feature = "compiler")]
+use crate::sandbox::Bytes;
+use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source};
 
 /// Where components come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +148,15 @@ async fn load_wasm(
     Ok(Arc::new(loaded))
 }
 
+/// Says that a component is being compiled: with a large one that takes long enough to wonder.
+#[cfg(feature = "compiler")]
+pub(super) fn announce(source: &Source) {
+    let path = Path::new(&source.file);
+    let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let size = Bytes(source.size).to_string();
+    tracing::info!(%file, size, "compiling {file} ({size})");
+}
+
 /// Compiles on a thread for blocking work: a large component takes the CPU for seconds, while the
 /// executor goes on serving the version before.
 pub(super) async fn compile_in_background(
@@ -156,18 +167,16 @@ pub(super) async fn compile_in_background(
 ) -> Result<Result<Component, Problem>, RegistryError> {
     let sandbox = sandbox.clone();
     let path = PathBuf::from(&source.file);
-    let size = Bytes(source.size).to_string();
-    let file = path
-        .file_name()
-        .map_or_else(|| source.file.clone(), |name| name.to_string_lossy().into_owned());
-    tracing::info!(file, size, "loading {file} ({size})");
     #[cfg(feature = "compiler")]
     let compile = {
         let cache = options.cache.clone();
         let source = source.clone();
-        move || match &cache {
-            Some(cache) => cache.compile(&sandbox, &source, &wasm),
-            None => sandbox.compile(&wasm),
+        move || {
+            if let Some(cache) = &cache {
+                return cache.compile(&sandbox, &source, &wasm);
+            }
+            announce(&source);
+            sandbox.compile(&wasm)
         }
     };
     #[cfg(not(feature = "compiler"))]

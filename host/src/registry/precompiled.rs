@@ -172,7 +172,7 @@ pub async fn compile(
         .map_err(|error| BundleProblem::Engine(error).of(wasm_file))?;
     let code = compiler
         .precompile_component(&wasm)
-        .map_err(|error| component_problem(Problem::Invalid(format!("{error:#}"))))?;
+        .map_err(|error| component_problem(Problem::not_taken(&error)))?;
 
     // Code for this kind of machine runs here, too; for another kind it is compiled once more,
     // for this one, to ask the component what it serves.

@@ -168,8 +168,7 @@ impl Sandbox {
         if let Some(problem) = Kind::of(wasm).problem() {
             return Err(problem);
         }
-        Component::from_binary(self.engine(), wasm)
-            .map_err(|error| Problem::Invalid(format!("{error:#}")))
+        Component::from_binary(self.engine(), wasm).map_err(|error| Problem::not_taken(&error))
     }
 
     /// Refuses: this build has no compiler.

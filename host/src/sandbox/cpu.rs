@@ -39,7 +39,7 @@ mod tests {
         let ((), spent) = metered(async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             let start = of_this_thread();
-            while of_this_thread() - start < Duration::from_millis(20) {}
+            while of_this_thread() < start + Duration::from_millis(20) {}
         })
         .await;
         assert!(wall.elapsed() >= Duration::from_millis(70));

@@ -49,7 +49,7 @@ pub(super) fn failure(error: &wasmtime::Error, state: &State, limits: &Limits) -
             "host_call_too_large".to_owned(),
             format!("gave a host call more than {}", Bytes(limits.hostcall_bytes() as u64)),
         )
-    } else if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+    } else if is_handle_limit(error) {
         ("handle_limit".to_owned(), format!("held more than {} handles at once", limits.handles))
     } else {
         ("trap:other".to_owned(), error.root_cause().to_string())
@@ -88,6 +88,12 @@ fn is_hostcall_fuel(error: &wasmtime::Error) -> bool {
     error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
 }
 
+/// Handles are counted in two places, of which one has a type for its error.
+fn is_handle_limit(error: &wasmtime::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ResourceTableError::Full))
+        || error.root_cause().to_string().contains("store handle limit exceeded")
+}
+
 /// What the panic hook of the Rust SDK writes: `lovage: panic: MESSAGE (at FILE:LINE)`, one line
 /// whatever the message is. The last one counts, since a panic ends the guest.
 fn panic_message(stderr: &[u8]) -> Option<String> {
@@ -120,6 +126,10 @@ fn describe_trap(trap: Trap) -> (String, String) {
     let hint = match trap {
         Trap::MemoryOutOfBounds => "; often this is a stack that was too small for a recursion",
         Trap::UnreachableCodeReached => "; guests abort like this, see the detail",
+        Trap::CannotBlockSyncTask => {
+            "; the contract's `run` is not async, and so cannot wait for the async functions of \
+             WASI 0.3: use those of WASI 0.2"
+        }
         _ => "",
     };
     (format!("trap:{kind}"), format!("trapped: {said}{hint}"))

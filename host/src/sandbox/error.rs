@@ -78,6 +78,12 @@ pub enum Problem {
     /// It does not compile.
     #[error("is no valid component: {0}")]
     Invalid(String),
+    /// The pool's slots are too small for it.
+    #[error("needs more than a sandbox has room for: {reason}")]
+    NoRoom {
+        /// In wasmtime's words.
+        reason: String,
+    },
     /// This build cannot compile.
     #[error(
         "cannot be compiled, since this build has no compiler: precompile it with \
@@ -162,6 +168,18 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Why wasmtime takes no component from some bytes: they are none, or the pool has no room.
+    #[cfg(feature = "compiler")]
+    pub(crate) fn not_taken(error: &wasmtime::Error) -> Self {
+        let reason = format!("{error:#}");
+        // wasmtime has no type for it; a test holds it to these words.
+        if reason.contains("pooling allocator") {
+            Self::NoRoom { reason }
+        } else {
+            Self::Invalid(reason)
+        }
+    }
+
     /// The problem of that file.
     pub fn of(self, file: impl Into<String>) -> ComponentError {
         ComponentError { file: file.into(), problem: self }

@@ -43,6 +43,7 @@ pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION}
 pub use self::error::{ComponentError, EngineError, Problem};
 pub use self::limits::{Bytes, Limit, Limits, Refusal};
 pub use self::spec::TaskSpec;
+pub use self::state::{OFFERED, is_offered};
 pub use self::stdio::Tail;
 pub use self::text::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 

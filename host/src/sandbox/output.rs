@@ -49,7 +49,7 @@ fn check(mut output: Output, limits: &Limits) -> Result<Output, Failure> {
     {
         let mut shown = text::line(content_type);
         text::cut(&mut shown, MAX_CONTENT_TYPE_BYTES);
-        return Err(invalid(format!("the output's content type {shown:?} is no media type")));
+        return Err(invalid(format!("the output's content type `{shown}` is no media type")));
     }
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case(JSON) {

@@ -121,6 +121,8 @@ mod tests {
         }
     }
 
+    type Change = fn(&mut TaskSpec);
+
     #[test]
     fn a_description_that_breaks_the_contract_is_told_what_is_wrong() {
         assert!(matches!(check(&[]), Err(Problem::NoTasks)));
@@ -128,7 +130,6 @@ mod tests {
             check(&[task("a"), task("a")]),
             Err(Problem::TaskTwice { name }) if name == "a"
         ));
-        type Change = fn(&mut TaskSpec);
         let cases: [(Change, &str); 5] = [
             (|t| t.max_attempts = Some(0), "max-attempts is 0"),
             (|t| t.timeout = Some(Duration::ZERO), "timeout is 0"),

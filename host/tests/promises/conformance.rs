@@ -16,7 +16,7 @@ pub mod sending;
 pub mod settling;
 
 /// A lease that ends in no test.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// Long enough for anything that is to happen at once, on a machine with other things to do.
 const SOON: Duration = Duration::from_secs(20);

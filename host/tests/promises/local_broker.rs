@@ -3,6 +3,7 @@
 use crate::{conformance::conformance, support::local::Local};
 
 /// The embedded broker is always there.
+#[allow(clippy::unused_async, reason = "the suite awaits its fixtures")]
 async fn fixture() -> Option<Local> {
     Some(Local::start())
 }

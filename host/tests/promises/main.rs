@@ -12,10 +12,30 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says why on standard error")]
 #![allow(async_fn_in_trait, reason = "fixtures are only awaited in place, never spawned")]
 
+#[cfg(all(feature = "cli", feature = "compiler"))]
+mod cli;
+#[cfg(feature = "compiler")]
+mod compile_cache;
+#[cfg(feature = "compiler")]
+mod components;
 mod conformance;
+#[cfg(feature = "compiler")]
+mod guests;
 mod lambda;
 #[cfg(feature = "local")]
 mod local_broker;
+#[cfg(feature = "local")]
+mod local_model;
+#[cfg(feature = "local")]
+mod local_power_cut;
+#[cfg(feature = "local")]
+mod local_processes;
+#[cfg(feature = "compiler")]
+mod precompiled;
+#[cfg(feature = "compiler")]
+mod registry;
+#[cfg(feature = "compiler")]
+mod sandbox;
 mod sqs_broker;
 mod sqs_errors;
 mod sqs_requests;

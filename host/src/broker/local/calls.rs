@@ -1,6 +1,9 @@
 //! The broker's trait, on top of the writer and the reader.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +16,7 @@ use super::{
     lease,
     request::{AwaitResult, Receive, Request},
     sql,
-    store::{Refusal, find_queue, now_ms},
+    store::{Refusal, fetch_body, find_queue, now_ms},
     wire::{Delivery, End, Ending, NewMessage, Row},
     writer::give_back,
 };
@@ -26,8 +29,6 @@ const LOOKED_AT: &str = "browsed";
 
 /// A page of the file: the unit in which bodies weigh.
 const PAGE: usize = 4096;
-
-type Received = Result<Result<Vec<Row>, Refusal>, BrokerError>;
 
 #[async_trait]
 impl Broker for LocalBroker {
@@ -66,20 +67,13 @@ impl Broker for LocalBroker {
             queue: Arc::clone(&queue.address),
             max,
             lease_ms,
-            wait: !wait.is_zero(),
+            until: Instant::now().checked_add(wait),
             reply,
         }))?;
-        let received = if wait.is_zero() {
-            Some((&mut delivery.answer).await)
-        } else {
-            tokio::time::timeout(wait, &mut delivery.answer).await.ok()
-        };
-        let received = match received {
-            Some(received) => received.map_err(|_| writer_gone(self.path())),
-            // It may have come at the very last moment.
-            None => Ok(delivery.close().unwrap_or(Ok(Ok(Vec::new())))),
-        };
-        match received?? {
+        // The writer ends the wait: ended from here, a receive could be cut off again and again
+        // while its messages are on their way.
+        let received = (&mut delivery.answer).await;
+        match received.map_err(|_| writer_gone(self.path()))?? {
             Ok(rows) => Ok(rows.into_iter().map(Row::into_message).collect()),
             Err(_) => Err(self.missing(&queue.name).await),
         }
@@ -194,9 +188,16 @@ impl Broker for LocalBroker {
                     return Ok(None);
                 };
                 let limit = i64::try_from(max).unwrap_or(i64::MAX);
-                let mut statement = connection.prepare_cached(sql::BROWSE)?;
+                // One snapshot: a body must not be gone before its message is.
+                let snapshot = connection.unchecked_transaction()?;
+                let mut statement = snapshot.prepare_cached(sql::BROWSE)?;
                 let rows = statement.query_map(params![queue.id, limit], Row::read)?;
-                rows.collect::<rusqlite::Result<Vec<_>>>().map(Some)
+                let whole = |row: rusqlite::Result<Row>| {
+                    let mut row = row?;
+                    fetch_body(&snapshot, &mut row)?;
+                    Ok(row)
+                };
+                rows.map(whole).collect::<rusqlite::Result<Vec<_>>>().map(Some)
             })
             .await?;
         let Some(rows) = rows else {
@@ -245,17 +246,11 @@ struct InDelivery<'a> {
     answer: oneshot::Receiver<Result<Result<Vec<Row>, Refusal>, BrokerError>>,
 }
 
-impl InDelivery<'_> {
-    /// Refuses what has not come yet (the writer then takes it back) and gives what has.
-    fn close(&mut self) -> Option<Received> {
-        self.answer.close();
-        self.answer.try_recv().ok()
-    }
-}
-
 impl Drop for InDelivery<'_> {
     fn drop(&mut self) {
-        if let Some(Ok(Ok(rows))) = self.close()
+        // What has not come yet is refused, and the writer takes it back.
+        self.answer.close();
+        if let Ok(Ok(Ok(rows))) = self.answer.try_recv()
             && let Some(work) = give_back(&self.queue.address, rows)
         {
             let _ = self.broker.submit(Request::Work(work));

@@ -50,14 +50,14 @@ const LIMITS: Limits = Limits {
     settle_linger: Duration::ZERO,
     keeps_results: true,
     message_bytes: wire::MESSAGE_BYTES,
-    max_lease: Duration::from_secs(12 * 3600),
+    max_lease: Duration::from_hours(12),
 };
 
 /// The longest name of a queue, in bytes.
 const NAME_BYTES: usize = 200;
 
 /// How a [`LocalBroker`] behaves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct LocalOptions {
     /// How long results are kept after their job has finished. Each process that has the file
     /// open purges by its own value. Default: 24 hours.
@@ -66,7 +66,7 @@ pub struct LocalOptions {
 
 impl Default for LocalOptions {
     fn default() -> Self {
-        Self { retention: Duration::from_secs(24 * 3600) }
+        Self { retention: Duration::from_hours(24) }
     }
 }
 
@@ -80,7 +80,7 @@ pub struct LocalBroker {
     reader: Arc<Mutex<Connection>>,
     writer: Option<std::thread::JoinHandle<()>>,
     /// Held for what it does.
-    _watcher: Option<notify::RecommendedWatcher>,
+    watcher: Option<notify::RecommendedWatcher>,
 }
 
 impl std::fmt::Debug for LocalBroker {
@@ -127,7 +127,7 @@ impl LocalBroker {
             signals,
             reader: Arc::new(Mutex::new(reader)),
             writer: Some(thread),
-            _watcher: watcher,
+            watcher,
         })
     }
 
@@ -234,30 +234,31 @@ impl LocalBroker {
             Ok(queues) => queues,
             Err(error) => return error,
         };
-        let mut message = format!(
-            "queue {name:?} does not exist in the broker's database {}",
-            self.path.display()
-        );
+        let names: Vec<_> = queues.iter().take(20).map(|queue| &*queue.name).collect();
+        let known = match (names.len(), queues.len()) {
+            (0, _) => "it holds no queues yet".to_owned(),
+            (shown, all) if shown < all => {
+                format!("it holds {}, and {} more", names.join(", "), all - shown)
+            }
+            _ => format!("it holds {}", names.join(", ")),
+        };
         let closeness = |queue: &&Queue| strsim::damerau_levenshtein(&queue.name, name);
         let nearest = queues.iter().min_by_key(closeness);
-        match nearest.filter(|queue| closeness(queue) * 3 <= name.len().max(3)) {
-            Some(nearest) => message += &format!("; did you mean {:?}?", &*nearest.name),
-            None => message += "; declare it, or name another;",
-        }
-        let names: Vec<_> = queues.iter().take(20).map(|queue| &*queue.name).collect();
-        message += &match (names.len(), queues.len()) {
-            (0, _) => " there are no queues at all".to_owned(),
-            (shown, all) if shown < all => {
-                format!(" there are {}, and {} more", names.join(", "), all - shown)
-            }
-            _ => format!(" there are: {}", names.join(", ")),
+        let advice = match nearest.filter(|queue| closeness(queue) * 3 <= name.len().max(3)) {
+            Some(nearest) => format!("did you mean {:?}?", &*nearest.name),
+            None => "declare it, or name another".to_owned(),
         };
+        let message = format!(
+            "queue {name:?} does not exist in the broker's database {}: {known}; {advice}",
+            self.path.display()
+        );
         BrokerError::new(Fault::NotFound, message)
     }
 }
 
 impl Drop for LocalBroker {
     fn drop(&mut self) {
+        drop(self.watcher.take());
         let _ = self.requests.send(Request::Stop);
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();

@@ -86,13 +86,12 @@ impl LocalBroker {
             merged.push(match answer {
                 Ok(answer) => answer,
                 Err(Refusal::Stale) => Err(stale(queue)),
-                Err(Refusal::NoQueue(name)) => Err(match missing.get(&name) {
-                    Some(error) => again(error),
-                    None => {
-                        let error = self.missing(&name).await;
-                        missing.insert(name, again(&error));
-                        error
-                    }
+                Err(Refusal::NoQueue(name)) => Err(if let Some(error) = missing.get(&name) {
+                    again(error)
+                } else {
+                    let error = self.missing(&name).await;
+                    missing.insert(name, again(&error));
+                    error
                 }),
             });
         }

@@ -1,6 +1,6 @@
 //! What callers ask of the writer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -36,16 +36,23 @@ pub struct Receive {
     pub queue: Arc<str>,
     pub max: usize,
     pub lease_ms: i64,
-    /// Whether to wait when there is nothing; for how long is the caller's affair.
-    pub wait: bool,
+    /// Until when to wait when there is nothing; `None`: for ever.
+    pub until: Option<Instant>,
     pub reply: Reply<Result<Vec<Row>, Refusal>>,
+}
+
+impl Receive {
+    /// Whether it has waited long enough.
+    pub fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now())
+    }
 }
 
 /// Somebody who wants a job's result.
 #[derive(Debug)]
 pub struct AwaitResult {
     pub job_id: String,
-    /// Whether to wait when there is none yet.
+    /// Whether to wait when there is none yet; for how long is the caller's affair.
     pub wait: bool,
     pub reply: Reply<Option<Bytes>>,
 }

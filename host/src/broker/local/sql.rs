@@ -18,8 +18,8 @@ pub const SCHEMA_VERSION: i32 = 1;
 
 /// The whole schema.
 ///
-/// Narrow and changing columns stand before wide ones: an update of a lease then rewrites the
-/// head of a row and never the pages that a large body overflows to.
+/// A large body stands in a table of its own: to renew a lease SQLite writes the message's row
+/// anew, and reads all of it. Small ones stay in the row, which saves a job two look-ups.
 pub const SCHEMA: &str = "
 CREATE TABLE queues (
     id            INTEGER PRIMARY KEY,
@@ -33,7 +33,7 @@ CREATE TABLE messages (
     queue        INTEGER NOT NULL,    -- queues.id
     visible_at   INTEGER,             -- ms since 1970; null: behind the head of its group
     leased       INTEGER NOT NULL,    -- 1: hidden by a lease; 0: by a delay
-    nonce        INTEGER NOT NULL,    -- names the last delivery; 0: none is good
+    nonce        INTEGER NOT NULL,    -- names the last delivery; negative: none is good
     attempts     INTEGER NOT NULL,    -- deliveries that count
     ordered      INTEGER NOT NULL,    -- 1: sent to a FIFO queue
     due_at       INTEGER,             -- behind a head: what visible_at will be at the earliest
@@ -42,11 +42,16 @@ CREATE TABLE messages (
     group_name   TEXT,
     trace_header TEXT,
     attributes   TEXT,                -- JSON
-    body         BLOB NOT NULL
+    body         BLOB                 -- null: in bodies
 ) STRICT;
 -- `leased` is in it so that counting need not look at the rows.
 CREATE INDEX messages_due ON messages (queue, visible_at, leased);
 CREATE INDEX messages_group ON messages (queue, group_name) WHERE ordered = 1;
+
+CREATE TABLE bodies (
+    seq  INTEGER PRIMARY KEY, -- messages.seq
+    body BLOB NOT NULL
+) STRICT;
 
 -- Rows of the next two are made in the order in which they expire, and are replaced by new
 -- ones, never changed: the oldest are the first by seq, and no index on time is needed.
@@ -78,7 +83,13 @@ ON CONFLICT (name) DO UPDATE SET fifo = excluded.fifo, visibility_ms = excluded.
 pub const INSERT: &str = "
 INSERT INTO messages (queue, visible_at, leased, nonce, attempts, ordered, due_at, sent_at, id,
                       group_name, trace_header, attributes, body)
-VALUES (?1, ?2, 0, 0, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+VALUES (?1, ?2, 0, -1, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
+pub const INSERT_BODY: &str = "INSERT INTO bodies (seq, body) VALUES (?1, ?2)";
+
+pub const BODY: &str = "SELECT body FROM bodies WHERE seq = ?1";
+
+pub const DELETE_BODY: &str = "DELETE FROM bodies WHERE seq = ?1";
 
 /// The head of a group: its oldest message.
 pub const GROUP_HEAD: &str = "
@@ -102,11 +113,12 @@ pub const EXTEND: &str = "
 UPDATE messages SET visible_at = ?4, leased = 1 WHERE seq = ?1 AND nonce = ?2 AND queue = ?3";
 
 pub const RELEASE: &str = "
-UPDATE messages SET visible_at = ?4, leased = 0, nonce = 0, attempts = max(attempts - ?5, 0)
+UPDATE messages SET visible_at = ?4, leased = 0, nonce = -1, attempts = max(attempts - ?5, 0)
 WHERE seq = ?1 AND nonce = ?2 AND queue = ?3";
 
 pub const DELETE: &str = "
-DELETE FROM messages WHERE seq = ?1 AND nonce = ?2 AND queue = ?3 RETURNING ordered, group_name";
+DELETE FROM messages WHERE seq = ?1 AND nonce = ?2 AND queue = ?3
+RETURNING ordered, group_name, body IS NULL";
 
 pub const DUPLICATE: &str = "
 SELECT taken_at, message_id FROM deduplications WHERE queue = ?1 AND deduplication_id = ?2";
@@ -147,6 +159,9 @@ WHERE queue = ?1 ORDER BY visible_at, leased, seq LIMIT ?2";
 pub const HOT: &[&str] = &[
     QUEUE,
     INSERT,
+    INSERT_BODY,
+    BODY,
+    DELETE_BODY,
     GROUP_HEAD,
     PROMOTE,
     PICK_UP,

@@ -18,6 +18,10 @@ use super::{
 /// For how long a deduplication id names the message that came with it first, as on SQS.
 const DEDUPLICATION_MS: i64 = 5 * 60 * 1000;
 
+/// Larger bodies are kept apart from their messages. About what leaves a page of the file room for
+/// several messages.
+const INLINE_BYTES: usize = 1024;
+
 /// A receive stops after this much, so that a batch of the largest messages stays in memory.
 const RECEIVE_BYTES: usize = 16 << 20;
 
@@ -70,6 +74,12 @@ impl<'c> Store<'c> {
         }
     }
 
+    /// For tests that do what no request does.
+    #[cfg(test)]
+    pub fn connection(&self) -> &'c Connection {
+        self.connection
+    }
+
     pub fn queue(&mut self, name: &Arc<str>) -> rusqlite::Result<Option<QueueRow>> {
         if let Some(found) = self.queues.get(name) {
             return Ok(*found);
@@ -117,6 +127,7 @@ impl<'c> Store<'c> {
         } else {
             (message.group.as_deref(), false)
         };
+        let inline = message.body.len() <= INLINE_BYTES;
         self.execute(
             sql::INSERT,
             params![
@@ -129,9 +140,13 @@ impl<'c> Store<'c> {
                 group,
                 message.trace_header,
                 message.attributes,
-                &message.body[..],
+                inline.then_some(&message.body[..]),
             ],
         )?;
+        if !inline {
+            let values = params![self.connection.last_insert_rowid(), &message.body[..]];
+            self.execute(sql::INSERT_BODY, values)?;
+        }
         if !behind {
             self.becomes_visible(queue.id, due_at);
         }
@@ -176,8 +191,9 @@ impl<'c> Store<'c> {
             while bytes < RECEIVE_BYTES
                 && let Some(row) = found.next()?
             {
-                let row = Row::read(row)?;
-                bytes += row.body.len();
+                let mut row = Row::read(row)?;
+                fetch_body(self.connection, &mut row)?;
+                bytes += row.body.as_ref().map_or(0, Bytes::len);
                 rows.push(row);
             }
         }
@@ -270,16 +286,19 @@ impl<'c> Store<'c> {
     /// Deletes a message whose delivery is still good; on a FIFO queue the next of its group
     /// takes its place.
     fn delete(&mut self, queue: QueueRow, delivery: Delivery) -> rusqlite::Result<bool> {
-        let gone: Option<(bool, Option<String>)> = self
+        let gone: Option<(bool, Option<String>, bool)> = self
             .connection
             .prepare_cached(sql::DELETE)?
             .query_row(params![delivery.seq, delivery.nonce, queue.id], |row| {
-                Ok((row.get(0)?, row.get(1)?))
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
             .optional()?;
-        let Some((ordered, group)) = gone else {
+        let Some((ordered, group, body_apart)) = gone else {
             return Ok(false);
         };
+        if body_apart {
+            self.execute(sql::DELETE_BODY, [delivery.seq])?;
+        }
         if let (true, Some(group)) = (ordered, group)
             && let Some(next) = self.head(queue.id, &group)?
             && next.visible_at.is_none()
@@ -357,6 +376,17 @@ struct Head {
 
 fn held(changed: usize) -> Result<(), Refusal> {
     if changed == 1 { Ok(()) } else { Err(Refusal::Stale) }
+}
+
+/// Brings a message's body where that is kept apart.
+pub fn fetch_body(connection: &Connection, row: &mut Row) -> rusqlite::Result<()> {
+    if row.body.is_none() {
+        let body = connection.prepare_cached(sql::BODY)?.query_row([row.delivery.seq], |row| {
+            Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))
+        })?;
+        row.body = Some(body);
+    }
+    Ok(())
 }
 
 /// Looks a queue up by name.

@@ -8,6 +8,7 @@ use std::{
     collections::{HashMap, VecDeque},
     mem,
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -71,6 +72,26 @@ impl Waiting {
         }
         let next = |parked: &Parked| if parked.look { Some(0) } else { parked.next_at };
         self.queues.values().filter_map(next).min()
+    }
+
+    /// When the first wait of a receiver ends.
+    pub fn next_end(&self) -> Option<Instant> {
+        let receivers = self.queues.values().flat_map(|parked| &parked.receivers);
+        receivers.filter_map(|receive| receive.until).min()
+    }
+
+    /// Ends the waits that are over, of those who have been looked after at least once.
+    pub fn end_waits(&mut self) {
+        for parked in self.queues.values_mut().filter(|parked| !parked.look) {
+            for receive in mem::take(&mut parked.receivers) {
+                if receive.is_over() {
+                    let _ = receive.reply.send(Ok(Ok(Vec::new())));
+                } else {
+                    parked.receivers.push_back(receive);
+                }
+            }
+        }
+        self.queues.retain(|_, parked| !parked.receivers.is_empty());
     }
 
     /// Serves whom it can. `everybody`: another process may have brought anything.
@@ -209,17 +230,14 @@ impl Parked {
             }
         }
         for receive in mem::take(&mut self.receivers) {
-            if receive.wait {
-                self.receivers.push_back(receive);
-            } else {
+            if receive.is_over() {
                 served.push(Served::Messages(receive, Ok(Vec::new())));
+            } else {
+                self.receivers.push_back(receive);
             }
         }
         self.look = false;
-        self.next_at = match self.receivers.is_empty() {
-            true => None,
-            false => store.next_visible(queue)?,
-        };
+        self.next_at = if self.receivers.is_empty() { None } else { store.next_visible(queue)? };
         Ok(())
     }
 }

@@ -121,7 +121,7 @@ impl Delivery {
         let parse = || {
             let (seq, nonce) = receipt.0.split_once('.')?;
             let (seq, nonce) = (seq.parse().ok()?, nonce.parse().ok()?);
-            // 0 marks a message that no delivery holds: no receipt may ever match it.
+            // -1 marks a message that no delivery holds: no receipt may ever match it.
             (nonce > 0).then_some(Self { seq, nonce })
         };
         parse().ok_or_else(|| {
@@ -146,7 +146,8 @@ pub struct Row {
     pub group: Option<String>,
     pub trace_header: Option<String>,
     pub attributes: Option<String>,
-    pub body: Bytes,
+    /// `None` until it is fetched from where large ones are.
+    pub body: Option<Bytes>,
 }
 
 impl Row {
@@ -161,7 +162,7 @@ impl Row {
             group: row.get(5)?,
             trace_header: row.get(6)?,
             attributes: row.get(7)?,
-            body: Bytes::copy_from_slice(row.get_ref(8)?.as_blob()?),
+            body: row.get_ref(8)?.as_blob_or_null()?.map(Bytes::copy_from_slice),
         })
     }
 
@@ -169,7 +170,7 @@ impl Row {
         Message {
             id: self.id.to_string(),
             receipt: self.delivery.encode(),
-            body: self.body,
+            body: self.body.unwrap_or_default(),
             // Written by `NewMessage::encode`; what cannot be read back is shown as none.
             attributes: self
                 .attributes

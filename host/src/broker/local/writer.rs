@@ -141,6 +141,9 @@ impl Writer {
             let left = at.saturating_sub(now_ms()).max(0).unsigned_abs();
             pause = pause.min(Duration::from_millis(left));
         }
+        if let Some(end) = self.waiting.next_end() {
+            pause = pause.min(end.saturating_duration_since(Instant::now()));
+        }
         if self.polls() {
             pause = pause.min(POLL.saturating_sub(self.polled_at.elapsed()));
         }
@@ -173,13 +176,18 @@ impl Writer {
             self.polled_at = Instant::now();
             look = true;
         }
+        self.waiting.end_waits();
         let purges = Instant::now() >= self.purge_at;
         let due = self.waiting.next_at().is_some_and(|at| at <= now_ms());
         if works.is_empty() && !look && !due && !purges {
             return;
         }
         match self.attempt(&mut works, look) {
-            Ok(()) => works.into_iter().for_each(|work| work.answer(Ok(()))),
+            Ok(()) => {
+                for work in works {
+                    work.answer(Ok(()));
+                }
+            }
             Err(failure @ Failure::Begin(_)) => self.fail(works, failure),
             Err(failure) if works.len() < 2 => self.fail(works, failure),
             Err(_) => self.one_by_one(works),
@@ -198,7 +206,9 @@ impl Writer {
             Failure::Panic => writer_gone(&self.path),
         };
         let again = || BrokerError::new(first.fault, first.message.clone());
-        works.into_iter().for_each(|work| work.answer(Err(again())));
+        for work in works {
+            work.answer(Err(again()));
+        }
         self.waiting.fail(again);
     }
 

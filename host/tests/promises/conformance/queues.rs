@@ -33,7 +33,7 @@ pub async fn open_tells_what_a_queue_is(fixture: &impl Fixture) {
 pub async fn depth_tells_ready_from_delayed_from_in_flight(fixture: &impl Fixture) {
     let broker = fixture.broker();
     let queue = fixture.queue(Spec::standard()).await;
-    let delayed = Outgoing { delay: Duration::from_secs(600), ..outgoing("later") };
+    let delayed = Outgoing { delay: Duration::from_mins(10), ..outgoing("later") };
     let four = [delayed, outgoing("a"), outgoing("b"), outgoing("c")];
     send(&*broker, &queue, &four).await;
     receive_one(&*broker, &queue, SOON, LONG).await;

@@ -147,7 +147,7 @@ pub async fn delays_of_any_length(fixture: &impl Fixture) {
     let (broker, tick) = (fixture.broker(), fixture.tick());
     let queue = fixture.queue(Spec::standard()).await;
     let delayed = |days: u64, delay| Outgoing { delay, ..outgoing(format!("{days} days")) };
-    let day = Duration::from_secs(24 * 3600);
+    let day = Duration::from_hours(24);
     let mut sent = vec![delayed(0, tick * 2)];
     sent.extend([1, 30, 3650].map(|days| delayed(days, day * u32::try_from(days).unwrap())));
     let before = Instant::now();

@@ -27,10 +27,7 @@ pub struct Local {
 
 impl Local {
     pub fn start() -> Self {
-        Self::with(LocalOptions::default())
-    }
-
-    pub fn with(options: LocalOptions) -> Self {
+        let options = LocalOptions::default();
         let directory = tempfile::tempdir().unwrap();
         let broker = LocalBroker::open(&directory.path().join("broker.db"), options).unwrap();
         Self { broker: Arc::new(broker), queues: AtomicUsize::new(0), directory }
@@ -39,6 +36,14 @@ impl Local {
     /// The file.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("broker.db")
+    }
+
+    /// Closes the file and opens it again.
+    pub fn reopen(&mut self) {
+        let options = LocalOptions::default();
+        // Opened first, closed then: with nobody else there the log would be folded in and gone.
+        let again = LocalBroker::open(&self.path(), options).unwrap();
+        self.broker = Arc::new(again);
     }
 
     /// One more broker on the same file, as another process would have it.

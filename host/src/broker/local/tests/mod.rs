@@ -1,1 +1,58 @@
 //! What the broker promises of its inside.
+
+mod failures;
+mod flat;
+mod opening;
+mod plans;
+mod purging;
+
+use std::{sync::Arc, time::Duration};
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::{LocalBroker, LocalOptions, schema, store::Store, wire::NewMessage};
+
+/// A database without a broker around it.
+fn database() -> (TempDir, Connection) {
+    let directory = tempfile::tempdir().unwrap();
+    let connection = schema::open_writer(&directory.path().join("broker.db")).unwrap();
+    (directory, connection)
+}
+
+/// A broker with one queue, `work`.
+async fn broker(options: LocalOptions) -> (TempDir, LocalBroker) {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = LocalBroker::open(&directory.path().join("broker.db"), options).unwrap();
+    let lease = Duration::from_secs(30);
+    broker.declare("work", false, lease).await.unwrap();
+    (directory, broker)
+}
+
+/// One transaction.
+fn transact<T>(
+    connection: &Connection,
+    work: impl FnOnce(&mut Store<'_>) -> rusqlite::Result<T>,
+) -> T {
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let output = work(&mut Store::new(connection)).unwrap();
+    connection.execute_batch("COMMIT").unwrap();
+    output
+}
+
+fn message(group: Option<&str>, delay_ms: i64) -> NewMessage {
+    NewMessage {
+        id: Uuid::now_v7(),
+        body: "{\"data\": 21}".into(),
+        attributes: None,
+        group: group.map(str::to_owned),
+        deduplication_id: None,
+        delay_ms,
+        trace_header: None,
+    }
+}
+
+fn name(name: &str) -> Arc<str> {
+    name.into()
+}

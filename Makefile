@@ -1,0 +1,78 @@
+# Lovage's targets. `make help` explains them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The wasm compiler and the tests' venv are installed by the targets that need them.
+CARGO ?= cargo
+NATIVE = $(shell rustc -vV | sed -n 's/^host: //p')
+GUEST_TARGET := $(or $(LOVAGE_GUEST_TARGET_DIR),target)
+LOVAGE := $(or $(CARGO_TARGET_DIR),target)/debug/lovage
+
+.PHONY: help
+help: ## Explain every target
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build guests ## Start a worker, send process_data with 21, print 42: no server, no account
+	@deploy/demo.sh $(LOVAGE)
+
+.PHONY: build
+build: ## Build the host (debug)
+	$(CARGO) build --workspace
+
+.PHONY: release
+release: ## Build the host for use: target/release/lovage
+	$(CARGO) build --workspace --release
+
+.PHONY: guests
+guests: ## Build the guest tasks to guest-tasks/dist/NAME.wasm
+	guest-tasks/build.sh
+
+.PHONY: test
+test: test-setup guests check-wit lint test-guests test-host ## Set up what the tests need, and pass them all
+
+.PHONY: test-setup
+test-setup: ## Install what the tests need: a local AWS in a venv
+	host/tests/setup.sh
+
+.PHONY: test-host
+test-host: guests ## The host's tests, end to end against the local AWS included
+	deploy/lambda/build.sh --for-tests
+	# More threads than cores: end-to-end tests mostly wait.
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-12} $(CARGO) test --workspace
+
+.PHONY: test-guests
+test-guests: ## The guest tasks' own tests
+	cd guest-tasks && $(CARGO) test --locked --target $(NATIVE) --target-dir $(GUEST_TARGET)
+
+.PHONY: check-wit
+check-wit: ## Fail when a released file of the contract has changed
+	cd wit && sha256sum --quiet --check released.sha256
+
+.PHONY: lint
+lint: ## Formatting and clippy, for host and guests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	cd guest-tasks && $(CARGO) fmt --all --check
+	cd guest-tasks && $(CARGO) clippy --locked --target-dir $(GUEST_TARGET) -- -D warnings
+	cd guest-tasks && $(CARGO) clippy --locked --all-targets --target $(NATIVE) --target-dir $(GUEST_TARGET) -- -D warnings
+
+.PHONY: deny
+deny: ## Check licences and advisories of dependencies (installs cargo-deny when it is missing)
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	cargo deny check bans licenses sources
+
+.PHONY: bench
+bench: guests ## Measure; prints a table, writes target/bench.json
+	$(CARGO) bench --workspace
+
+.PHONY: lambda
+lambda: guests build ## Build dist/lovage-lambda-x86_64.zip and say its size
+	deploy/lambda/build.sh
+
+.PHONY: clean
+clean: ## Remove what was built
+	$(CARGO) clean
+	cd guest-tasks && $(CARGO) clean
+	rm -rf guest-tasks/dist dist

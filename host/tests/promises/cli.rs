@@ -1,0 +1,286 @@
+//! What the command line promises: what it prints, and how it ends.
+//!
+//! Snapshots are in `snapshots/`; `INSTA_UPDATE=always cargo test --test promises cli` writes them
+//! anew, to be read before they are committed.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn task(name: &str) -> PathBuf {
+    let file = root().join("guest-tasks/dist").join(format!("{name}.wasm"));
+    assert!(file.exists(), "{} is missing: run `make guests` first", file.display());
+    file
+}
+
+/// The command in an empty directory, with nothing of the caller's environment that could bear
+/// on it.
+struct Cli {
+    folder: tempfile::TempDir,
+}
+
+struct Ended {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Cli {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lovage"));
+        command.args(arguments).current_dir(self.folder.path());
+        for (name, _) in std::env::vars() {
+            if name.starts_with("LOVAGE") || name.starts_with("AWS_") {
+                command.env_remove(name);
+            }
+        }
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        command.env("LOVAGE__COMPONENTS__CACHE_DIR", cache);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        ended(self.command(arguments).stdin(Stdio::null()).output().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+}
+
+fn ended(output: Output) -> Ended {
+    Ended {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Ended {
+    /// All that there is to see, without what differs from run to run.
+    fn seen(&self) -> String {
+        let all =
+            format!("exit {}\n--- stdout\n{}--- stderr\n{}", self.code, self.stdout, self.stderr);
+        all.replace(&root().display().to_string(), "ROOT")
+    }
+}
+
+fn run_task(name: &str, arguments: &[&str]) -> Ended {
+    let file = task(name);
+    let mut all = vec!["run", file.to_str().unwrap()];
+    all.extend(arguments);
+    Cli::new().run(&all)
+}
+
+#[test]
+fn help_explains_every_command() {
+    let cli = Cli::new();
+    insta::assert_snapshot!("help", cli.run(&["--help"]).stdout);
+    let commands = [
+        &["run"][..],
+        &["worker"],
+        &["lambda"],
+        &["send"],
+        &["dispatch"],
+        &["inspect"],
+        &["compile"],
+        &["dlq"],
+        &["dlq", "redrive"],
+        &["config"],
+        &["completions"],
+    ];
+    for command in commands {
+        let arguments: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
+        insta::assert_snapshot!(format!("help-{}", command.join("-")), cli.run(&arguments).stdout);
+    }
+}
+
+#[test]
+fn run_prints_the_value_alone() {
+    let ended = run_task("process_data", &["--data", "21"]);
+    assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (0, "42\n", ""));
+    let ended = run_task("process_data", &["--data", "-21"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "-42\n"));
+}
+
+#[test]
+fn run_takes_data_from_a_file_and_from_standard_input() {
+    let cli = Cli::new();
+    cli.write("data.json", "[1]");
+    let file = task("process_data");
+    let file = file.to_str().unwrap();
+    assert_eq!(cli.run(&["run", file, "--data", "@data.json"]).stdout, "[1,1]\n");
+    let mut child = cli
+        .command(&["run", file, "--data", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"\"ab\"").unwrap();
+    assert_eq!(ended(child.wait_with_output().unwrap()).stdout, "\"abab\"\n");
+}
+
+#[test]
+fn run_ends_with_1_when_there_is_no_value_and_says_why() {
+    insta::assert_snapshot!("run-rejected", run_task("process_data", &["--data", "null"]).seen());
+    let panicked = run_task("hostile/panic", &["--data", "\"it broke\""]);
+    assert_eq!(panicked.code, 1);
+    assert!(panicked.stderr.starts_with("crashed: panic: it broke (at "), "{}", panicked.stderr);
+    let slow = run_task("hostile/spin", &["--timeout", "100ms"]);
+    insta::assert_snapshot!("run-timeout", slow.seen());
+}
+
+#[test]
+fn run_ends_with_2_on_misuse() {
+    insta::assert_snapshot!("run-data", run_task("process_data", &["--data", "hello"]).seen());
+    insta::assert_snapshot!("run-task", run_task("process_data", &["nope", "--data", "1"]).seen());
+    insta::assert_snapshot!("run-which-task", run_task("echo", &["--data", "1"]).seen());
+    assert_eq!(Cli::new().run(&["run"]).code, 2);
+    assert_eq!(Cli::new().run(&["fly"]).code, 2);
+}
+
+#[test]
+fn run_says_what_is_wrong_with_a_file() {
+    let cli = Cli::new();
+    cli.write("text.wasm", "hello");
+    std::fs::write(cli.folder.path().join("core.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    insta::assert_snapshot!("run-missing", cli.run(&["run", "missing.wasm"]).seen());
+    insta::assert_snapshot!("run-text", cli.run(&["run", "text.wasm"]).seen());
+    insta::assert_snapshot!("run-core", cli.run(&["run", "core.wasm"]).seen());
+    insta::assert_snapshot!("run-no-handler", run_task("hostile/no-handler", &[]).seen());
+    insta::assert_snapshot!("run-wants-missing", run_task("hostile/wants-missing", &[]).seen());
+    insta::assert_snapshot!("run-twice", run_task("hostile/twice", &[]).seen());
+    let traps = run_task("hostile/describe-traps", &[]);
+    assert_eq!(traps.code, 1);
+    assert!(traps.stderr.contains("describe"), "{}", traps.stderr);
+}
+
+#[test]
+fn json_output_keeps_numbers_of_any_size() {
+    let digits = "9".repeat(60);
+    let ended = run_task("echo", &["echo", "--data", &digits, "--json", "--id", "i"]);
+    assert!(ended.stdout.contains(&format!("\"data\": {digits}")), "{}", ended.stdout);
+    let value: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((&value["status"], &value["id"]), (&"done".into(), &"i".into()));
+    assert!(value["usage"]["cpu_us"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn json_output_tells_failures_too() {
+    let ended = run_task("process_data", &["--data", "null", "--json"]);
+    let value: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((ended.code, &value["status"]), (1, &"rejected".into()));
+    assert!(value["error"]["message"].as_str().unwrap().contains("null"));
+}
+
+#[test]
+fn inspect_shows_tasks_imports_and_contract() {
+    let file = task("echo");
+    let ended = Cli::new().run(&["inspect", file.to_str().unwrap()]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    for part in
+        ["lovage:task@1.0.0", "echo_context", "wasi:cli/stderr", "lovage:task/handler@1.0.0"]
+    {
+        assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
+    }
+    let ended = Cli::new().run(&["inspect", file.to_str().unwrap(), "--json"]);
+    let value: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(value["tasks"][0]["name"], "echo");
+    let ended = Cli::new().run(&["inspect", task("hostile/wants-missing").to_str().unwrap()]);
+    assert_eq!(ended.code, 1);
+    assert!(ended.stdout.contains("not offered"), "{}", ended.stdout);
+}
+
+#[test]
+fn config_check_says_what_is_wrong_where() {
+    let cli = Cli::new();
+    assert_eq!(cli.run(&["config", "check"]).stdout, "ok: takes jobs from default\n");
+    cli.write("lovage.toml", "[worker]\nconcurency = 8\n");
+    insta::assert_snapshot!("config-unknown-field", cli.run(&["config", "check"]).seen());
+    let json = cli.run(&["config", "check", "--json"]);
+    assert_eq!(json.code, 1);
+    assert_eq!(serde_json::from_str::<Value>(&json.stdout).unwrap()["ok"], false);
+    insta::assert_snapshot!(
+        "config-missing",
+        cli.run(&["--config", "no.toml", "config", "check"]).seen()
+    );
+}
+
+#[test]
+fn config_show_prints_a_configuration_that_reads_back() {
+    let cli = Cli::new();
+    let sample = std::fs::read_to_string(root().join("lovage.sample.toml")).unwrap();
+    cli.write("lovage.toml", &sample);
+    let shown = cli.run(&["config", "show"]);
+    assert_eq!(shown.code, 0, "{}", shown.stderr);
+    cli.write("lovage.toml", &shown.stdout);
+    assert_eq!(cli.run(&["config", "show"]).stdout, shown.stdout);
+}
+
+#[cfg(feature = "local")]
+#[test]
+fn send_says_which_queues_there_are() {
+    let cli = Cli::new();
+    cli.write("lovage.toml", "[queues.jobs]\n[queues.more]\n");
+    insta::assert_snapshot!("send-which-queue", cli.run(&["send", "--data", "1"]).seen());
+    insta::assert_snapshot!(
+        "send-unknown-queue",
+        cli.run(&["send", "--data", "1", "--queue", "job"]).seen()
+    );
+    let sent = cli.run(&["send", "--data", "1", "--queue", "jobs", "--id", "mine"]);
+    assert_eq!((sent.code, sent.stdout.as_str()), (0, "mine\n"));
+}
+
+#[cfg(feature = "local")]
+#[test]
+fn send_wait_gives_up_after_its_time() {
+    let cli = Cli::new();
+    let ended =
+        cli.run(&["send", "echo", "--data", "1", "--id", "i", "--wait", "--wait-timeout", "100ms"]);
+    insta::assert_snapshot!("send-wait-timeout", ended.seen());
+}
+
+#[test]
+fn completions_are_there_for_shells() {
+    for shell in ["bash", "zsh", "fish"] {
+        let ended = Cli::new().run(&["completions", shell]);
+        assert!(ended.code == 0 && ended.stdout.contains("lovage"), "{shell}");
+    }
+}
+
+#[test]
+fn compile_makes_code_and_a_manifest() {
+    let cli = Cli::new();
+    let file = task("process_data");
+    let arguments = ["compile", "--out", "out", "--json", file.to_str().unwrap()];
+    let ended = cli.run(&arguments);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let made: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(made["code"], "out/process_data.cwasm");
+    assert!(cli.folder.path().join("out/process_data.json").exists());
+    let ended = cli.run(&[
+        "compile",
+        "--out",
+        "out",
+        "--target",
+        "moon-unknown-none",
+        file.to_str().unwrap(),
+    ]);
+    assert_eq!(ended.code, 1);
+    assert!(ended.stderr.contains("moon-unknown-none"), "{}", ended.stderr);
+}
