@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Builds the deployment package for AWS Lambda (provided.al2023, x86_64), and says its size:
+# Builds the deployment package for AWS Lambda (provided.al2023), and says its size:
 #
 #   dist/lovage-lambda-x86_64.zip
 #     bootstrap       the host without compiler, command line and embedded broker
-#     tasks/          the tasks, compiled for any x86_64 processor
+#     tasks/          the tasks, compiled for any processor of that kind
 #     lovage.toml     with CONFIG=FILE
 #
 # CONFIG=FILE     the configuration to put in; the function's environment can do without one
 # TASKS="A B"     the components; guest-tasks/dist/*.wasm as it comes
 # --for-tests     a quick build in place of a small one, to target/lambda-for-tests/; what tests use
 #
-# arm64 is not made here: code for it takes a compiler with wasmtime's `all-arch`, and the host a
-# cross toolchain for AWS-LC. On an arm64 machine docs/lambda.md says how.
+# The package is for the architecture of the machine that builds it: lovage-lambda-arm64.zip on an
+# arm64 machine. No crossing over: it would take a compiler with wasmtime's `all-arch` for the tasks,
+# and a cross toolchain with AWS-LC for the host.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -38,7 +39,12 @@ for argument in "$@"; do
 done
 profile=${LOVAGE_LAMBDA_PROFILE:-$profile}
 
-[ "$(uname -sm)" = "Linux x86_64" ] || fail "builds on Linux x86_64 only, and this is $(uname -sm)"
+case $(uname -sm) in
+    "Linux x86_64") architecture=x86_64 ;;
+    "Linux aarch64") architecture=arm64 ;; # as Lambda calls it
+    *) fail "builds on Linux x86_64 and arm64 only, and this is $(uname -sm)" ;;
+esac
+package=$out/lovage-lambda-$architecture.zip
 if [ -n "${TASKS:-}" ]; then
     read -ra tasks <<<"$TASKS"
 else
@@ -73,10 +79,10 @@ fi
 
 # A named target is its baseline: what this machine's processor has beyond it is not used.
 "$target/debug/lovage" --log error --json compile \
-    --target x86_64-unknown-linux-gnu --out "$staging/tasks" "${tasks[@]}" >/dev/null
+    --target "$(uname -m)-unknown-linux-gnu" --out "$staging/tasks" "${tasks[@]}" >/dev/null
 [ -z "${CONFIG:-}" ] || cp "$CONFIG" "$staging/lovage.toml"
 
-python3 - "$staging" "$out/lovage-lambda-x86_64.zip" "$level" "$newest" <<'PYTHON'
+python3 - "$staging" "$package" "$level" "$newest" <<'PYTHON'
 """Packs a directory so that the same files make the same package, byte for byte."""
 import os
 import pathlib

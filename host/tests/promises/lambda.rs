@@ -251,18 +251,20 @@ async fn the_command_line_dispatches_as_the_function_does() {
 
 #[tokio::test]
 async fn a_guest_is_stopped_before_lambdas_deadline() {
-    // Within four seconds, one of them for publishing; the task's own timeout is a minute.
-    let (function, results_queue) = worker(|new| new.timeout(4)).await;
-    let begin = Instant::now();
-    for (id, task, data) in
-        [("spins", "spin", json!({})), ("sleeps", "sleep", json!({"ms": 60_000}))]
-    {
-        let event = json!({"id": id, "task": task, "data": data, "max_attempts": 1});
+    // Plenty of margin, since a busy machine may be slow to start the function and to tell its time.
+    let limits = |new: NewFunction| new.timeout(12).with("LOVAGE__LAMBDA__MARGIN_MS", "6000");
+    let (function, results_queue) = worker(limits).await;
+    let stopped = async |task: &str, data: Value| {
+        let begin = Instant::now();
+        // The task's own timeout is a minute.
+        let event = json!({"id": task, "task": task, "data": data, "max_attempts": 1});
         let answer = function.invoke(&event).await.unwrap();
         assert_eq!(answer["status"], "timed_out", "{answer}");
         assert_eq!(answer["error"]["kind"], "deadline", "{answer}");
-    }
-    assert!(begin.elapsed() >= Duration::from_secs(5), "they were given the time that there is");
+        let took = begin.elapsed();
+        assert!(took >= Duration::from_secs(5), "it was given the time that there is: {took:?}");
+    };
+    tokio::join!(stopped("spin", json!({})), stopped("sleep", json!({"ms": 60_000})));
     assert_eq!(results(&results_queue, 2).await.len(), 2);
 }
 
@@ -300,10 +302,11 @@ fn what_there_is_no_time_for_stays_and_what_is_done_is_published() {
         ("LOVAGE__QUEUES__JOBS__RESULTS", "https://stub/1/results"),
         ("LOVAGE__QUEUES__JOBS__DEAD_LETTERS", "discard"),
         ("LOVAGE__WORKER__CONCURRENCY", "1"),
+        ("LOVAGE__LAMBDA__MARGIN_MS", "9000"),
     ]);
     let sleep = |ms: u64| json!({"task": "sleep", "data": {"ms": ms}});
     let event = batch("jobs", &[json!({"data": 1}), sleep(60_000), sleep(1)]);
-    let answer = process.invoke(event, Duration::from_secs(4)).unwrap();
+    let answer = process.invoke(event, Duration::from_secs(12)).unwrap();
     let stays = [json!({"itemIdentifier": "m1"}), json!({"itemIdentifier": "m2"})];
     assert_eq!(answer, json!({"batchItemFailures": stays}));
     assert_eq!(published(&stub), 1);

@@ -34,7 +34,8 @@ fn made() -> PathBuf {
 pub fn package() -> &'static [u8] {
     static PACKAGE: OnceLock<Vec<u8>> = OnceLock::new();
     PACKAGE.get_or_init(|| {
-        let file = made().join("lovage-lambda-x86_64.zip");
+        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
+        let file = made().join(format!("lovage-lambda-{architecture}.zip"));
         let Ok(packed) = file.metadata().and_then(|it| it.modified()) else {
             panic!("{} is missing; {MAKE}", file.display());
         };
@@ -164,7 +165,7 @@ impl Function {
 
 /// Sends native messages in one batch. Each is of the group `g` on a FIFO queue.
 pub async fn send(queue: &str, messages: &[Value]) {
-    let fifo = queue.ends_with(".fifo");
+    let fifo = Path::new(queue).extension().is_some_and(|it| it == "fifo");
     let entries = messages.iter().enumerate().map(|(index, message)| {
         let id = index.to_string();
         aws_sdk_sqs::types::SendMessageBatchRequestEntry::builder()
@@ -285,7 +286,7 @@ impl Process {
             .spawn()
             .expect("the package's program starts");
         let process = Self { events, answers, child, log };
-        let asked = first.recv_timeout(Duration::from_secs(60));
+        let asked = first.recv_timeout(Duration::from_mins(1));
         assert!(asked.is_ok(), "the function asks for no event: {}", process.log());
         process
     }
@@ -426,7 +427,7 @@ impl Emulator {
             match TcpStream::connect(&self.address) {
                 Ok(stream) => break stream,
                 Err(error) => {
-                    assert!(Instant::now() < until, "the emulator does not listen: {error}")
+                    assert!(Instant::now() < until, "the emulator does not listen: {error}");
                 }
             }
             std::thread::sleep(Duration::from_millis(50));
