@@ -164,7 +164,7 @@ impl Function {
 
 /// Sends native messages in one batch. Each is of the group `g` on a FIFO queue.
 pub async fn send(queue: &str, messages: &[Value]) {
-    let fifo = queue.ends_with(".fifo");
+    let fifo = queue.rsplit('.').next() == Some("fifo");
     let entries = messages.iter().enumerate().map(|(index, message)| {
         let id = index.to_string();
         aws_sdk_sqs::types::SendMessageBatchRequestEntry::builder()
@@ -285,7 +285,7 @@ impl Process {
             .spawn()
             .expect("the package's program starts");
         let process = Self { events, answers, child, log };
-        let asked = first.recv_timeout(Duration::from_secs(60));
+        let asked = first.recv_timeout(Duration::from_mins(1));
         assert!(asked.is_ok(), "the function asks for no event: {}", process.log());
         process
     }
@@ -426,7 +426,7 @@ impl Emulator {
             match TcpStream::connect(&self.address) {
                 Ok(stream) => break stream,
                 Err(error) => {
-                    assert!(Instant::now() < until, "the emulator does not listen: {error}")
+                    assert!(Instant::now() < until, "the emulator does not listen: {error}");
                 }
             }
             std::thread::sleep(Duration::from_millis(50));
