@@ -14,7 +14,7 @@ use crate::{
     },
     config::ResultFormat,
     message::raw::is_json,
-    result::JobResult,
+    result::{JobResult, whole_millis},
     text::one_line,
 };
 
@@ -82,7 +82,7 @@ pub fn dead_letter(
         job_id: result.id.clone(),
         task: result.task.clone(),
         tenant: result.tenant.clone(),
-        at: Timestamp::now(),
+        at: whole_millis(Timestamp::now()),
     };
     let mut attributes = message.attributes.clone();
     attributes.remove(attribute::DEFERRED);

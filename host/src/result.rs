@@ -118,9 +118,9 @@ impl JobResult {
             content_type: None,
             error: None,
             attempt: self.attempt,
-            queued_at: self.queued_at,
-            started_at: self.started_at,
-            finished_at: self.finished_at,
+            queued_at: self.queued_at.map(whole_millis),
+            started_at: self.started_at.map(whole_millis),
+            finished_at: whole_millis(self.finished_at),
             component: self.component.as_deref(),
             usage: self.usage.map(|usage| Cost {
                 cpu_us: micros(usage.cpu),
@@ -203,6 +203,11 @@ fn json(output: &Output) -> Option<&RawValue> {
     }
     // The sandbox has checked it; a second look costs little and trusts nobody.
     serde_json::from_slice(&output.data).ok()
+}
+
+/// A time as it travels: nobody reads more digits than milliseconds, and clocks have no more.
+pub fn whole_millis(time: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
 }
 
 fn micros(duration: std::time::Duration) -> u64 {

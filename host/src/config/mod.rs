@@ -17,7 +17,7 @@ use crate::message::Format;
 
 mod load;
 
-pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME, nearest};
+pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]

@@ -62,9 +62,9 @@ pub async fn inspect(
     };
     inspection.imports = sandbox.imports(&component);
     inspection.exports = sandbox.exports(&component);
+    inspection.contract = sandbox.contract(&component);
     match sandbox.load(source, component, None, &options.limits).await {
         Ok(loaded) => {
-            inspection.contract = Some(loaded.contract);
             inspection.tasks = loaded.tasks;
         }
         Err(error) => inspection.problem = Some(error.problem.to_string()),

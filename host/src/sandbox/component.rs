@@ -317,6 +317,11 @@ impl Sandbox {
             .map(|(name, _)| name.to_owned())
             .collect()
     }
+
+    /// The version of the contract that a component would be run by, whether or not it loads.
+    pub(crate) fn contract(&self, component: &Component) -> Option<&'static str> {
+        Handler::probe(self.engine(), component).ok().map(|handler| handler.version())
+    }
 }
 
 #[cfg(test)]
