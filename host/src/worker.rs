@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -29,7 +30,7 @@ use crate::{
     pipeline::Pipeline,
     retry::Backoff,
     routes::Source,
-    settle::{SettleOptions, Settler},
+    settle::{Recourse, SettleOptions, Settler},
 };
 
 /// How long giving messages back may take once nothing else is waited for.
@@ -54,6 +55,19 @@ pub struct Worker {
     broker: Arc<dyn Broker>,
     pipeline: Arc<Pipeline>,
     config: WorkerConfig,
+}
+
+/// What a job's pipeline does about a settlement that is refused.
+struct PipelineRecourse {
+    pipeline: Arc<Pipeline>,
+    source: Arc<Source>,
+}
+
+#[async_trait]
+impl Recourse for PipelineRecourse {
+    async fn instead(&self, message: &Message, disposal: &Disposal) -> Option<Disposal> {
+        self.pipeline.instead(&self.source, message, disposal).await
+    }
 }
 
 /// What the loops of one queue share.
@@ -123,6 +137,10 @@ impl Worker {
                 Arc::clone(&self.broker),
                 source.queue.clone(),
                 self.settle_options(),
+                Arc::new(PipelineRecourse {
+                    pipeline: Arc::clone(&self.pipeline),
+                    source: Arc::clone(&source),
+                }),
                 &settling,
                 stop.now.clone(),
             );
