@@ -4,21 +4,28 @@
 //! Lambda function by an asynchronous invocation, or to a queue; the answer is
 //! `{"statusCode": 200, "body": "<JSON string>"}`, as the system that Lovage replaces gave it.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_lambda::{
+    config::{Builder, ProvideCredentials as _},
     error::{ProvideErrorMetadata, SdkError},
     operation::{RequestId, invoke::InvokeError},
     primitives::Blob,
     types::InvocationType,
 };
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    broker::{Broker, BrokerError, Fault, Outgoing, Queue},
-    config::{Config, DispatchKind},
+    broker::{
+        Attributes, Broker, BrokerError, Fault, Outgoing, Queue, attribute,
+        sqs::{SqsBroker, charset::escape_json},
+    },
+    config::{BrokerKind, Config, DispatchKind},
     connect::connect,
+    events::Chain,
     job::Job,
     message::native,
     routes::Routes,
@@ -27,6 +34,11 @@ use crate::{
 /// The largest payload of an asynchronous invocation, in bytes.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 const MAX_EVENT_BYTES: usize = 1024 * 1024;
+
+/// How long to wait for a connection to Lambda, for one request, and for all its tries together.
+const CONNECT: Duration = Duration::from_secs(4);
+const ATTEMPT: Duration = Duration::from_secs(10);
+const OPERATION: Duration = Duration::from_secs(25);
 
 /// Where jobs are handed to.
 #[derive(Debug)]
@@ -91,36 +103,55 @@ impl From<Result<Dispatched, DispatchError>> for Answer {
 impl Dispatcher {
     /// The dispatcher that a configuration describes.
     pub async fn connect(config: &Arc<Config>) -> Result<Self, DispatchError> {
-        let misconfigured = |message: String| DispatchError { status: 500, message };
         match config.dispatch.kind {
             DispatchKind::Lambda => {
                 let function = config.dispatch.function.clone().ok_or_else(|| {
-                    misconfigured(
-                        "no function is named to hand jobs to; set dispatch.function".to_owned(),
-                    )
+                    misconfigured("no function is named to hand jobs to; set dispatch.function")
                 })?;
-                let aws = aws_config::load_from_env().await;
-                Ok(Self::Function { client: aws_sdk_lambda::Client::new(&aws), function })
+                Ok(Self::Function { client: lambda_client().await?, function })
             }
             DispatchKind::Queue => {
                 let name = config.dispatch.queue.clone().ok_or_else(|| {
-                    misconfigured(
-                        "no queue is named to hand jobs to; set dispatch.queue".to_owned(),
-                    )
+                    misconfigured("no queue is named to hand jobs to; set dispatch.queue")
                 })?;
                 let broker = connect(config).await?;
                 let routes = Routes::new(Arc::clone(&broker), Arc::clone(config));
-                let queue = routes.queue(&name).await?;
+                // By its URL nothing need be asked of SQS, so the dispatcher may do without any
+                // permission but to send.
+                let unseen = (config.broker.kind == BrokerKind::Sqs)
+                    .then(|| SqsBroker::queue_at(config.address(&name)))
+                    .flatten();
+                let queue = match unseen {
+                    Some(queue) => queue,
+                    None => routes.queue(&name).await?,
+                };
                 Ok(Self::Queue { broker, queue })
             }
         }
     }
 
-    /// Hands on one event. Returns when it was accepted, not when it has run.
-    pub async fn dispatch(&self, event: Bytes) -> Result<Dispatched, DispatchError> {
-        let sent_id = check(&event)?;
+    /// Hands on one event, with the trace that it belongs to. Returns when it was accepted, not
+    /// when it has run.
+    pub async fn dispatch(
+        &self,
+        event: Bytes,
+        trace: Option<String>,
+    ) -> Result<Dispatched, DispatchError> {
+        let job = check(&event)?;
+        let wait = job.due_in(Timestamp::now()).unwrap_or_default();
+        let sent_id = (!job.id.is_empty()).then_some(job.id);
         match self {
+            // The SDK hands the trace on by itself.
             Self::Function { client, function } => {
+                if !wait.is_zero() {
+                    return Err(DispatchError {
+                        status: 400,
+                        message: "bad event: `eta` is in the future, and a function runs its jobs \
+                                  at once; leave it out, or have jobs handed to a queue \
+                                  (dispatch.kind)"
+                            .to_owned(),
+                    });
+                }
                 let output = client
                     .invoke()
                     .function_name(function)
@@ -134,10 +165,16 @@ impl Dispatcher {
             }
             Self::Queue { broker, queue } => {
                 let message = Outgoing {
-                    body: event,
+                    body: acceptable(event),
+                    // Whatever the queue's messages are when they do not say.
+                    attributes: Attributes::from([(
+                        attribute::FORMAT.to_owned(),
+                        "native".to_owned(),
+                    )]),
+                    group: Some(job.tenant).filter(|tenant| !tenant.is_empty()),
                     deduplication_id: sent_id.clone().filter(|_| queue.fifo),
-                    delay: Duration::ZERO,
-                    ..Outgoing::default()
+                    delay: wait,
+                    trace_header: trace,
                 };
                 let mut answers = broker.send(queue, std::slice::from_ref(&message)).await;
                 let id = answers.pop().ok_or_else(|| DispatchError {
@@ -150,8 +187,48 @@ impl Dispatcher {
     }
 }
 
-/// Checks that an event is a job before anybody else has to. Its id, if it names one.
-fn check(event: &Bytes) -> Result<Option<String>, DispatchError> {
+fn misconfigured(message: &str) -> DispatchError {
+    DispatchError { status: 500, message: message.to_owned() }
+}
+
+/// A client of AWS Lambda. No request is made; that there is a region and credentials is seen
+/// before the first job, since a failed request would not say it in so many words.
+async fn lambda_client() -> Result<aws_sdk_lambda::Client, DispatchError> {
+    let aws = aws_config::load_from_env().await;
+    if aws.region().is_none() {
+        return Err(misconfigured(
+            "cannot reach AWS Lambda: no region is set; set AWS_REGION, or the region of the \
+             profile",
+        ));
+    }
+    if let Some(provider) = aws.credentials_provider()
+        && let Err(error) = provider.provide_credentials().await
+    {
+        return Err(misconfigured(&format!(
+            "cannot reach AWS Lambda: no credentials ({}); set AWS_PROFILE, or AWS_ACCESS_KEY_ID \
+             and AWS_SECRET_ACCESS_KEY",
+            Chain(&error)
+        )));
+    }
+    let limits = TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(ATTEMPT)
+        .operation_timeout(OPERATION)
+        .build();
+    let config = Builder::from(&aws).timeout_config(limits).build();
+    Ok(aws_sdk_lambda::Client::from_conf(config))
+}
+
+/// The same JSON in characters that SQS takes.
+fn acceptable(event: Bytes) -> Bytes {
+    match std::str::from_utf8(&event).map(escape_json) {
+        Ok(Cow::Owned(escaped)) => escaped.into(),
+        _ => event,
+    }
+}
+
+/// Checks that an event is a job before anybody else has to. Its id is empty if it names none.
+fn check(event: &Bytes) -> Result<Job, DispatchError> {
     if event.len() > MAX_EVENT_BYTES {
         return Err(DispatchError {
             status: 413,
@@ -165,7 +242,7 @@ fn check(event: &Bytes) -> Result<Option<String>, DispatchError> {
     let mut job = Job::new("", "", "");
     native::decode(&mut job, event)
         .map_err(|reason| DispatchError { status: 400, message: format!("bad event: {reason}") })?;
-    Ok((!job.id.is_empty()).then_some(job.id))
+    Ok(job)
 }
 
 impl From<BrokerError> for DispatchError {
@@ -206,6 +283,9 @@ fn refusal(function: &str, error: &SdkError<InvokeError>) -> DispatchError {
             (403, "the dispatcher needs lambda:InvokeFunction on it")
         }
         "TooManyRequestsException" => (429, "try again later"),
+        "InvalidRequestContentException"
+        | "InvalidParameterValueException"
+        | "ValidationException" => (400, "check the event and dispatch.function"),
         "RequestTooLargeException" => (413, "send a reference to the data instead"),
         _ => (502, "try again later"),
     };
@@ -234,6 +314,6 @@ mod tests {
         assert!(refused("[1]").message.contains("no object"));
         let large = Bytes::from(format!("{{\"data\":\"{}\"}}", "x".repeat(MAX_EVENT_BYTES)));
         assert_eq!(check(&large).unwrap_err().status, 413);
-        assert_eq!(check(&Bytes::from_static(br#"{"data":1,"id":"a"}"#)), Ok(Some("a".into())));
+        assert_eq!(check(&Bytes::from_static(br#"{"data":1,"id":"a"}"#)).unwrap().id, "a");
     }
 }

@@ -3,7 +3,10 @@
 //! The worker and the Lambda function share it. It does not touch the broker but to find queues:
 //! leases, deletes and retries of publishing are for whoever holds the message.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tracing::{Instrument, Span, field::Empty, info_span};
@@ -61,6 +64,31 @@ struct Ended {
     run: Option<Run>,
 }
 
+/// How a message came, and so what can become of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From a queue, where it can be put back.
+    Queue,
+    /// A function was invoked with it, and its caller is answered.
+    Invocation,
+}
+
+/// What a message came to.
+#[derive(Debug)]
+pub struct Concluded {
+    /// What becomes of it.
+    pub disposal: Disposal,
+    /// What can be told of it: the result, or why there is none yet (`None` where nothing went
+    /// wrong: the guest asked for another time).
+    pub told: Result<JobResult, Option<Failure>>,
+}
+
+impl Concluded {
+    fn released(after: Duration, spent: bool, why: Option<Failure>) -> Self {
+        Self { disposal: Disposal::Release { after, spent }, told: Err(why) }
+    }
+}
+
 /// What is known of a guest that ran.
 struct Run {
     started_at: Timestamp,
@@ -90,15 +118,37 @@ impl Pipeline {
 
     /// Runs one message to what becomes of it. Never fails: whatever is wrong is an outcome.
     ///
-    /// `budget` is the time that the caller can give, where that is bounded: an attempt that needs
-    /// more times out. Dropping the future gives the attempt up.
+    /// `deadline` is when the caller has to end, where it has to: an attempt that needs longer
+    /// times out. Dropping the future gives the attempt up.
     pub async fn process(
         &self,
         source: &Source,
         message: &Message,
-        budget: Option<Duration>,
+        deadline: Option<Instant>,
     ) -> Disposal {
-        let (job, decoded) = match decode(message, &source.defaults) {
+        self.run(source, message, deadline, Way::Queue).await.disposal
+    }
+
+    /// Like [`process`](Self::process), for a message that a function was invoked with: there is
+    /// nowhere to put it back to, its group is the tenant that the platform vouches for, and
+    /// somebody may wait for the answer.
+    pub async fn invoke(
+        &self,
+        source: &Source,
+        message: &Message,
+        deadline: Option<Instant>,
+    ) -> Concluded {
+        self.run(source, message, deadline, Way::Invocation).await
+    }
+
+    async fn run(
+        &self,
+        source: &Source,
+        message: &Message,
+        deadline: Option<Instant>,
+        way: Way,
+    ) -> Concluded {
+        let (job, mut decoded) = match decode(message, &source.defaults) {
             Ok(job) => (job, Ok(())),
             Err(malformed) => {
                 let mut job = Job::new(malformed.id, malformed.task, "");
@@ -119,12 +169,15 @@ impl Pipeline {
         );
         async {
             let now = Timestamp::now();
+            if decoded.is_ok() && way == Way::Invocation {
+                decoded = check_invocation(&job, message, now).map_err(Outcome::Rejected);
+            }
             if let (Ok(()), Some(wait)) = (&decoded, job.due_in(now))
                 && !job.is_expired(now)
             {
                 JobReleased { queue: &source.name, after: wait, spent: false, failure: None }
                     .emit();
-                return Disposal::Release { after: wait, spent: false };
+                return Concluded::released(wait, false, None);
             }
             let (reply, refusal) = match self.reply(source, &job).await {
                 Ok(reply) => (reply, Ok(())),
@@ -137,10 +190,10 @@ impl Pipeline {
                 }
             };
             let ended = match decoded.and(refusal) {
-                Ok(()) => self.attempt(source, &job, now, budget).await,
+                Ok(()) => self.attempt(source, &job, now, deadline).await,
                 Err(outcome) => self.unrun(&job, outcome),
             };
-            self.conclude(source, message, &job, reply, ended).await
+            self.conclude(source, message, &job, reply, ended, way).await
         }
         .instrument(span)
         .await
@@ -156,12 +209,12 @@ impl Pipeline {
 
     /// The end of a delivery that found the broker in trouble. That is not the job's fault, and
     /// spends none of its attempts.
-    fn put_back(&self, source: &Source, kind: &str, error: &BrokerError) -> Disposal {
+    fn put_back(&self, source: &Source, kind: &str, error: &BrokerError) -> Concluded {
         let cap = Duration::from_millis(self.config.worker.error_backoff_cap_ms.get());
         let after = (cap / 2).mul_f64(1.0 + fastrand::f64());
         let failure = Some((kind, error.message.as_str()));
         JobReleased { queue: &source.name, after, spent: false, failure }.emit();
-        Disposal::Release { after, spent: false }
+        Concluded::released(after, false, Some(Failure::new(kind, error.to_string())))
     }
 
     /// What is done instead, where what follows from a job cannot be published and trying again
@@ -246,9 +299,9 @@ impl Pipeline {
         source: &Source,
         job: &Job,
         now: Timestamp,
-        budget: Option<Duration>,
+        deadline: Option<Instant>,
     ) -> Ended {
-        let Ready { task, mut settings } = match self.ready(job, now) {
+        let Ready { task, settings } = match self.ready(job, now) {
             Ok(ready) => ready,
             Err(outcome) => return self.unrun(job, outcome),
         };
@@ -265,14 +318,11 @@ impl Pipeline {
             );
             return Ended { outcome: Outcome::Crashed(failure), settings, run: None };
         }
-        if let Some(budget) = budget {
-            settings.timeout = settings.timeout.min(budget);
-        }
         let digest = task.component.source.digest.clone();
         Span::current().record("component", &digest);
         AttemptStarted { queue: &source.name }.emit();
         let plan =
-            Plan { limits: settings.limits(), max_attempts: settings.max_attempts, deadline: None };
+            Plan { limits: settings.limits(), max_attempts: settings.max_attempts, deadline };
         let report = self.sandbox.run(&task.component, job, &plan).await;
         let run = Run { started_at: now, component: digest, usage: report.usage };
         Ended { outcome: report.outcome, settings, run: Some(run) }
@@ -329,14 +379,15 @@ impl Pipeline {
         job: &Job,
         reply: Option<Queue>,
         ended: Ended,
-    ) -> Disposal {
+        way: Way,
+    ) -> Concluded {
         let Ended { outcome, settings, run } = ended;
         let decision = decide(outcome, job.attempt, settings.max_attempts, &settings.backoff);
         let (status, value, dead_letter) = match decision {
             Decision::Release { after, spent, reason } => {
                 let failure = reason.as_ref().map(|it| (it.kind.as_str(), it.message.as_str()));
                 JobReleased { queue: &source.name, after, spent, failure }.emit();
-                return Disposal::Release { after, spent };
+                return Concluded::released(after, spent, reason);
             }
             Decision::Finish { status, value, dead_letter } => (status, value, dead_letter),
         };
@@ -378,7 +429,10 @@ impl Pipeline {
         if dead_letter {
             let reason = result.value.as_ref().err().map_or("", |failure| &failure.message);
             let to = source.dead_letters.as_ref();
-            DeadLettered { queue: &source.name, to: to.map(|to| &*to.name), reason }.emit();
+            // Who invokes a function is told, so nothing is lost where no queue is set.
+            if to.is_some() || way == Way::Queue {
+                DeadLettered { queue: &source.name, to: to.map(|to| &*to.name), reason }.emit();
+            }
             sends.extend(to.map(|to| {
                 publish::dead_letter(message, &source.queue, to, &result, self.message_bytes)
             }));
@@ -386,6 +440,30 @@ impl Pipeline {
         let kept = self
             .keeps_results
             .then(|| KeptResult { job_id: result.id.clone(), envelope: result.envelope() });
-        Disposal::Finish { result: kept, sends }
+        Concluded { disposal: Disposal::Finish { result: kept, sends }, told: Ok(result) }
     }
+}
+
+/// What holds for a job that a function is invoked with, beyond what holds for every job.
+fn check_invocation(job: &Job, message: &Message, now: Timestamp) -> Result<(), Failure> {
+    // The group is the tenant that this instance is set apart for, and no other's data may come in.
+    if let Some(tenant) = &message.group
+        && *tenant != job.tenant
+    {
+        return Err(Failure::new(
+            "tenant_mismatch",
+            format!(
+                "the job is for tenant `{}`, and the function was invoked for another one",
+                one_line(&job.tenant, 200)
+            ),
+        ));
+    }
+    if job.due_in(now).is_some() && !job.is_expired(now) {
+        return Err(Failure::new(
+            "not_due",
+            "the job's `eta` is in the future, and a job that a function is invoked with runs at \
+             once: send it to a queue, or leave `eta` out",
+        ));
+    }
+    Ok(())
 }

@@ -57,12 +57,17 @@ impl Routes {
         }
         // Not under the lock: a broker that does not answer must not hold up other queues.
         let queue = self.broker.open(self.config.address(name)).await?;
+        self.know(name, queue.clone()).await;
+        Ok(queue)
+    }
+
+    /// Remembers a queue that was found in another way.
+    pub async fn know(&self, name: &str, queue: Queue) {
         let mut opened = self.opened.lock().await;
         if opened.len() >= REMEMBERED {
             opened.clear();
         }
-        opened.insert(name.to_owned(), queue.clone());
-        Ok(queue)
+        opened.insert(name.to_owned(), queue);
     }
 
     /// Sends a message by itself, to learn what its queue has against it.

@@ -18,13 +18,17 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)
         .with_writer(std::io::stderr);
+    let json = match config.format {
+        LogFormat::Auto => std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some(),
+        LogFormat::Human => false,
+        LogFormat::Json => true,
+    };
     // An error means that somebody else has started logging already.
-    let _ = match config.format {
-        LogFormat::Human => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(colours).with_target(false).try_init()
-        }
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).try_init(),
+    let _ = if json {
+        builder.json().flatten_event(true).with_current_span(true).try_init()
+    } else {
+        let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        builder.with_ansi(colours).with_target(false).try_init()
     };
     Ok(())
 }

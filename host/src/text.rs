@@ -1,4 +1,9 @@
-//! Making text from strangers fit for logs, attributes and error messages.
+//! Making text from strangers fit for logs, attributes and error messages, and finding the name
+//! that somebody meant.
+//!
+//! Nobody outside is trusted with control characters: a carriage return or an escape sequence
+//! rewrites what an operator sees, a line feed forges a log line, and marks of writing direction
+//! do the same to the eye (<https://trojansource.codes>). Nor are they with sizes.
 
 /// Stands where something was cut off.
 const MARK: &str = "…";
@@ -16,15 +21,31 @@ pub fn shorten(text: &str, max: usize) -> String {
     short
 }
 
-/// [`shorten`], with control characters (but `\n` and `\t`) and the marks that turn the direction
-/// of text made visible as escapes, so that nobody's text can forge lines or colours of a log.
+/// [`shorten`], with all that is not plain made visible as escapes; line feeds and tabs stay.
 pub fn printable(text: &str, max: usize) -> String {
+    visible(text, max, |c| c == '\n' || c == '\t')
+}
+
+/// [`printable`] on one line: line feeds and tabs are escaped, too.
+pub fn one_line(text: &str, max: usize) -> String {
+    visible(text, max, |_| false)
+}
+
+fn visible(text: &str, max: usize, stays: impl Fn(char) -> bool) -> String {
+    // Control characters, the two line separators that are none, and the marks that turn the
+    // direction of writing around.
     let hides = |c: char| {
-        (c.is_control() && c != '\n' && c != '\t')
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        !stays(c)
+            && (c.is_control()
+                || matches!(
+                    c,
+                    '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+                ))
     };
+    // Cut first, so that a text of a megabyte is not escaped in vain.
+    let text = shorten(text, max);
     if !text.contains(hides) {
-        return shorten(text, max);
+        return text;
     }
     let escaped = text.chars().fold(String::with_capacity(text.len()), |mut all, c| {
         if hides(c) {
@@ -37,9 +58,16 @@ pub fn printable(text: &str, max: usize) -> String {
     shorten(&escaped, max)
 }
 
-/// [`printable`] on one line.
-pub fn one_line(text: &str, max: usize) -> String {
-    printable(&text.replace('\n', "\\n"), max)
+/// The known name that is most like `name`, if any is much like it.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Names less alike than this have nothing to do with each other.
+    const ALIKE: f64 = 0.8;
+    known
+        .into_iter()
+        .map(|other| (strsim::jaro_winkler(name, other), other))
+        .filter(|(likeness, _)| *likeness > ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, other)| other)
 }
 
 #[cfg(test)]
@@ -48,9 +76,21 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn escapes_what_could_forge_a_log() {
-        assert_eq!(printable("a\u{1b}[31mb\r\u{202e}", 99), "a\\u{1b}[31mb\\r\\u{202e}");
-        assert_eq!(one_line("a\nb", 99), "a\\nb");
+    fn escapes_what_could_forge_a_log_or_steer_a_terminal() {
+        assert_eq!(
+            printable("a\u{1b}[31mb\r\u{202e}\u{85}", 99),
+            "a\\u{1b}[31mb\\r\\u{202e}\\u{85}"
+        );
+        assert_eq!(printable("a\n\tb\rc", 99), "a\n\tb\\rc");
+        assert_eq!(one_line("a\nb\tc", 99), "a\\nb\\tc");
+        assert_eq!(one_line("grün, 日本, 🦀", 99), "grün, 日本, 🦀");
+    }
+
+    #[test]
+    fn finds_what_was_meant_and_nothing_far_off() {
+        assert_eq!(nearest("proces_data", ["echo", "process_data"]), Some("process_data"));
+        assert_eq!(nearest("job", ["jobs", "more"]), Some("jobs"));
+        assert_eq!(nearest("xyz", ["jobs", "more"]), None);
     }
 
     proptest! {
@@ -58,6 +98,7 @@ mod tests {
         fn is_never_longer_than_asked_for(text in "\\PC*|[\u{0}-\u{20}]*", max in 0usize..40) {
             prop_assert!(shorten(&text, max).len() <= max);
             prop_assert!(printable(&text, max).len() <= max);
+            prop_assert!(one_line(&text, max).len() <= max);
             prop_assert!(!one_line(&text, max).contains('\n'));
         }
     }

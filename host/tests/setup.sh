@@ -1,17 +1,18 @@
 #!/bin/sh
-# Makes the Python environment that the tests need: ministack and boto3, as pinned in
-# requirements.txt beside this script. Goes to $LOVAGE_TEST_VENV, by default target/test-venv at the
-# root of the workspace. Does nothing when that is done already.
+# Makes the Python environment that the tests need: what requirements.txt and, without
+# dependencies, requirements-alone.txt beside this script name. Goes to $LOVAGE_TEST_VENV, by
+# default target/test-venv at the root of the workspace. Does nothing when that is done already.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 venv=${LOVAGE_TEST_VENV:-$root/target/test-venv}
 requirements=$here/requirements.txt
+alone=$here/requirements-alone.txt
 # A copy of the requirements is put down when all of them are installed, and only then.
 stamp=$venv/requirements.installed
 
-if [ -x "$venv/bin/ministack" ] && cmp -s "$requirements" "$stamp"; then
+if [ -x "$venv/bin/ministack" ] && cat "$requirements" "$alone" | cmp -s - "$stamp"; then
     echo "test environment: $venv (up to date)"
     exit 0
 fi
@@ -25,5 +26,6 @@ fi
 rm -f "$stamp"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
-cp "$requirements" "$stamp"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$alone"
+cat "$requirements" "$alone" >"$stamp"
 echo "test environment: $venv"

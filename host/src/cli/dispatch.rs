@@ -31,7 +31,7 @@ impl Dispatch {
             }
         };
         let dispatched = match Dispatcher::connect(&Arc::new(config.clone())).await {
-            Ok(dispatcher) => dispatcher.dispatch(event.into()).await,
+            Ok(dispatcher) => dispatcher.dispatch(event.into(), None).await,
             Err(error) => Err(error),
         };
         let done = dispatched.is_ok();

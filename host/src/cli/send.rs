@@ -11,9 +11,10 @@ use serde_json::{Map, Value, json, value::RawValue};
 use super::{Global, MISUSE, data};
 use crate::{
     broker::{Attributes, Broker, Fault, Outgoing, Queue, attribute, sqs::SqsBroker},
-    config::{BrokerKind, Config, nearest},
+    config::{BrokerKind, Config},
     connect::connect,
     routes::Routes,
+    text::nearest,
 };
 
 /// Send a job to a queue

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{BrokerKind, Config, DISCARD, DispatchKind};
+use crate::text::nearest;
 
 /// The file that is read from the working directory when none is named.
 pub const FILE_NAME: &str = "lovage.toml";
@@ -198,16 +199,6 @@ fn explain(message: &str) -> String {
         return format!("{message}; did you mean `{near}`?");
     }
     message.to_owned()
-}
-
-/// The known name that is most like `name`, if any is much like it.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|other| (strsim::jaro_winkler(name, other), other))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, other)| other)
 }
 
 /// A variable's value is TOML where it is TOML (`8`, `true`, `["a", "b"]`), else text.

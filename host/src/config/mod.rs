@@ -17,7 +17,7 @@ use crate::message::Format;
 
 mod load;
 
-pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME, nearest};
+pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -305,7 +305,7 @@ pub struct LambdaConfig {
     /// for those of queues that are not named there. The only one to take jobs from when absent.
     pub queue: Option<String>,
     /// How long before Lambda's deadline guests are stopped, in milliseconds, so that results
-    /// can still be published.
+    /// can still be published. Never more than half of the time that Lambda leaves.
     pub margin_ms: u64,
 }
 
@@ -319,8 +319,10 @@ impl Default for LambdaConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// For people.
+    /// JSON in AWS Lambda, else for people.
     #[default]
+    Auto,
+    /// For people.
     Human,
     /// One JSON object a line.
     Json,
@@ -330,7 +332,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// `human` or `json`.
+    /// `auto`, `human` or `json`.
     pub format: LogFormat,
     /// A level (`error`, `warn`, `info`, `debug`, `trace`), or directives such as
     /// `warn,lovage=debug`.
@@ -339,7 +341,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Human, level: "info".to_owned() }
+        Self { format: LogFormat::Auto, level: "info".to_owned() }
     }
 }
 

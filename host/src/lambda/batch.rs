@@ -2,32 +2,45 @@
 //!
 //! The mapping owns leases and deletes, so the answer names the messages that are to stay
 //! (`batchItemFailures`; the mapping must have `ReportBatchItemFailures` set). A standard queue's
-//! batch runs at once. A FIFO queue's runs in order and stops at its first failure: that message
-//! and all behind it stay.
+//! batch runs at once, as far as `worker.concurrency` allows. A FIFO queue's runs in order and
+//! stops at its first failure: that message and all behind it stay. A message that there is no
+//! time for stays, too.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use futures_util::future::join_all;
+use futures_util::FutureExt;
 use lambda_runtime::Diagnostic;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
+use tracing::{Instrument, Span};
 
-use super::{Function, diagnostic};
+use super::{Function, diagnostic, queue_error};
 use crate::{
     broker::{
-        BrokerError, Disposal, Message, Settlement,
+        Broker, BrokerError, Disposal, Message, Settlement,
         sqs::{
             Left,
             attributes::TypedAttribute,
             message::{Parts, from_parts},
         },
     },
-    config::QueueConfig,
-    events::SettleFailed,
+    events::{HostPanicked, JobReleased, MessagesReceived, SettleFailed},
     routes::Source,
 };
+
+/// What becomes of a message that was not begun.
+const GIVE_BACK: Disposal = Disposal::Release { after: Duration::ZERO, spent: false };
+
+/// Why it was not.
+const NO_TIME: (&str, &str) =
+    ("no_time", "the function's deadline came before there was room to run it");
 
 /// An event of an SQS event source mapping.
 #[derive(Debug, Deserialize)]
@@ -118,14 +131,26 @@ impl Record {
     }
 }
 
+/// Jobs that ended within so short a time are settled in one request.
+const LINGER: Duration = Duration::from_millis(4);
+
+/// One message of a batch.
+#[derive(Debug, Clone)]
+struct Item {
+    /// Its place in the event.
+    index: usize,
+    /// The id by which the mapping knows it.
+    id: String,
+    message: Arc<Message>,
+}
+
 impl Function {
     /// Runs a batch; the answer names the messages that are to stay.
     pub(super) async fn batch(
-        &self,
+        self: Arc<Self>,
         event: Event,
-        budget: Duration,
+        deadline: Instant,
     ) -> Result<Box<RawValue>, Diagnostic> {
-        let until = Instant::now() + budget;
         let Some(arn) = event.records.first().map(|record| record.arn.clone()) else {
             return answer(Vec::new());
         };
@@ -133,87 +158,150 @@ impl Function {
         if event.records.iter().any(|record| record.arn != arn) {
             return Err(diagnostic("InvalidEvent", "the batch has messages of several queues"));
         }
-        let source = self
-            .source_of_arn(&arn)
-            .await
-            .map_err(|error| diagnostic("QueueError", error.to_string()))?;
-        let messages = event.records.into_iter().map(Record::into_message);
-        let failures = if source.queue.fifo {
-            self.in_order(&source, messages.collect(), until).await
+        let source = self.source_of_arn(&arn).await.map_err(|error| queue_error(&error))?;
+        MessagesReceived { queue: &source.name, count: event.records.len() }.emit();
+        let items = event.records.into_iter().enumerate().map(|(index, record)| {
+            let (id, message) = record.into_message();
+            Item { index, id, message }
+        });
+        let items: Vec<Item> = items.collect();
+        let done = if source.queue.fifo {
+            self.in_order(&source, &items, deadline).await
         } else {
-            let runs = messages.map(|(id, message)| async {
-                let disposal = self.run(&source, &message, until).await;
-                (id, Settlement { message, disposal })
-            });
-            let (ids, settlements): (Vec<_>, Vec<_>) = join_all(runs).await.into_iter().unzip();
-            self.settle(&source, ids, &settlements).await
+            self.at_once(&source, &items, deadline).await
         };
-        answer(failures)
+        // Whatever is not known to be done stays. An empty identifier would make the mapping take
+        // the whole batch for failed.
+        let stays = |item: &Item| !done.contains(&item.index) && !item.id.is_empty();
+        answer(items.into_iter().filter(stays).map(|item| item.id).collect())
     }
 
-    /// One after the other, up to the first that is to stay.
-    async fn in_order(
-        &self,
-        source: &Source,
-        messages: Vec<(String, Arc<Message>)>,
-        until: Instant,
-    ) -> Vec<String> {
-        let mut messages = messages.into_iter();
-        let mut failures = Vec::new();
-        for (id, message) in messages.by_ref() {
-            let disposal = self.run(source, &message, until).await;
-            let settlement = Settlement { message, disposal };
-            failures = self.settle(source, vec![id], &[settlement]).await;
-            if !failures.is_empty() {
-                break;
+    /// All at once, as far as there are slots; in the order of the event where they wait for one.
+    /// Which are done.
+    async fn at_once(
+        self: &Arc<Self>,
+        source: &Arc<Source>,
+        items: &[Item],
+        deadline: Instant,
+    ) -> BTreeSet<usize> {
+        let span = Span::current();
+        let most = self.broker.limits().settle_batch;
+        let mut waiting = items.iter().cloned().peekable();
+        let (mut running, mut settling) = (JoinSet::new(), JoinSet::new());
+        let mut ended = Vec::new();
+        let mut until = Instant::now();
+        while waiting.peek().is_some() || !running.is_empty() {
+            tokio::select! {
+                biased;
+                slot = self.slot(deadline), if waiting.peek().is_some() => {
+                    let Some(item) = waiting.next() else { continue };
+                    let (function, source) = (Arc::clone(self), Arc::clone(source));
+                    // A task of its own, so that guests that compute use all processors there are.
+                    let run = async move {
+                        let disposal = function.run(&source, &item.message, deadline, slot).await;
+                        (item, disposal)
+                    };
+                    running.spawn(run.instrument(span.clone()));
+                }
+                Some(Ok(one)) = running.join_next() => {
+                    if ended.is_empty() {
+                        until = Instant::now() + LINGER;
+                    }
+                    ended.push(one);
+                }
+                () = tokio::time::sleep_until(until.into()), if !ended.is_empty() => {}
+                else => {}
+            }
+            // What has ended is published while others still run: they may take until the deadline.
+            let all = running.is_empty() && waiting.peek().is_none();
+            if all || ended.len() >= most || (!ended.is_empty() && until <= Instant::now()) {
+                let settle =
+                    Arc::clone(self).settle(Arc::clone(source), std::mem::take(&mut ended));
+                settling.spawn(settle.instrument(span.clone()));
             }
         }
-        failures.extend(messages.map(|(id, _)| id));
-        failures
+        settling.join_all().await.into_iter().flatten().collect()
     }
 
-    async fn run(&self, source: &Source, message: &Message, until: Instant) -> Disposal {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Disposal::Release { after: Duration::ZERO, spent: false };
+    /// One after the other, up to the first that is to stay. Which are done.
+    async fn in_order(
+        self: &Arc<Self>,
+        source: &Arc<Source>,
+        items: &[Item],
+        deadline: Instant,
+    ) -> BTreeSet<usize> {
+        let mut done = BTreeSet::new();
+        let mut items = items.iter().cloned();
+        let settle = |ended| Arc::clone(self).settle(Arc::clone(source), ended);
+        for item in items.by_ref() {
+            let slot = self.slot(deadline).await;
+            let disposal = self.run(source, &item.message, deadline, slot).await;
+            let settled = settle(vec![(item, disposal)]).await;
+            if settled.is_empty() {
+                break;
+            }
+            done.extend(settled);
         }
-        self.pipeline.process(source, message, Some(left)).await
+        // The rest would hold up its groups until the visibility timeout ends, since nothing of a
+        // group is delivered while one of its messages is hidden. Shown again now, it comes as
+        // soon as the message that stopped it does.
+        let rest: Vec<_> = items.map(|item| (item, GIVE_BACK)).collect();
+        if !rest.is_empty() {
+            settle(rest).await;
+        }
+        done
     }
 
-    /// Publishes, and hides what comes again. The ids of those that are to stay.
-    async fn settle(
+    /// A place to run one job; none when there was none in time.
+    async fn slot(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        let slot = Arc::clone(&self.slots).acquire_owned();
+        let slot = tokio::time::timeout_at(deadline.into(), slot).await.ok()?.ok()?;
+        (Instant::now() < deadline).then_some(slot)
+    }
+
+    /// Runs one message, if there is a slot for it.
+    async fn run(
         &self,
         source: &Source,
-        ids: Vec<String>,
-        settlements: &[Settlement],
-    ) -> Vec<String> {
-        let answers = self.broker.settle_event(&source.queue, settlements).await;
-        let stays = |(id, answer): (String, Result<Left, BrokerError>)| match answer {
-            Ok(Left::Done) => None,
-            Ok(Left::Again) => Some(id),
+        message: &Message,
+        deadline: Instant,
+        slot: Option<OwnedSemaphorePermit>,
+    ) -> Disposal {
+        let Some(_slot) = slot else {
+            let (after, spent, failure) = (Duration::ZERO, false, Some(NO_TIME));
+            JobReleased { queue: &source.name, after, spent, failure }.emit();
+            return GIVE_BACK;
+        };
+        let process = AssertUnwindSafe(self.pipeline.process(source, message, Some(deadline)));
+        process.catch_unwind().await.unwrap_or_else(|_| {
+            HostPanicked { queue: &source.name }.emit();
+            let after = Duration::from_millis(self.config.worker.error_backoff_cap_ms.get());
+            Disposal::Release { after, spent: true }
+        })
+    }
+
+    /// Publishes, and hides what comes again. Which are done.
+    async fn settle(
+        self: Arc<Self>,
+        source: Arc<Source>,
+        ended: Vec<(Item, Disposal)>,
+    ) -> Vec<usize> {
+        let indices: Vec<usize> = ended.iter().map(|(item, _)| item.index).collect();
+        let settlements = ended
+            .into_iter()
+            .map(|(item, disposal)| Settlement { message: item.message, disposal });
+        let settlements: Vec<_> = settlements.collect();
+        let answers = self.broker.settle_event(&source.queue, &settlements).await;
+        let done = |(index, answer): (usize, Result<Left, BrokerError>)| match answer {
+            Ok(Left::Done) => Some(index),
+            Ok(Left::Again) => None,
             Err(error) => {
                 let queue = &source.name;
                 SettleFailed { queue, error: &error, tries: 1, retry_in: None }.emit();
-                Some(id)
+                None
             }
         };
-        // An empty identifier would make the mapping take the whole batch for failed.
-        ids.into_iter().zip(answers).filter_map(stays).filter(|id| !id.is_empty()).collect()
-    }
-
-    /// The queue that an event came from, with its settings: those of the queue in the
-    /// configuration that has the same name, else those of `lambda.queue`.
-    async fn source_of_arn(&self, arn: &str) -> Result<Source, BrokerError> {
-        let queue = self.routes.queue(arn).await?;
-        let same = |(name, settings): &(&String, &QueueConfig)| {
-            let address = settings.address.as_deref().unwrap_or(name);
-            address == arn || address.rsplit(['/', ':']).next() == Some(&*queue.name)
-        };
-        let (name, settings) = match self.config.queues.iter().find(same) {
-            Some((name, settings)) => (name.clone(), settings.clone()),
-            None => (queue.name.to_string(), self.direct_settings()),
-        };
-        self.routes.source_of(&name, queue, &settings).await
+        indices.into_iter().zip(answers).filter_map(done).collect()
     }
 }
 

@@ -4,21 +4,18 @@
 //! too (in the `envelope` format): failures included, since trying again would not help. What
 //! should be tried again is an error of the function: an asynchronous invocation (`Event`) is then
 //! repeated by Lambda, twice as it comes, and goes to the function's on-failure destination after
-//! that. The job's id is its own where it names one, else the request's, which is the same at each
-//! repetition.
+//! that. Lambda does not say which repetition one is, so each is a first attempt, and it is Lambda
+//! that ends them. The job's id is its own where it names one, else the request's, which is the
+//! same at each repetition.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use lambda_runtime::{Context, Diagnostic};
 use serde_json::value::RawValue;
 
-use super::{Function, diagnostic};
-use crate::{
-    broker::{Broker, BrokerError, Disposal, Message, Queue, Receipt, Send},
-    config::{DEFAULT_QUEUE, DISCARD, QueueConfig},
-    routes::Source,
-};
+use super::{Function, diagnostic, queue_error};
+use crate::broker::{Disposal, Message, Receipt, Settlement};
 
 impl Function {
     /// Runs one job.
@@ -26,11 +23,10 @@ impl Function {
         &self,
         payload: Bytes,
         context: &Context,
-        budget: Duration,
+        deadline: Instant,
     ) -> Result<Box<RawValue>, Diagnostic> {
-        let broken = |error: BrokerError| diagnostic("QueueError", error.to_string());
-        let source = self.direct_source().await.map_err(broken)?;
-        let message = Message {
+        let source = self.source_of_invocations().await.map_err(|error| queue_error(&error))?;
+        let message = Arc::new(Message {
             id: context.request_id.clone(),
             receipt: Receipt(Arc::from("")),
             body: payload,
@@ -40,55 +36,30 @@ impl Function {
             sent_at: None,
             not_before: None,
             trace_header: context.xray_trace_id.clone(),
-        };
-        match self.pipeline.process(&source, &message, Some(budget)).await {
-            Disposal::Finish { result, sends } => {
-                for send in &sends {
-                    self.publish(send).await.map_err(broken)?;
-                }
-                let envelope = result.map(|kept| kept.envelope).unwrap_or_default();
-                let text = String::from_utf8_lossy(&envelope).into_owned();
-                RawValue::from_string(text)
-                    .map_err(|error| diagnostic("InternalError", error.to_string()))
+        });
+        let _slot = self.slots.acquire().await;
+        let concluded = self.pipeline.invoke(&source, &message, Some(deadline)).await;
+        let result = match (concluded.told, &concluded.disposal) {
+            (Ok(result), _) => result,
+            (Err(why), Disposal::Release { after, .. }) => {
+                let why = why.map_or_else(
+                    || "the task asks for another time".to_owned(),
+                    |failure| format!("{}: {}", failure.kind, failure.message),
+                );
+                let after = after.as_millis();
+                let message = format!("{why}; to be tried again, not before {after} ms from now");
+                return Err(diagnostic("Retry", message));
             }
-            Disposal::Release { after, .. } => Err(diagnostic(
-                "Retry",
-                format!(
-                    "the job is to be tried again, not before {} ms from now; the log says why",
-                    after.as_millis()
-                ),
-            )),
+            (Err(_), Disposal::Finish { .. }) => {
+                return Err(diagnostic("InternalError", "a job ended without a result"));
+            }
+        };
+        // Nothing is deleted of an event, so of a message without a queue neither: this sends.
+        let settlement = Settlement { message, disposal: concluded.disposal };
+        for answer in self.broker.settle_event(&source.queue, &[settlement]).await {
+            answer.map_err(|error| queue_error(&error))?;
         }
-    }
-
-    async fn publish(&self, send: &Send) -> Result<(), BrokerError> {
-        let queue = self.routes.queue(&send.to).await?;
-        let mut answers = self.broker.send(&queue, std::slice::from_ref(&send.message)).await;
-        answers.pop().map_or(Ok(()), |answer| answer.map(drop))
-    }
-
-    /// The settings for jobs that come without a queue.
-    pub(super) fn direct_settings(&self) -> QueueConfig {
-        let name = self.config.lambda.queue.clone();
-        let only = || match self.config.consumed_queues().as_slice() {
-            [only] => only.clone(),
-            _ => DEFAULT_QUEUE.to_owned(),
-        };
-        self.config.queue(&name.unwrap_or_else(only)).unwrap_or_default()
-    }
-
-    async fn direct_source(&self) -> Result<Source, BrokerError> {
-        let mut settings = self.direct_settings();
-        // There is no queue whose redrive policy could say where.
-        settings.dead_letters.get_or_insert_with(|| DISCARD.to_owned());
-        let name: Arc<str> = Arc::from("invocation");
-        let queue = Queue {
-            name: Arc::clone(&name),
-            address: Arc::clone(&name),
-            fifo: false,
-            visibility_timeout: Duration::from_secs(30),
-            redrive_target: None,
-        };
-        self.routes.source_of(&name, queue, &settings).await
+        let text = String::from_utf8_lossy(&result.envelope()).into_owned();
+        RawValue::from_string(text).map_err(|error| diagnostic("InternalError", error.to_string()))
     }
 }

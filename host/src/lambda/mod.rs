@@ -3,23 +3,31 @@
 //! Which of the two a function is, its handler says (`_HANDLER`): `dispatcher`, or anything else
 //! for the worker.
 //!
-//! The worker takes three kinds of events. Which one it is, is decided by rule:
+//! The worker takes two kinds of events. Which one it is, is decided by rule:
 //!
 //! - an object with `Records` from `aws:sqs`: a batch of an SQS event source mapping, see
 //!   [`batch`];
 //! - anything else: one job in the native format, as the function was invoked with it, see
 //!   [`direct`].
+//!
+//! Nothing is asked of AWS before the first event: what an event needs is looked up when it comes,
+//! and remembered for the next.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent, run_concurrent, service_fn};
 use serde_json::value::RawValue;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::{
-    broker::sqs::SqsBroker,
-    config::{BrokerKind, Config},
-    dispatch::{Answer, Dispatcher},
+    broker::{BrokerError, sqs::SqsBroker},
+    config::{BrokerKind, ComponentsConfig, Config, FILE_NAME},
+    dispatch::{Answer, DispatchError, Dispatched, Dispatcher},
     events::Chain,
     load,
     pipeline::Pipeline,
@@ -28,9 +36,18 @@ use crate::{
 
 pub mod batch;
 pub mod direct;
+mod sources;
 
 /// The handler's name that makes a function the dispatcher.
 pub const DISPATCHER: &str = "dispatcher";
+
+/// What Lambda tells every function by the environment, and the runtime does not start without.
+const ENVIRONMENT: [&str; 4] = [
+    "AWS_LAMBDA_RUNTIME_API",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+];
 
 /// What the worker's function needs for its events.
 #[derive(Debug)]
@@ -39,6 +56,9 @@ pub struct Function {
     broker: Arc<SqsBroker>,
     routes: Arc<Routes>,
     pipeline: Pipeline,
+    /// Jobs of all invocations at once.
+    slots: Arc<Semaphore>,
+    sources: sources::Sources,
 }
 
 /// The process as Lambda starts it: configured by `lovage.toml` beside the program, where there
@@ -61,31 +81,41 @@ pub fn main() -> std::process::ExitCode {
 fn start() -> anyhow::Result<()> {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let file = std::env::var_os("LOVAGE_CONFIG").map(std::path::PathBuf::from);
+    let named = std::env::var_os("LOVAGE_CONFIG").map(PathBuf::from);
+    let beside = || in_bundle(FILE_NAME).filter(|file| file.exists());
+    let file = named.or_else(beside);
     let config = Config::load(file.as_deref(), variables)?;
     crate::telemetry::start(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config))
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if config.worker.threads > 0 {
+        builder.worker_threads(config.worker.threads);
+    }
+    builder.enable_all().build()?.block_on(serve(config))
 }
 
 /// Serves events until the process ends. Errors are those of the start: a missing task, say.
 pub async fn serve(mut config: Config) -> anyhow::Result<()> {
+    for name in ENVIRONMENT {
+        anyhow::ensure!(
+            std::env::var_os(name).is_some(),
+            "{name} is not set: this serves the runtime API of AWS Lambda, and is started by \
+             Lambda or an emulator of it, which sets {}; `lovage worker` needs neither",
+            ENVIRONMENT.join(", ")
+        );
+    }
     // A function has no disk to keep a queue on.
     config.broker.kind = BrokerKind::Sqs;
-    if config.components.paths.is_empty() && config.components.precompiled.is_empty() {
-        config.components.precompiled = bundled();
-    }
-    let config = Arc::new(config);
     let served = if std::env::var("_HANDLER").is_ok_and(|handler| handler == DISPATCHER) {
-        // A misconfigured dispatcher says so in each answer, where its caller sees it.
-        let dispatcher = Arc::new(Dispatcher::connect(&config).await);
+        let config = Arc::new(config);
+        let dispatcher = Arc::new(OnceCell::new());
         let handler = service_fn(move |event: LambdaEvent<Box<RawValue>>| {
-            let dispatcher = Arc::clone(&dispatcher);
-            async move { Ok::<Answer, Diagnostic>(dispatch(&dispatcher, event).await) }
+            let (dispatcher, config) = (Arc::clone(&dispatcher), Arc::clone(&config));
+            async move { Ok::<Answer, Diagnostic>(dispatch(&dispatcher, &config, event).await) }
         });
         run_concurrent(handler).await
     } else {
-        let function = Arc::new(Function::start(config).await?);
+        find_tasks(&mut config.components)?;
+        let function = Arc::new(Function::start(Arc::new(config)).await?);
         let handler = service_fn(move |event: LambdaEvent<Box<RawValue>>| {
             let function = Arc::clone(&function);
             async move { function.handle(event).await }
@@ -97,24 +127,66 @@ pub async fn serve(mut config: Config) -> anyhow::Result<()> {
 
 /// Where a function's tasks are, if the configuration does not say: with the program, or in a
 /// layer. <https://docs.aws.amazon.com/lambda/latest/dg/packaging-layers.html>
-fn bundled() -> Vec<std::path::PathBuf> {
-    let root = std::env::var_os("LAMBDA_TASK_ROOT")
-        .map(|root| std::path::PathBuf::from(root).join("tasks"));
-    root.into_iter().chain(["/opt/tasks".into()]).filter(|path| path.is_dir()).collect()
+fn find_tasks(components: &mut ComponentsConfig) -> anyhow::Result<()> {
+    // One file may serve a worker and a function, and this build compiles nothing.
+    #[cfg(not(feature = "compiler"))]
+    components.paths.clear();
+    if components.paths.is_empty() && components.precompiled.is_empty() {
+        let places = in_bundle("tasks").into_iter().chain(["/opt/tasks".into()]);
+        components.precompiled = places.filter(|path: &PathBuf| path.is_dir()).collect();
+        anyhow::ensure!(
+            !components.precompiled.is_empty(),
+            "no tasks: there is neither a directory `tasks` beside the function's program nor \
+             /opt/tasks from a layer; put there what `lovage compile` makes, or name another \
+             directory in components.precompiled"
+        );
+    }
+    Ok(())
 }
 
+/// The path of a file that was deployed with the program.
+fn in_bundle(name: impl AsRef<Path>) -> Option<PathBuf> {
+    Some(PathBuf::from(std::env::var_os("LAMBDA_TASK_ROOT")?).join(name))
+}
+
+/// Hands an event on, and answers in time, whatever happens: a dispatcher's caller looks at the
+/// status and at nothing else.
 async fn dispatch(
-    dispatcher: &Result<Dispatcher, crate::dispatch::DispatchError>,
+    dispatcher: &OnceCell<Dispatcher>,
+    config: &Arc<Config>,
     event: LambdaEvent<Box<RawValue>>,
 ) -> Answer {
-    let dispatched = match dispatcher {
-        Ok(dispatcher) => dispatcher.dispatch(bytes_of(event.payload)).await,
-        Err(error) => Err(error.clone()),
-    };
+    let LambdaEvent { payload, context } = event;
+    let deadline = deadline(&context, config);
+    let dispatched = tokio::time::timeout_at(
+        deadline.into(),
+        hand_on(dispatcher, config, payload, context.xray_trace_id),
+    )
+    .await
+    .unwrap_or_else(|_elapsed| {
+        Err(DispatchError {
+            status: 504,
+            message: "AWS did not answer before the function's deadline; the job may have been \
+                      handed on or not; give the function a longer timeout, or try again"
+                .to_owned(),
+        })
+    });
     if let Err(error) = &dispatched {
         tracing::error!(status = error.status, error = %Chain(error), "event was not handed on");
     }
     dispatched.into()
+}
+
+/// Connects at the first event, and again at the next one if that failed: what was wrong may have
+/// passed, and the caller is the one to be told.
+async fn hand_on(
+    dispatcher: &OnceCell<Dispatcher>,
+    config: &Arc<Config>,
+    payload: Box<RawValue>,
+    trace: Option<String>,
+) -> Result<Dispatched, DispatchError> {
+    let dispatcher = dispatcher.get_or_try_init(|| Dispatcher::connect(config)).await?;
+    dispatcher.dispatch(bytes_of(payload), trace).await
 }
 
 impl Function {
@@ -129,26 +201,34 @@ impl Function {
             Arc::clone(&routes),
             &*broker,
         );
-        Ok(Self { config, broker, routes, pipeline })
+        let slots = Arc::new(Semaphore::new(config.worker.concurrency.get()));
+        Ok(Self { config, broker, routes, pipeline, slots, sources: sources::Sources::default() })
     }
 
-    async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Box<RawValue>, Diagnostic> {
+    async fn handle(
+        self: Arc<Self>,
+        event: LambdaEvent<Box<RawValue>>,
+    ) -> Result<Box<RawValue>, Diagnostic> {
         let LambdaEvent { payload, context } = event;
-        let budget = self.budget(&context);
+        let deadline = deadline(&context, &self.config);
         match batch::Event::parse(payload.get()) {
-            Some(Ok(event)) => self.batch(event, budget).await,
+            Some(Ok(event)) => self.batch(event, deadline).await,
             Some(Err(diagnostic)) => Err(diagnostic),
-            None => self.direct(bytes_of(payload), &context, budget).await,
+            None => self.direct(bytes_of(payload), &context, deadline).await,
         }
     }
+}
 
-    /// How long the guests of this invocation may take: what Lambda leaves, less a margin for
-    /// publishing and answering.
-    fn budget(&self, context: &Context) -> Duration {
-        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-        let left = Duration::from_millis(context.deadline.saturating_sub(now));
-        left.saturating_sub(Duration::from_millis(self.config.lambda.margin_ms))
-    }
+/// When the work of an invocation has to end: Lambda's deadline, less the margin for publishing
+/// and answering. The margin is never more than half of what is left, so that a function with a
+/// short timeout does something at all.
+fn deadline(context: &Context, config: &Config) -> Instant {
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+    Instant::now() + working_time(context.deadline.saturating_sub(now), config.lambda.margin_ms)
+}
+
+fn working_time(left_ms: u64, margin_ms: u64) -> Duration {
+    Duration::from_millis(left_ms - margin_ms.min(left_ms / 2))
 }
 
 fn bytes_of(payload: Box<RawValue>) -> Bytes {
@@ -159,4 +239,22 @@ fn bytes_of(payload: Box<RawValue>) -> Bytes {
 /// An error that Lambda reports: its type is for alarms, its message for a person.
 fn diagnostic(error_type: &str, error_message: impl Into<String>) -> Diagnostic {
     Diagnostic { error_type: error_type.to_owned(), error_message: error_message.into() }
+}
+
+fn queue_error(error: &BrokerError) -> Diagnostic {
+    tracing::error!(error = %Chain(error), "the event could not be worked on");
+    diagnostic("QueueError", Chain(error).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_margin_leaves_at_least_half_of_the_time() {
+        let ms = Duration::from_millis;
+        assert_eq!(working_time(30_000, 1_000), ms(29_000));
+        assert_eq!(working_time(1_000, 1_000), ms(500));
+        assert_eq!(working_time(0, 1_000), ms(0));
+    }
 }

@@ -21,6 +21,7 @@ pub use self::load::{LoadOptions, Origin};
 
 use self::load::Loaded;
 use crate::sandbox::{LoadedComponent, Sandbox, TaskSpec};
+use crate::text::nearest;
 
 /// A task, and the component that serves it.
 #[derive(Debug)]
@@ -82,15 +83,8 @@ impl Registry {
 
     /// The name that somebody may have meant who asked for a task that is not there.
     pub fn nearest(&self, task: &str) -> Option<String> {
-        // Names further away than this have nothing to do with each other.
-        const ALIKE: f64 = 0.75;
         let now = self.now();
-        now.tasks
-            .keys()
-            .map(|name| (strsim::jaro_winkler(name, task), name))
-            .filter(|(likeness, _)| *likeness >= ALIKE)
-            .max_by(|(a, _), (b, _)| a.total_cmp(b))
-            .map(|(_, name)| name.clone())
+        nearest(task, now.tasks.keys().map(String::as_str)).map(str::to_owned)
     }
 
     fn now(&self) -> Arc<Loaded> {

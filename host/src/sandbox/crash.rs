@@ -9,9 +9,9 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use super::failure;
 use super::limits::{Bytes, Limit, Limits};
 use super::state::State;
-use super::text;
 use crate::outcome::{Failure, Outcome};
 
 /// The outcome of an attempt that ended with an error.
@@ -68,7 +68,7 @@ pub(super) fn failure(error: &wasmtime::Error, state: &State, limits: &Limits) -
         // Writing to a string cannot fail.
         let _ = write!(detail, "backtrace:\n{backtrace}");
     }
-    text::failure(Failure::new(kind, message).with_detail(detail))
+    failure::fit(Failure::new(kind, message).with_detail(detail))
 }
 
 /// How an output that is too large is told.

@@ -22,12 +22,13 @@ mod cpu;
 mod crash;
 mod engine;
 mod error;
+mod failure;
 mod limits;
 mod output;
 mod spec;
 mod state;
 mod stdio;
-mod text;
+
 mod ticker;
 
 use std::sync::Arc;
@@ -41,11 +42,11 @@ pub use self::bindings::{HANDLER, SERVED};
 pub use self::component::{Import, Kind, LoadedComponent, Source, digest};
 pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION};
 pub use self::error::{ComponentError, EngineError, Problem};
+pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 pub use self::limits::{Bytes, Limit, Limits, Refusal};
 pub use self::spec::TaskSpec;
 pub use self::state::{OFFERED, is_offered};
 pub use self::stdio::Tail;
-pub use self::text::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 
 use self::state::State;
 use self::ticker::Ticker;

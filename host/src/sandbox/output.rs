@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 
 use super::crash::too_large;
+use super::failure;
 use super::limits::Limits;
-use super::text;
 use crate::job::JSON;
 use crate::outcome::{Failure, Outcome, Output};
+use crate::text::one_line;
 
 /// The longest delay that a guest can ask for: a year. Longer ones are shortened, so that nobody
 /// who adds one to a time has to think of overflow.
@@ -25,12 +26,12 @@ pub(super) fn settle(outcome: Outcome, limits: &Limits) -> Outcome {
             Err(failure) => Outcome::Failed(failure),
         },
         Outcome::Retry { failure, after } => Outcome::Retry {
-            failure: text::failure(failure),
+            failure: failure::fit(failure),
             after: after.map(|after| after.min(MAX_DELAY)),
         },
         Outcome::Snooze { after } => Outcome::Snooze { after: after.min(MAX_DELAY) },
-        Outcome::Failed(failure) => Outcome::Failed(text::failure(failure)),
-        Outcome::Rejected(failure) => Outcome::Rejected(text::failure(failure)),
+        Outcome::Failed(failure) => Outcome::Failed(failure::fit(failure)),
+        Outcome::Rejected(failure) => Outcome::Rejected(failure::fit(failure)),
         other => other,
     }
 }
@@ -47,8 +48,7 @@ fn check(mut output: Output, limits: &Limits) -> Result<Output, Failure> {
         || content_type.len() > MAX_CONTENT_TYPE_BYTES
         || !content_type.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
     {
-        let mut shown = text::line(content_type);
-        text::cut(&mut shown, MAX_CONTENT_TYPE_BYTES);
+        let shown = one_line(content_type, MAX_CONTENT_TYPE_BYTES);
         return Err(invalid(format!("the output's content type `{shown}` is no media type")));
     }
     let essence = content_type.split(';').next().unwrap_or_default().trim();

@@ -31,7 +31,7 @@ impl Tail {
         if self.bytes.is_empty() {
             return String::new();
         }
-        let text = super::text::block(&String::from_utf8_lossy(&self.bytes));
+        let text = crate::text::printable(&String::from_utf8_lossy(&self.bytes), usize::MAX);
         match self.total.saturating_sub(self.bytes.len() as u64) {
             0 => text,
             left_out => format!("[{left_out} bytes before this were not kept]\n{text}"),

@@ -21,6 +21,7 @@ mod components;
 mod conformance;
 #[cfg(feature = "compiler")]
 mod guests;
+mod lambda;
 #[cfg(feature = "local")]
 mod local_broker;
 #[cfg(feature = "local")]

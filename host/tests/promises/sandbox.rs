@@ -587,3 +587,48 @@ async fn wasi_0_3_is_there_too_but_a_task_cannot_wait_for_its_async_functions() 
     assert_eq!(failure.kind, "trap:cannot_block");
     assert!(failure.message.contains("use those of WASI 0.2"), "{}", failure.message);
 }
+
+#[tokio::test]
+async fn output_through_wasi_0_3_is_kept_as_a_tail_too() {
+    let component = component_that_imports(
+        &["package wasi:cli@0.3.0;
+           interface types { enum error-code { io, illegal-byte-sequence, pipe } }
+           interface stdout {
+             use types.{error-code};
+             write-via-stream: func(data: stream<u8>) -> future<result<_, error-code>>;
+           }"],
+        "import wasi:cli/stdout@0.3.0;",
+        r#"(module
+            (import "wasi:cli/stdout@0.3.0" "[stream-new-0]write-via-stream"
+              (func $new (result i64)))
+            (import "wasi:cli/stdout@0.3.0" "[async-lower][stream-write-0]write-via-stream"
+              (func $write (param i32 i32 i32) (result i32)))
+            (import "wasi:cli/stdout@0.3.0" "write-via-stream" (func $via (param i32) (result i32)))
+            (memory (export "memory") 1)
+            TASK REALLOC
+            (data (i32.const 8) "text/plain")
+            (data (i32.const 512) "0123456789")
+            (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
+              (local $ends i64) (local $left i32)
+              (local.set $ends (call $new))
+              (drop (call $via (i32.wrap_i64 (local.get $ends))))
+              (local.set $left (i32.const 1000))
+              (loop $again
+                ;; 10 bytes in one go: the host takes all at once, and nobody waits.
+                (if (i32.ne (i32.const 160) (call $write
+                      (i32.wrap_i64 (i64.shr_u (local.get $ends) (i64.const 32)))
+                      (i32.const 512) (i32.const 10)))
+                  (then (unreachable)))
+                (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+                (br_if $again (local.get $left)))
+              (i32.store (i32.const 264) (i32.const 8))
+              (i32.store (i32.const 268) (i32.const 10))
+              (i32.const 256)))"#,
+    );
+    let sandbox = sandbox();
+    let component = sandbox.prepare_bytes("writes", &component, &Limits::default()).await.unwrap();
+    let report = run(&sandbox, &component, "t", "", |plan| plan.limits.stdio_bytes = 25).await;
+    assert!(matches!(report.outcome, Outcome::Done(_)), "{:?}", report.outcome);
+    assert_eq!(report.stdout.total, 10_000);
+    assert_eq!(report.stdout.bytes, b"5678901234567890123456789");
+}

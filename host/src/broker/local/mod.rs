@@ -26,6 +26,7 @@ use self::{
     writer::Writer,
 };
 use super::{BrokerError, Fault, Limits, Queue};
+use crate::text::nearest;
 
 mod calls;
 mod fault;
@@ -242,10 +243,8 @@ impl LocalBroker {
             }
             _ => format!("it holds {}", names.join(", ")),
         };
-        let closeness = |queue: &&Queue| strsim::damerau_levenshtein(&queue.name, name);
-        let nearest = queues.iter().min_by_key(closeness);
-        let advice = match nearest.filter(|queue| closeness(queue) * 3 <= name.len().max(3)) {
-            Some(nearest) => format!("did you mean {:?}?", &*nearest.name),
+        let advice = match nearest(name, queues.iter().map(|queue| &*queue.name)) {
+            Some(near) => format!("did you mean {near:?}?"),
             None => "declare it, or name another".to_owned(),
         };
         let message = format!(

@@ -19,6 +19,13 @@ const DEFAULT_VISIBILITY: Duration = Duration::from_secs(30);
 const REPLY_RETENTION_SECONDS: u32 = 15 * 60;
 
 impl SqsBroker {
+    /// The queue at this URL, unseen: nothing is asked of SQS, so no permission but to send is
+    /// needed, and a queue that is not there shows only when something is sent. `None` where it is
+    /// no queue's URL.
+    pub fn queue_at(url: &str) -> Option<Queue> {
+        matches!(Reference::parse(url), Ok(Reference::Url(_))).then(|| unseen(url))
+    }
+
     pub(super) async fn open_queue(&self, name: &str) -> Result<Queue, BrokerError> {
         let reference = Reference::parse(name)
             .map_err(|reason| self.doing(Action::Find, name).error(Fault::Invalid, &reason))?;
@@ -74,13 +81,7 @@ impl SqsBroker {
     /// The queue at this address. Its attributes are good to know and not needed, so a worker that
     /// may not read them goes on without.
     async fn describe(&self, address: &str) -> Result<Queue, BrokerError> {
-        let mut queue = Queue {
-            name: Arc::from(address::name_of(address)),
-            address: Arc::from(address),
-            fifo: address::is_fifo(address),
-            visibility_timeout: DEFAULT_VISIBILITY,
-            redrive_target: None,
-        };
+        let mut queue = unseen(address);
         let doing = self.doing(Action::Describe, address);
         let answer = self
             .client
@@ -179,6 +180,17 @@ impl SqsBroker {
             .await
             .map(|_| ())
             .map_err(|error| doing.sdk_error(&error))
+    }
+}
+
+/// What a queue's URL alone tells of it.
+fn unseen(url: &str) -> Queue {
+    Queue {
+        name: Arc::from(address::name_of(url)),
+        address: Arc::from(url),
+        fifo: address::is_fifo(url),
+        visibility_timeout: DEFAULT_VISIBILITY,
+        redrive_target: None,
     }
 }
 

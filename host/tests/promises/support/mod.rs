@@ -1,6 +1,7 @@
 //! What several groups of promises need.
 
 pub mod broker;
+pub mod lambda;
 #[cfg(feature = "local")]
 pub mod local;
 #[allow(dead_code, reason = "some of it serves tests that are built for other features only")]
