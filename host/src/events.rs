@@ -328,6 +328,26 @@ impl SettleFailed<'_> {
     }
 }
 
+/// A sender's reply queue does not take the result; it goes where results go that name none.
+pub struct ReplyRefused<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// Why.
+    pub error: &'a BrokerError,
+}
+
+impl ReplyRefused<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        warn!(
+            queue = self.queue,
+            error = %Chain(self.error),
+            "the reply queue does not take the result; it goes to the queue for results, if any"
+        );
+        counter!("lovage_replies_refused_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
 /// The worker's own code panicked while it worked on a message.
 pub struct HostPanicked<'a> {
     /// The queue's name.

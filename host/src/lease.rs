@@ -49,6 +49,29 @@ impl Lease {
     pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
+
+    /// Whether the lease is known to be lost.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    /// Whether the lease still holds. Asks the broker only where nothing has renewed it in time,
+    /// as after a machine or a process stood still: somebody else may have the message by then,
+    /// and publish a result of his own.
+    pub async fn still_holds(&self) -> bool {
+        if self.is_lost() {
+            return false;
+        }
+        let leases = &self.leases;
+        let overdue = leases
+            .held()
+            .get(&self.receipt)
+            .is_some_and(|held| held.renewed.elapsed() >= leases.visibility);
+        if overdue {
+            leases.extend(vec![self.receipt.clone()]).await;
+        }
+        !self.is_lost()
+    }
 }
 
 impl Drop for Lease {
@@ -118,9 +141,13 @@ impl Leases {
             due.push(receipt.clone());
             true
         });
-        if due.is_empty() {
-            return;
+        if !due.is_empty() {
+            self.extend(due).await;
         }
+    }
+
+    async fn extend(&self, due: Vec<Receipt>) {
+        let now = Instant::now();
         let answers = self.broker.extend(&self.queue, &due, self.visibility).await;
         let mut failed: Option<(BrokerError, usize)> = None;
         let mut all = self.held();

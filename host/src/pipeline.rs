@@ -3,18 +3,21 @@
 //! The worker and the Lambda function share it. It does not touch the broker but to find queues:
 //! leases, deletes and retries of publishing are for whoever holds the message.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tracing::{Instrument, Span, field::Empty, info_span};
 
 use crate::{
-    broker::{Broker, Disposal, Fault, KeptResult, Message, Queue},
+    broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue},
     config::Config,
-    events::{AttemptStarted, DeadLettered, JobFinished, JobReleased},
+    events::{AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
     job::Job,
     message::decode,
-    outcome::{Decision, Failure, Outcome, decide},
+    outcome::{Decision, Failure, Outcome, Status, decide},
     publish,
     registry::{Registry, Task},
     result::JobResult,
@@ -27,10 +30,14 @@ use crate::{
 
 /// How many deliveries beyond its attempts a message gets before it is given up unrun.
 ///
-/// SQS counts deliveries that never ran (given back at a shutdown, or behind a failed message of
-/// a FIFO group), so a count over the maximum is no proof of attempts. A count far over it is the
-/// mark of a message that takes its worker down.
+/// SQS counts deliveries that never ran, such as those given back at a shutdown, so a count over
+/// the maximum is no proof of attempts. A count far over it is the mark of a message that takes
+/// its worker down.
 const GRACE_DELIVERIES: u32 = 10;
+
+/// The same for each attempt on a FIFO queue, where a message is delivered, and counted, each time
+/// that one before it in its group is tried: up to nine come before it in a batch of ten.
+const GRACE_DELIVERIES_BEHIND: u32 = 10;
 
 /// Runs messages to what becomes of them.
 #[derive(Debug)]
@@ -77,7 +84,7 @@ pub struct Concluded {
 }
 
 impl Concluded {
-    fn released(after: std::time::Duration, spent: bool, why: Option<Failure>) -> Self {
+    fn released(after: Duration, spent: bool, why: Option<Failure>) -> Self {
         Self { disposal: Disposal::Release { after, spent }, told: Err(why) }
     }
 }
@@ -172,28 +179,112 @@ impl Pipeline {
                     .emit();
                 return Concluded::released(wait, false, None);
             }
-            let reply = self.reply(source, &job).await;
-            let ended = match decoded.and(reply.as_ref().map(|_| ()).map_err(Clone::clone)) {
+            let (reply, refusal) = match self.reply(source, &job).await {
+                Ok(reply) => (reply, Ok(())),
+                Err(error) if error.fault == Fault::Unavailable => {
+                    return self.put_back(source, "reply_to", &error);
+                }
+                Err(error) => {
+                    let failure = Failure::new("reply_to", error.to_string());
+                    (None, Err(Outcome::Rejected(failure)))
+                }
+            };
+            let ended = match decoded.and(refusal) {
                 Ok(()) => self.attempt(source, &job, now, deadline).await,
                 Err(outcome) => self.unrun(&job, outcome),
             };
-            self.conclude(source, message, &job, reply.ok().flatten(), ended, way).await
+            self.conclude(source, message, &job, reply, ended, way).await
         }
         .instrument(span)
         .await
     }
 
     /// The queue that the sender wants the result on.
-    async fn reply(&self, source: &Source, job: &Job) -> Result<Option<Queue>, Outcome> {
-        let Some(reply_to) = &job.reply_to else { return Ok(None) };
-        match self.routes.reply(source, reply_to).await {
-            Ok(queue) => Ok(Some(queue)),
-            Err(error) if error.fault == Fault::Unavailable => {
-                let failure = Failure::new("reply_to", error.to_string());
-                Err(Outcome::Retry { failure, after: None })
-            }
-            Err(error) => Err(Outcome::Rejected(Failure::new("reply_to", error.to_string()))),
+    async fn reply(&self, source: &Source, job: &Job) -> Result<Option<Queue>, BrokerError> {
+        match &job.reply_to {
+            Some(reply_to) => self.routes.reply(source, reply_to).await.map(Some),
+            None => Ok(None),
         }
+    }
+
+    /// The end of a delivery that found the broker in trouble. That is not the job's fault, and
+    /// spends none of its attempts.
+    fn put_back(&self, source: &Source, kind: &str, error: &BrokerError) -> Concluded {
+        let cap = Duration::from_millis(self.config.worker.error_backoff_cap_ms.get());
+        let after = (cap / 2).mul_f64(1.0 + fastrand::f64());
+        let failure = Some((kind, error.message.as_str()));
+        JobReleased { queue: &source.name, after, spent: false, failure }.emit();
+        Concluded::released(after, false, Some(Failure::new(kind, error.to_string())))
+    }
+
+    /// What is done instead, where what follows from a job cannot be published and trying again
+    /// will not help; `None` where nothing is better than to put the message back.
+    ///
+    /// A result that is refused for what it is becomes the failure that says so. One that was to
+    /// go to a reply queue that is gone, or not ours to send to, goes where results go that name
+    /// none: whoever asked for it there has left, or never could have it. Where results go nowhere,
+    /// the message becomes a dead letter.
+    pub async fn instead(
+        &self,
+        source: &Source,
+        message: &Message,
+        disposal: &Disposal,
+    ) -> Option<Disposal> {
+        let Disposal::Finish { result, sends } = disposal else { return None };
+        let (first, rest) = sends.split_first()?;
+        let job = decode(message, &source.defaults);
+        let (id, tenant, task, reply_to) = match &job {
+            Ok(job) => (&job.id, &job.tenant, &job.task, &job.reply_to),
+            Err(malformed) => {
+                (&malformed.id, &malformed.tenant, &malformed.task, &malformed.reply_to)
+            }
+        };
+        // By itself: several queues are involved, and the error does not tell which it was.
+        let mut sends = rest.to_vec();
+        let Err(error) = self.routes.send(first).await else {
+            return Some(Disposal::Finish { result: result.clone(), sends });
+        };
+        if matches!(error.fault, Fault::Unavailable | Fault::Stale) {
+            return None;
+        }
+        let shrinks = matches!(error.fault, Fault::Invalid | Fault::TooLarge);
+        if shrinks && let Some(refused) = publish::refused(first, &error) {
+            sends.insert(0, refused);
+            return Some(Disposal::Finish { result: result.clone(), sends });
+        }
+        // What is left is a reply queue that is gone or not ours to send to.
+        let reply_to = reply_to.as_ref()?;
+        let settings = Settings::of_task(&self.config, task, Advice::default());
+        let results = match &settings.results {
+            Some(name) => Some(self.routes.queue(name).await.ok()?),
+            None => source.results.clone(),
+        };
+        let letters = source.dead_letters.as_ref();
+        if results.iter().chain(letters).any(|own| own.address == first.to) {
+            return None;
+        }
+        self.routes.forget(reply_to).await;
+        ReplyRefused { queue: &source.name, error: &error }.emit();
+        if let Some(results) = results {
+            sends.insert(0, publish::redirected(first, message, id, tenant, &results));
+        } else if let (Some(letters), []) = (letters, rest) {
+            let lost = JobResult {
+                id: id.clone(),
+                task: task.clone(),
+                tenant: tenant.clone(),
+                status: Status::Failed,
+                value: Err(Failure::new("reply_to", error.to_string())),
+                attempt: message.attempt,
+                queued_at: message.sent_at,
+                started_at: None,
+                finished_at: Timestamp::now(),
+                component: None,
+                usage: None,
+            };
+            let limit = self.message_bytes;
+            sends.push(publish::dead_letter(message, &source.queue, letters, &lost, limit));
+        }
+        Some(Disposal::Finish { result: result.clone(), sends })
     }
 
     /// An end without a guest having been run.
@@ -214,7 +305,9 @@ impl Pipeline {
             Ok(ready) => ready,
             Err(outcome) => return self.unrun(job, outcome),
         };
-        if job.attempt > settings.max_attempts.saturating_add(GRACE_DELIVERIES) {
+        let behind = if source.queue.fifo { GRACE_DELIVERIES_BEHIND } else { 0 };
+        let grace = settings.max_attempts.saturating_mul(behind).saturating_add(GRACE_DELIVERIES);
+        if job.attempt > settings.max_attempts.saturating_add(grace) {
             let failure = Failure::new(
                 "attempts_exhausted",
                 format!(
@@ -325,13 +418,7 @@ impl Pipeline {
             // It was found at the start, unless its task came later.
             (None, Some(name)) => match self.routes.queue(name).await {
                 Ok(queue) => Some(queue),
-                Err(error) => {
-                    let failure = Some(("results", error.message.as_str()));
-                    let after = settings.backoff.delay(job.attempt);
-                    JobReleased { queue: &source.name, after, spent: true, failure }.emit();
-                    let failure = Failure::new("results", error.message);
-                    return Concluded::released(after, true, Some(failure));
-                }
+                Err(error) => return self.put_back(source, "results", &error),
             },
             (None, None) => source.results.clone(),
         };

@@ -1,19 +1,26 @@
 //! From a finished job to the messages that must be sent before its own is deleted: the result,
 //! and where it comes to that the dead letter.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     broker::{
-        Attributes, DeadLetter, Message, Outgoing, Queue, Send, attribute,
-        sqs::{attributes::TYPES, charset::escape_json},
+        Attributes, BrokerError, DeadLetter, Fault, Message, Outgoing, Queue, Send, attribute,
+        sqs::{
+            attributes::TYPES,
+            charset::{escape_json, first_refused},
+        },
     },
     config::ResultFormat,
+    job::JSON,
     message::raw::is_json,
+    outcome::Status,
     result::{JobResult, whole_millis},
     text::one_line,
 };
@@ -39,24 +46,88 @@ pub fn result(
         outgoing = render(&result.too_large(size, limit), format);
     }
     outgoing.trace_header.clone_from(&message.trace_header);
+    address(outgoing, message, &result.id, &result.tenant, to)
+}
+
+/// Puts a result on its way. What orders results on a FIFO queue is the job's own group, else its
+/// tenant, else nothing but itself.
+fn address(mut outgoing: Outgoing, message: &Message, id: &str, tenant: &str, to: &Queue) -> Send {
+    (outgoing.group, outgoing.deduplication_id) = (None, None);
     if to.fifo {
-        outgoing.group = Some(group(message, result));
-        outgoing.deduplication_id = Some(deduplication_id(&result.id));
+        outgoing.group = Some(group(message, id, tenant));
+        outgoing.deduplication_id = Some(deduplication_id(id));
     }
     Send { to: to.address.clone(), message: outgoing }
 }
 
+/// A result that was to go elsewhere.
+pub fn redirected(send: &Send, message: &Message, id: &str, tenant: &str, to: &Queue) -> Send {
+    address(send.message.clone(), message, id, tenant, to)
+}
+
+/// The failure that takes the place of a result that its queue refuses for good; `None` where the
+/// result is such a failure already.
+pub fn refused(send: &Send, error: &BrokerError) -> Option<Send> {
+    const TOO_LARGE: &str = "result_too_large";
+    const REFUSED: &str = "result_refused";
+    let kind = if error.fault == Fault::TooLarge { TOO_LARGE } else { REFUSED };
+    let failure = json!({
+        "kind": kind,
+        "message": one_line(&format!("the result cannot be published: {error}"), REASON_BYTES),
+    });
+    let failed = Status::Failed.as_str();
+    let mut outgoing = send.message.clone();
+    let parsed: Value = serde_json::from_slice(&outgoing.body).unwrap_or_default();
+    let bare = outgoing.attributes.get(attribute::STATUS);
+    let text = |pointer: &str| parsed.pointer(pointer).and_then(Value::as_str);
+    let (status, was) = match bare {
+        Some(status) => (Some(status.as_str()), text("/kind")),
+        None => (text("/status"), text("/error/kind")),
+    };
+    if status == Some(failed) && [Some(TOO_LARGE), Some(REFUSED)].contains(&was) {
+        return None;
+    }
+    let body = if bare.is_some() {
+        outgoing.attributes.insert(attribute::STATUS.to_owned(), failed.to_owned());
+        outgoing.attributes.insert(attribute::CONTENT_TYPE.to_owned(), JSON.to_owned());
+        outgoing.attributes.remove(attribute::CONTENT_ENCODING);
+        failure
+    } else {
+        let Value::Object(mut envelope) = parsed else { return None };
+        for value in ["data", "data_base64", "content_type"] {
+            envelope.remove(value);
+        }
+        envelope.insert("status".to_owned(), failed.into());
+        envelope.insert("error".to_owned(), failure);
+        envelope.into()
+    };
+    outgoing.body = escape_json(&body.to_string()).into_owned().into();
+    Some(Send { to: send.to.clone(), message: outgoing })
+}
+
+/// A result in characters that SQS takes, whatever is in it. The same for every broker, so that
+/// nobody who reads results has to know which it was.
 fn render(result: &JobResult, format: ResultFormat) -> Outgoing {
     let mut outgoing = match format {
         ResultFormat::Envelope => result.envelope_message(),
         ResultFormat::Bare => result.bare_message(),
     };
-    let says_json = outgoing.attributes.get(attribute::CONTENT_TYPE).is_some_and(|it| is_json(it));
-    if says_json
-        && let Ok(text) = std::str::from_utf8(&outgoing.body)
-        && let std::borrow::Cow::Owned(escaped) = escape_json(text)
-    {
-        outgoing.body = escaped.into();
+    let attributes = &mut outgoing.attributes;
+    for value in attributes.values_mut() {
+        if first_refused(value).is_some() {
+            *value = escape_json(value).into_owned();
+        }
+    }
+    let Ok(text) = std::str::from_utf8(&outgoing.body) else { return outgoing };
+    if attributes.get(attribute::CONTENT_TYPE).is_some_and(|it| is_json(it)) {
+        if let Cow::Owned(escaped) = escape_json(text) {
+            outgoing.body = escaped.into();
+        }
+    } else if text.is_empty() || first_refused(text).is_some() {
+        attributes.insert(attribute::CONTENT_ENCODING.to_owned(), "base64".to_owned());
+        // SQS takes no message without a body; a line feed is base64 of nothing.
+        let encoded = BASE64_STANDARD.encode(&outgoing.body);
+        outgoing.body = if encoded.is_empty() { "\n".into() } else { encoded.into() };
     }
     outgoing
 }
@@ -87,6 +158,7 @@ pub fn dead_letter(
     let mut attributes = message.attributes.clone();
     attributes.remove(attribute::DEFERRED);
     let letter = serde_json::to_string(&letter).unwrap_or_default();
+    let letter = escape_json(&letter).into_owned();
     let previous = attributes.insert(attribute::DEAD_LETTER.to_owned(), letter);
     // The original must get through whole. Where there is no room beside it, the reason stays in
     // the log alone.
@@ -100,7 +172,10 @@ pub fn dead_letter(
         message: Outgoing {
             body: message.body.clone(),
             attributes,
-            group: message.group.clone().or_else(|| to.fifo.then(|| group(message, result))),
+            group: message
+                .group
+                .clone()
+                .or_else(|| to.fifo.then(|| group(message, &result.id, &result.tenant))),
             deduplication_id: to.fifo.then(|| deduplication_id(&message.id)),
             trace_header: message.trace_header.clone(),
             ..Outgoing::default()
@@ -108,12 +183,9 @@ pub fn dead_letter(
     }
 }
 
-/// What orders results on a FIFO queue: the job's own group, else its tenant, else nothing but
-/// itself.
-fn group(message: &Message, result: &JobResult) -> String {
-    let tenant = (!result.tenant.is_empty()).then_some(&result.tenant);
-    let group = message.group.as_ref().or(tenant).unwrap_or(&result.id);
-    deduplication_id(group)
+fn group(message: &Message, id: &str, tenant: &str) -> String {
+    let tenant = (!tenant.is_empty()).then_some(tenant);
+    deduplication_id(message.group.as_deref().or(tenant).unwrap_or(id))
 }
 
 /// An id that SQS takes for groups and deduplication (1 to 128 of ASCII's letters, digits and
@@ -143,7 +215,7 @@ mod tests {
     use super::*;
     use crate::{
         broker::Receipt,
-        outcome::{Failure, Output, Status},
+        outcome::{Failure, Output},
     };
 
     fn queue(name: &str) -> Queue {
@@ -217,6 +289,43 @@ mod tests {
         let sent =
             result(&done("\"\u{ffff}\""), &message("1"), &queue("r"), ResultFormat::Bare, 9999);
         assert_eq!(&*sent.message.body, b"\"\\uffff\"");
+    }
+
+    #[test]
+    fn whatever_sqs_would_refuse_of_a_bare_result_travels_otherwise() {
+        let cases: [(&'static [u8], &str); 4] =
+            [(b"plain", "plain"), (b"a\0b", "YQBi"), ("\u{fffe}".as_bytes(), "77++"), (b"", "\n")];
+        for (data, body) in cases {
+            let mut text = done("");
+            text.id = "i\u{ffff}".to_owned();
+            text.value = Ok(Output { content_type: "text/plain".into(), data: data.into() });
+            let sent = result(&text, &message("1"), &queue("r"), ResultFormat::Bare, 9999).message;
+            assert_eq!(sent.body, body);
+            let encoding = sent.attributes.get("content-encoding").map(String::as_str);
+            assert_eq!(encoding, (body != "plain").then_some("base64"));
+            assert_eq!(sent.attributes["lovage-id"], "i\\uffff");
+        }
+    }
+
+    #[test]
+    fn a_refused_result_becomes_the_failure_that_says_so_once() {
+        let error = BrokerError::new(Fault::TooLarge, "the queue takes 1024 bytes");
+        for format in [ResultFormat::Envelope, ResultFormat::Bare] {
+            let big =
+                done(format!("{{\"kind\":\"result_refused\",\"x\":\"{}\"}}", "x".repeat(2000)));
+            let sent = result(&big, &message("1"), &queue("r.fifo"), format, 9999);
+            let failure = refused(&sent, &error).unwrap();
+            let body: Value = serde_json::from_slice(&failure.message.body).unwrap();
+            let told = if format == ResultFormat::Bare { &body } else { &body["error"] };
+            assert_eq!(told["kind"], "result_too_large", "{body}");
+            assert!(told["message"].as_str().unwrap().contains("takes 1024"), "{body}");
+            let status = failure.message.attributes.get(attribute::STATUS);
+            let status = status.map_or(body["status"].as_str(), |status| Some(status));
+            assert_eq!(status, Some("failed"));
+            assert!(failure.message.body.len() < 500, "{body}");
+            assert_eq!(failure.message.deduplication_id, sent.message.deduplication_id);
+            assert_eq!(refused(&failure, &error), None, "there is nothing smaller");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 use crate::{
-    broker::{Broker, BrokerError, Fault, Queue},
+    broker::{Broker, BrokerError, Fault, Queue, Send},
     config::{BrokerKind, Config, DISCARD, QueueConfig, ResultFormat},
     message::Defaults,
 };
@@ -68,6 +68,18 @@ impl Routes {
             opened.clear();
         }
         opened.insert(name.to_owned(), queue);
+    }
+
+    /// Sends a message by itself, to learn what its queue has against it.
+    pub async fn send(&self, send: &Send) -> Result<(), BrokerError> {
+        let queue = self.broker.open(&send.to).await?;
+        let answers = self.broker.send(&queue, std::slice::from_ref(&send.message)).await;
+        answers.into_iter().try_for_each(|answer| answer.map(drop))
+    }
+
+    /// Looks for the queue anew when it is asked for the next time.
+    pub async fn forget(&self, name: &str) {
+        self.opened.lock().await.remove(name);
     }
 
     /// A queue to take jobs from, and the queues that belong to it.

@@ -2,10 +2,13 @@
 //!
 //! What gathers while one batch is under way makes up the next, so batches grow with the load and
 //! a lone job does not wait. A failed publish leaves its message where it is: it is tried again
-//! while the lease is held, and after that the message is put back.
+//! while the lease is held. What is refused for good is settled in another way, where there is one
+//! ([`Recourse`]). After that the message is put back, without an attempt being spent: a queue that
+//! is away is not the job's fault.
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,6 +30,14 @@ pub struct SettleOptions {
     pub backlog: usize,
 }
 
+/// Finds another way to settle what is refused for good.
+#[async_trait]
+pub trait Recourse: Send + Sync {
+    /// What is to be done with a message in place of `disposal`; `None` where there is no other
+    /// way than to put it back.
+    async fn instead(&self, message: &Message, disposal: &Disposal) -> Option<Disposal>;
+}
+
 /// Settles the messages of one queue. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Settler {
@@ -46,6 +57,7 @@ struct Shared {
     broker: Arc<dyn Broker>,
     queue: Queue,
     options: SettleOptions,
+    recourse: Arc<dyn Recourse>,
     now: CancellationToken,
 }
 
@@ -56,11 +68,12 @@ impl Settler {
         broker: Arc<dyn Broker>,
         queue: Queue,
         options: SettleOptions,
+        recourse: Arc<dyn Recourse>,
         tasks: &TaskTracker,
         now: CancellationToken,
     ) -> Self {
         let (items, received) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared { broker, queue, options, now });
+        let shared = Arc::new(Shared { broker, queue, options, recourse, now });
         tasks.spawn(gather(shared, received, tasks.clone()));
         // The semaphore bounds the channel, and what has left the channel to be tried again.
         Self { items, backlog: Arc::new(Semaphore::new(options.backlog)) }
@@ -147,22 +160,31 @@ async fn carry_out(shared: Arc<Shared>, batch: Vec<Item>, slot: OwnedSemaphorePe
             }
         }
         drop(slot.take());
-        let again = shared.sort_failed(failed, &errors, tries);
+        let again = shared.sort_failed(failed, &errors, tries).await;
         if again.is_empty() {
             return;
         }
-        batch = again;
         let pause = shared.options.backoff.delay(tries);
         tokio::select! {
             () = shared.now.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
+        }
+        // What was lost meanwhile is somebody else's to publish.
+        batch = again.into_iter().filter(|item| !item.lease.is_lost()).collect();
+        if batch.is_empty() {
+            return;
         }
     }
 }
 
 impl Shared {
     /// What to try again of what failed; the rest is told and left to the end of its lease.
-    fn sort_failed(&self, failed: Vec<Item>, errors: &[BrokerError], tries: u32) -> Vec<Item> {
+    async fn sort_failed(
+        &self,
+        failed: Vec<Item>,
+        errors: &[BrokerError],
+        tries: u32,
+    ) -> Vec<Item> {
         let mut again = Vec::new();
         for (index, (mut item, error)) in failed.into_iter().zip(errors).enumerate() {
             let lost = error.fault == Fault::Stale;
@@ -178,14 +200,33 @@ impl Shared {
                 tell(item.settled, false);
                 continue;
             }
-            if spent_out {
-                // Nobody takes the result: the message goes back, to be run again later.
-                let after = self.options.backoff.bound(tries).max(Duration::from_secs(1));
-                item.settlement.disposal = Disposal::Release { after, spent: true };
+            // What may pass is tried as often as was agreed, the rest not even twice.
+            if spent_out || !error.fault.may_pass() {
+                item.settlement.disposal = self.otherwise(&item.settlement, error, tries).await;
             }
             again.push(item);
         }
         again
+    }
+
+    /// What becomes of a message that cannot be settled as it was to be.
+    async fn otherwise(
+        &self,
+        settlement: &Settlement,
+        error: &BrokerError,
+        tries: u32,
+    ) -> Disposal {
+        let Settlement { message, disposal } = settlement;
+        if error.fault != Fault::Unavailable
+            && !self.now.is_cancelled()
+            && let Some(instead) = self.recourse.instead(message, disposal).await
+        {
+            return instead;
+        }
+        // Nobody takes the result: the message goes back, to be run again later. That is not the
+        // job's fault, and so spends none of its attempts.
+        let after = self.options.backoff.bound(tries).max(Duration::from_secs(1));
+        Disposal::Release { after, spent: false }
     }
 }
 

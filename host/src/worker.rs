@@ -8,14 +8,18 @@ use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -26,11 +30,15 @@ use crate::{
     pipeline::Pipeline,
     retry::Backoff,
     routes::Source,
-    settle::{SettleOptions, Settler},
+    settle::{Recourse, SettleOptions, Settler},
 };
 
 /// How long giving messages back may take once nothing else is waited for.
 const GIVE_BACK: Duration = Duration::from_secs(5);
+
+/// How long a receive may be under way to the broker: by so much later than here its wait may
+/// begin there.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 /// The two ways to stop a worker.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +57,19 @@ pub struct Worker {
     config: WorkerConfig,
 }
 
+/// What a job's pipeline does about a settlement that is refused.
+struct PipelineRecourse {
+    pipeline: Arc<Pipeline>,
+    source: Arc<Source>,
+}
+
+#[async_trait]
+impl Recourse for PipelineRecourse {
+    async fn instead(&self, message: &Message, disposal: &Disposal) -> Option<Disposal> {
+        self.pipeline.instead(&self.source, message, disposal).await
+    }
+}
+
 /// What the loops of one queue share.
 struct Intake {
     worker: Arc<Worker>,
@@ -62,6 +83,9 @@ struct Intake {
     /// Whether other queues wait for the same permits.
     shares_permits: bool,
     receivers: AtomicUsize,
+    /// When the receives under way end. One that is dropped stays: the broker may not know of it,
+    /// and lease messages for nobody until then.
+    receives: Mutex<Vec<Instant>>,
     tasks: TaskTracker,
     running: Arc<AtomicUsize>,
     given_back: Arc<AtomicUsize>,
@@ -99,6 +123,7 @@ impl Worker {
         let shares_permits = sources.len() > 1;
         let mut keepers = tokio::task::JoinSet::new();
         for (source, concurrency) in sources {
+            let source = Arc::new(source);
             let leases = Leases::new(
                 Arc::clone(&self.broker),
                 source.queue.clone(),
@@ -112,19 +137,24 @@ impl Worker {
                 Arc::clone(&self.broker),
                 source.queue.clone(),
                 self.settle_options(),
+                Arc::new(PipelineRecourse {
+                    pipeline: Arc::clone(&self.pipeline),
+                    source: Arc::clone(&source),
+                }),
                 &settling,
                 stop.now.clone(),
             );
             let own = concurrency.unwrap_or_else(|| self.config.concurrency.get());
             let intake = Arc::new(Intake {
                 worker: Arc::clone(&self),
-                source: Arc::new(source),
+                source,
                 leases,
                 settler,
                 permits: Arc::clone(&permits),
                 own_permits: Arc::new(Semaphore::new(own)),
                 shares_permits,
                 receivers: AtomicUsize::new(1),
+                receives: Mutex::default(),
                 tasks: jobs.clone(),
                 running: Arc::clone(&running),
                 given_back: Arc::clone(&given_back),
@@ -254,18 +284,44 @@ impl Intake {
         } else {
             Duration::from_millis(self.worker.config.receive_wait_ms)
         };
+        let end = Instant::now() + wait + ON_ITS_WAY;
+        self.receives().push(end);
         let receive = broker.receive(&self.source.queue, max, wait, self.source.visibility);
+        let receive = async {
+            let messages = receive.await;
+            let mut receives = self.receives();
+            if let Some(ours) = receives.iter().position(|other| *other == end) {
+                receives.swap_remove(ours);
+            }
+            messages
+        };
         tokio::pin!(receive);
-        // A receive under way is never dropped: what it brings would be stranded.
+        // A receive under way is never dropped but in a hurry: what it brings would be stranded.
         tokio::select! {
             biased;
             messages = &mut receive => return messages,
             () = self.stop.drain.cancelled() => broker.interrupt(),
         }
         tokio::select! {
+            biased;
             messages = &mut receive => messages,
             () = self.stop.now.cancelled() => Ok(Vec::new()),
         }
+    }
+
+    fn receives(&self) -> std::sync::MutexGuard<'_, Vec<Instant>> {
+        // A panic elsewhere leaves the list whole: each change to it is a single call.
+        self.receives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts back a message that was not run to its end, for somebody else to have at once. In a
+    /// hurry that is when no receive of ours that was dropped can catch it any more.
+    fn give_back(&self) -> Disposal {
+        self.given_back.fetch_add(1, Ordering::Relaxed);
+        let dropped =
+            self.receives().iter().max().filter(|_| self.stop.now.is_cancelled()).copied();
+        let after = dropped.map(|end| end.saturating_duration_since(Instant::now()));
+        Disposal::Release { after: after.unwrap_or_default(), spent: false }
     }
 
     async fn pause(&self, error: &BrokerError, failures: u32) {
@@ -314,12 +370,8 @@ impl Intake {
     async fn run_in_order(self: Arc<Self>, group: Vec<Held>) {
         let mut in_order = true;
         for (message, lease, _permit) in group {
-            let disposal = if in_order {
-                self.run(&message, &lease).await
-            } else {
-                self.given_back.fetch_add(1, Ordering::Relaxed);
-                Some(Disposal::Release { after: Duration::ZERO, spent: false })
-            };
+            let disposal =
+                if in_order { self.run(&message, &lease).await } else { Some(self.give_back()) };
             in_order = match disposal {
                 Some(disposal) => {
                     self.settler.settle_now(message, disposal, lease).await && in_order
@@ -331,26 +383,23 @@ impl Intake {
 
     /// What becomes of a message; `None` where it is no longer ours.
     async fn run(&self, message: &Message, lease: &Lease) -> Option<Disposal> {
-        let give_back = || {
-            self.given_back.fetch_add(1, Ordering::Relaxed);
-            Some(Disposal::Release { after: Duration::ZERO, spent: false })
-        };
         // Received, but not begun: somebody else can have it right now.
         if self.stop.drain.is_cancelled() {
-            return give_back();
+            return Some(self.give_back());
         }
         self.running.fetch_add(1, Ordering::Relaxed);
         let _running = Running(&self.running);
         let process = AssertUnwindSafe(self.worker.pipeline.process(&self.source, message, None));
-        tokio::select! {
+        let disposal = tokio::select! {
             biased;
-            disposal = process.catch_unwind() => Some(disposal.unwrap_or_else(|_| {
+            disposal = process.catch_unwind() => disposal.unwrap_or_else(|_| {
                 HostPanicked { queue: &self.source.name }.emit();
                 Disposal::Release { after: self.worker.error_backoff().cap, spent: true }
-            })),
-            () = lease.lost() => None,
-            () = self.stop.now.cancelled() => give_back(),
-        }
+            }),
+            () = lease.lost() => return None,
+            () = self.stop.now.cancelled() => self.give_back(),
+        };
+        lease.still_holds().await.then_some(disposal)
     }
 }
 

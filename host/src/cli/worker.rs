@@ -51,65 +51,69 @@ impl Worker {
     pub(super) async fn execute(self, config: Config) -> anyhow::Result<ExitCode> {
         let stop = Stop::default();
         tokio::spawn(watch_signals(stop.clone())?);
-        let config = Arc::new(config);
-        let host = load::host(&config).await?;
-        let broker = connect(&config).await?;
-        let routes = Arc::new(Routes::new(Arc::clone(&broker), Arc::clone(&config)));
-        let names = config.consumed_queues();
-        let mut sources = Vec::with_capacity(names.len());
-        for name in &names {
-            let Some(source) = find(&routes, name, &config, &stop).await? else {
-                return Ok(ExitCode::SUCCESS);
-            };
-            let own = config.queue(name).and_then(|queue| queue.concurrency).map(NonZeroUsize::get);
-            sources.push((source, own));
-        }
-        let named = config.tasks.values().chain([&config.defaults]);
-        for results in named.filter_map(|task| task.results.as_deref()) {
-            routes.queue(results).await?;
-        }
-        let tasks = host.registry.tasks().len();
-        let pipeline =
-            Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, &*broker);
-        WorkerStarted {
-            broker: broker.kind(),
-            queues: &names,
-            tasks,
-            concurrency: config.worker.concurrency.get(),
-        }
-        .emit();
-        let worker = Service::new(broker, Arc::new(pipeline), config.worker.clone());
+        // Nothing is held before the start is over, so that it can be broken off anywhere.
+        let (worker, sources) = tokio::select! {
+            started = start(Arc::new(config)) => started?,
+            () = stop.drain.cancelled() => return Ok(ExitCode::SUCCESS),
+        };
         worker.run(sources, stop).await;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Finds a queue. What may pass is waited for; what is wrong for good ends the start. `None` when
-/// told to stop meanwhile.
-async fn find(
-    routes: &Routes,
-    name: &str,
+/// A worker that is ready to run, and the queues it takes jobs from, each with the number of its
+/// jobs at once.
+async fn start(
+    config: Arc<Config>,
+) -> anyhow::Result<(Arc<Service>, Vec<(Source, Option<usize>)>)> {
+    let host = load::host(&config).await?;
+    let broker = connect(&config).await?;
+    let routes = Arc::new(Routes::new(Arc::clone(&broker), Arc::clone(&config)));
+    let names = config.consumed_queues();
+    let mut sources = Vec::with_capacity(names.len());
+    for name in &names {
+        let source = find(&config, name, || routes.source(name)).await?;
+        let own = config.queue(name).and_then(|queue| queue.concurrency).map(NonZeroUsize::get);
+        sources.push((source, own));
+    }
+    let named = config.tasks.values().chain([&config.defaults]);
+    for results in named.filter_map(|task| task.results.as_deref()) {
+        find(&config, results, || routes.queue(results)).await?;
+    }
+    let tasks = host.registry.tasks().len();
+    let pipeline =
+        Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, &*broker);
+    WorkerStarted {
+        broker: broker.kind(),
+        queues: &names,
+        tasks,
+        concurrency: config.worker.concurrency.get(),
+    }
+    .emit();
+    Ok((Service::new(broker, Arc::new(pipeline), config.worker.clone()), sources))
+}
+
+/// Finds a queue. What may pass is waited for; what is wrong for good ends the start.
+async fn find<T, F: Future<Output = Result<T, BrokerError>>>(
     config: &Config,
-    stop: &Stop,
-) -> Result<Option<Source>, BrokerError> {
+    name: &str,
+    look: impl Fn() -> F,
+) -> Result<T, BrokerError> {
     let backoff = Backoff {
         base: Duration::from_millis(config.worker.error_backoff_base_ms.get()),
         cap: Duration::from_millis(config.worker.error_backoff_cap_ms.get()),
     };
-    for failures in 1.. {
-        let error = match routes.source(name).await {
-            Ok(source) => return Ok(Some(source)),
-            Err(error) if error.fault != Fault::Unavailable => return Err(error),
-            Err(error) => error,
+    let mut failures = 0;
+    loop {
+        let error = match look().await {
+            Err(error) if error.fault == Fault::Unavailable => error,
+            other => return other,
         };
+        failures += 1;
         let retry_in = backoff.delay(failures).max(backoff.bound(failures) / 2);
         ReceiveFailed { queue: name, error: &error, failures, retry_in }.emit();
-        tokio::select! {
-            () = stop.drain.cancelled() => return Ok(None),
-            () = tokio::time::sleep(retry_in) => {}
-        }
+        tokio::time::sleep(retry_in).await;
     }
-    Ok(None)
 }
 
 /// The first signal drains, the second gives all back, the third ends the process.

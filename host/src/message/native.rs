@@ -9,7 +9,7 @@
 //! `data` may be any JSON value and reaches the guest byte for byte. Any other field than those
 //! shown is an error: a misspelt `max_attempts` must not be lost in silence.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, mem::take, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
@@ -45,7 +45,10 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(
 pub(crate) fn decode(job: &mut Job, body: &Bytes) -> Result<(), String> {
     let text = std::str::from_utf8(body)
         .map_err(|error| format!("the body is not UTF-8 (at byte {})", error.valid_up_to()))?;
-    let fields: Body<'_> = serde_json::from_str(text).map_err(|error| explain(text, &error))?;
+    let fields: Body<'_> = serde_json::from_str(text).map_err(|error| {
+        identify(job, text);
+        explain(text, &error)
+    })?;
     if let Some(id) = fields.id {
         job.id = id;
     }
@@ -76,6 +79,20 @@ pub(crate) fn decode(job: &mut Job, body: &Bytes) -> Result<(), String> {
         return Err("`timeout_ms` is 0; it takes at least 1".to_owned());
     }
     Ok(())
+}
+
+/// Reads of a refused body whose job it is and who waits for its answer, where that is well formed:
+/// the result must reach somebody.
+fn identify(job: &mut Job, text: &str) {
+    let Ok(fields) = serde_json::from_str::<BTreeMap<&str, serde_json::Value>>(text) else {
+        return;
+    };
+    let read = |name: &str| fields.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+    let replace = |field: &mut String, name: &str| *field = read(name).unwrap_or(take(field));
+    replace(&mut job.id, "id");
+    replace(&mut job.task, "task");
+    replace(&mut job.tenant, "tenant");
+    job.reply_to = read("reply_to");
 }
 
 fn explain(text: &str, error: &serde_json::Error) -> String {

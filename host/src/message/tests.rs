@@ -105,6 +105,13 @@ fn what_could_be_read_of_a_malformed_message_is_kept() {
     let malformed = decode(&message(body), &defaults()).unwrap_err();
     assert_eq!((malformed.id.as_str(), malformed.task.as_str()), ("i", "t"));
     assert_eq!((malformed.tenant.as_str(), malformed.reply_to.as_deref()), ("x", Some("r")));
+    let wrong = body.replace("\"eta\":\"never\"", "\"max_attempts\":\"3\",\"extra\":{}");
+    let malformed = decode(&message(wrong), &defaults()).unwrap_err();
+    assert!(malformed.reason.contains("expected u32"), "{malformed}");
+    assert_eq!((malformed.id.as_str(), malformed.task.as_str()), ("i", "t"));
+    assert_eq!((malformed.tenant.as_str(), malformed.reply_to.as_deref()), ("x", Some("r")));
+    let unreadable = body.replace("\"i\"", "7");
+    assert_eq!(decode(&message(unreadable), &defaults()).unwrap_err().id, "broker-id");
     let long = format!(r#"{{"data":1,"id":"{}"}}"#, "x".repeat(201));
     assert_eq!(decode(&message(long), &defaults()).unwrap_err().id, "broker-id");
 }

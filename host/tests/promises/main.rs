@@ -40,3 +40,5 @@ mod sqs_broker;
 mod sqs_errors;
 mod sqs_requests;
 mod support;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod worker;

@@ -6,4 +6,10 @@ pub mod lambda;
 pub mod local;
 #[allow(dead_code, reason = "some of it serves tests that are built for other features only")]
 pub mod ministack;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+pub mod proxy;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+pub mod stage;
 pub mod stub;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+pub mod worker;

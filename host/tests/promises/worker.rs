@@ -1,0 +1,16 @@
+//! What the long-lived worker promises, on the embedded broker and on SQS alike: the real program,
+//! in processes of its own.
+
+mod bad_messages;
+mod dead_letters;
+mod delivery;
+mod disks;
+mod eta;
+mod fifo;
+mod leases;
+mod outages;
+mod results;
+mod retries;
+mod shutdown;
+mod start_up;
+mod tenants;

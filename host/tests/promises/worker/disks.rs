@@ -1,0 +1,138 @@
+//! A disk that is full or read-only is told, and nothing that was accepted is lost.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::json;
+
+use crate::support::{
+    stage::{Kind, Setup, Stage, job},
+    worker::until,
+};
+
+/// A small disk of a test's own.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// `None` where this user may not mount one: then the test says so, and passes.
+    fn mount(under: &Path, options: &str) -> Option<Self> {
+        let path = under.join("disk");
+        std::fs::create_dir(&path).unwrap();
+        let disk = Self(path);
+        let mounted = disk.run("mount", &["-t", "tmpfs", "-o", options, "none"]);
+        if mounted.is_err() {
+            eprintln!("SKIPPED: this user may not mount a disk: {mounted:?}");
+            std::mem::forget(disk);
+            return None;
+        }
+        Some(disk)
+    }
+
+    fn remount(&self, options: &str) {
+        self.run("mount", &["-o", &format!("remount,{options}")]).unwrap();
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<(), String> {
+        let output = Command::new(program).args(arguments).arg(&self.0).output();
+        let output = output.map_err(|error| error.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) -> PathBuf {
+        use std::io::Write as _;
+        let path = self.0.join("ballast");
+        let mut file = std::fs::File::create(&path).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = self.run("umount", &["--lazy"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_full_disk_refuses_new_jobs_and_keeps_those_it_has() {
+    let stage = Stage::set(Kind::Local, Setup::default()).await;
+    let Some(disk) = Disk::mount(stage.directory(), "size=2m,mode=700") else { return };
+    stage.configure("broker.path = 'disk/lovage.db'");
+    let worker = stage.worker().await;
+    let send = |id: &'static str, ms: &'static str| {
+        let stage = &stage;
+        async move { stage.lovage(&["send", "sleep", "--id", id, "--data", ms]).await }
+    };
+    for id in ["before-1", "before-2"] {
+        assert_eq!(send(id, "{\"ms\": 1500}").await.code, Some(0));
+    }
+    worker.logs("attempt started", 2).await;
+    let ballast = disk.fill();
+    // What is a page of the log still has room, until that is full as well.
+    let refused = until("a send is refused", || async {
+        Some(send("during", "{\"ms\": 1}").await).filter(|output| output.code != Some(0))
+    })
+    .await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("disk is full; free some space"), "{refused:?}");
+    let failed = worker.says("its disk is full").await;
+    assert!(failed.contains("lovage.db"), "{failed}");
+
+    std::fs::remove_file(ballast).unwrap();
+    for id in ["before-1", "before-2"] {
+        let broker = lovage::broker::local::LocalBroker::open(
+            &stage.directory().join("disk/lovage.db"),
+            lovage::broker::local::LocalOptions::default(),
+        )
+        .unwrap();
+        let wait = crate::support::stage::SOON;
+        let result = lovage::broker::Broker::result(&broker, id, wait).await.unwrap();
+        let result: serde_json::Value = serde_json::from_slice(&result.unwrap()).unwrap();
+        assert_eq!(result["status"], "done", "{result}");
+    }
+    let output = stage.lovage(&["send", "process_data", "--data", "21", "--wait"]).await;
+    assert_eq!((output.code, output.stdout.as_str()), (Some(0), "42\n"), "{output:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_read_only_disk_is_told_by_whoever_needs_to_write() {
+    let stage = Stage::set(Kind::Local, Setup::default()).await;
+    let Some(disk) = Disk::mount(stage.directory(), "size=2m,mode=700") else { return };
+    stage.configure("broker.path = 'disk/lovage.db'");
+    disk.remount("ro");
+    for command in [&["worker"][..], &["send", "echo", "--data", "1"]] {
+        let output = stage.lovage(command).await;
+        assert_eq!(output.code, Some(1), "{output:?}");
+        let error = output.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+        assert!(error.contains("disk/lovage.db") && error.contains("writ"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_cache_without_room_costs_time_and_nothing_else() {
+    let stage = Stage::set(Kind::Local, Setup::default()).await;
+    let only = crate::support::stage::guest("process_data.wasm");
+    stage.configure(&format!(
+        "components.paths = ['{}']\ncomponents.cache_dir = 'disk'",
+        only.display()
+    ));
+    let Some(disk) = Disk::mount(stage.directory(), "size=64k,mode=700") else { return };
+    let full = stage.worker().await;
+    full.says("compiled code cannot be cached").await;
+    full.stop().await;
+    assert_eq!(std::fs::read_dir(&disk.0).unwrap().count(), 0, "rubbish is left");
+    disk.remount("ro");
+    let worker = stage.worker().await;
+    worker.says("compiled code cannot be cached").await;
+    stage.send(&[job("runs", "process_data", json!(21))]).await;
+    assert_eq!(stage.result_of("runs").await["data"], 42);
+    worker.stop().await;
+    stage.is_done().await;
+}
