@@ -9,7 +9,7 @@
     reason = "printing is what the command line is for"
 )]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -106,13 +106,12 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(command) => command.execute(&global),
-        // Quiet unless asked: these answer on standard output.
-        Command::Run(command) => block_on(0, command.execute(&global, &global.load("error")?)),
-        Command::Send(command) => block_on(0, command.execute(&global, &global.load("error")?)),
-        Command::Dispatch(command) => block_on(0, command.execute(&global, &global.load("error")?)),
-        Command::Inspect(command) => block_on(0, command.execute(&global, &global.load("error")?)),
-        Command::Compile(command) => block_on(0, command.execute(&global, &global.load("warn")?)),
-        Command::Dlq(command) => block_on(0, command.execute(&global, &global.load("error")?)),
+        Command::Run(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Send(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Dispatch(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Inspect(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Compile(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Worker(command) => {
             let config = global.load_with(|config| command.amend(config))?;
             block_on(config.worker.threads, command.execute(config))
@@ -126,10 +125,13 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 impl Global {
-    /// The configuration, with logging started at `level` unless somebody says otherwise.
-    fn load(&self, level: &str) -> anyhow::Result<Config> {
+    /// The configuration for a command that answers on standard output: quiet unless asked, but
+    /// for the progress that a person would wait for.
+    fn load(&self) -> anyhow::Result<Config> {
         self.load_with(|config| {
             if config.log == crate::config::LogConfig::default() {
+                let watched = std::io::stderr().is_terminal();
+                let level = if watched { "error,lovage::compile=info" } else { "error" };
                 level.clone_into(&mut config.log.level);
             }
             Ok(())

@@ -154,7 +154,8 @@ pub(super) fn announce(source: &Source) {
     let path = Path::new(&source.file);
     let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let size = Bytes(source.size).to_string();
-    tracing::info!(%file, size, "compiling {file} ({size})");
+    // A target of its own, so that a command can show this and nothing else.
+    tracing::info!(target: "lovage::compile", %file, size, "compiling");
 }
 
 /// Compiles on a thread for blocking work: a large component takes the CPU for seconds, while the
