@@ -74,6 +74,11 @@ impl Job {
         Duration::try_from(eta.duration_since(now)).ok().filter(|wait| !wait.is_zero())
     }
 
+    /// How long until the job's time is over; `None` where it has no end.
+    pub fn expires_in(&self, now: Timestamp) -> Option<Duration> {
+        Some(Duration::try_from(self.expires?.duration_since(now)).unwrap_or_default())
+    }
+
     /// Whether the job's time is over.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|expires| expires <= now)

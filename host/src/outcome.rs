@@ -12,7 +12,7 @@
 //! | timed out, none left | deleted | `timed_out` | yes |
 //! | crashed, none left | deleted | `crashed` | yes |
 //! | expired | deleted | `expired` | – |
-//! | abandoned (shutdown, lease lost) | back at once | – | – |
+//! | abandoned | back at once, attempt not spent | – | – |
 //!
 //! [`decide`] is that table. Everything that follows (publish, dead letter, delete, release) is
 //! carried out by whoever holds the message.
@@ -85,7 +85,7 @@ pub enum Outcome {
     Crashed(Failure),
     /// The job's `expires` had passed before it ran.
     Expired,
-    /// The host gave the attempt up: shutdown, or a lease that was lost. Nobody's fault.
+    /// The host had to end before the job had its time, and had begun it late. Nobody's fault.
     Abandoned,
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tracing::{Instrument, Span, field::Empty, info_span};
 
 use crate::{
-    broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue},
+    broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue, attribute},
     config::Config,
     events::{AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
     job::Job,
@@ -22,7 +22,7 @@ use crate::{
     registry::{Registry, Task},
     result::JobResult,
     routes::{Routes, Source},
-    sandbox::{Plan, Sandbox},
+    sandbox::{CUT_SHORT, Plan, Sandbox},
     settings::{Advice, Settings},
     text::one_line,
     usage::Usage,
@@ -39,6 +39,10 @@ const GRACE_DELIVERIES: u32 = 10;
 /// that one before it in its group is tried: up to nine come before it in a batch of ten.
 const GRACE_DELIVERIES_BEHIND: u32 = 10;
 
+/// For how long one delivery of SQS can be hidden, and so how far apart the deliveries are of a
+/// message that waits on a FIFO queue.
+const LONGEST_HIDING: Duration = Duration::from_hours(12);
+
 /// Runs messages to what becomes of them.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -48,6 +52,7 @@ pub struct Pipeline {
     routes: Arc<Routes>,
     message_bytes: usize,
     keeps_results: bool,
+    counts_waits: bool,
 }
 
 /// A job with all that it takes to run it.
@@ -62,6 +67,16 @@ struct Ended {
     settings: Settings,
     /// `None` where no guest ran.
     run: Option<Run>,
+}
+
+/// When a caller has to end, and what comes of an attempt that it cuts short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// When attempts are stopped.
+    pub at: Instant,
+    /// Whether the message had to wait for a place to run. An attempt that then has less time
+    /// than its timeout is nobody's fault, and is not counted.
+    pub late: bool,
 }
 
 /// How a message came, and so what can become of it.
@@ -113,20 +128,16 @@ impl Pipeline {
             routes,
             message_bytes: limits.message_bytes,
             keeps_results: limits.keeps_results,
+            counts_waits: limits.counts_waits,
         }
     }
 
     /// Runs one message to what becomes of it. Never fails: whatever is wrong is an outcome.
     ///
-    /// `deadline` is when the caller has to end, where it has to: an attempt that needs longer
-    /// times out. Dropping the future gives the attempt up.
-    pub async fn process(
-        &self,
-        source: &Source,
-        message: &Message,
-        deadline: Option<Instant>,
-    ) -> Disposal {
-        self.run(source, message, deadline, Way::Queue).await.disposal
+    /// `end` is when the caller has to end, where it has to: an attempt that needs longer times
+    /// out. Dropping the future gives the attempt up.
+    pub async fn process(&self, source: &Source, message: &Message, end: Option<End>) -> Disposal {
+        self.run(source, message, end, Way::Queue).await.disposal
     }
 
     /// Like [`process`](Self::process), for a message that a function was invoked with: there is
@@ -138,17 +149,18 @@ impl Pipeline {
         message: &Message,
         deadline: Option<Instant>,
     ) -> Concluded {
-        self.run(source, message, deadline, Way::Invocation).await
+        let end = deadline.map(|at| End { at, late: false });
+        self.run(source, message, end, Way::Invocation).await
     }
 
     async fn run(
         &self,
         source: &Source,
         message: &Message,
-        deadline: Option<Instant>,
+        end: Option<End>,
         way: Way,
     ) -> Concluded {
-        let (job, mut decoded) = match decode(message, &source.defaults) {
+        let (mut job, mut decoded) = match decode(message, &source.defaults) {
             Ok(job) => (job, Ok(())),
             Err(malformed) => {
                 let mut job = Job::new(malformed.id, malformed.task, "");
@@ -169,12 +181,20 @@ impl Pipeline {
         );
         async {
             let now = Timestamp::now();
+            if self.counts_waits && source.queue.fifo {
+                job.attempt = without_waits(&job, message);
+            }
             if decoded.is_ok() && way == Way::Invocation {
                 decoded = check_invocation(&job, message, now).map_err(Outcome::Rejected);
             }
-            if let (Ok(()), Some(wait)) = (&decoded, job.due_in(now))
-                && !job.is_expired(now)
+            let expired = job.is_expired(now);
+            if let (Ok(()), Some(mut wait)) = (&decoded, job.due_in(now))
+                && !expired
             {
+                // Nobody is to wait for longer than it takes to know.
+                if let Some(left) = job.expires_in(now) {
+                    wait = wait.min(left);
+                }
                 JobReleased { queue: &source.name, after: wait, spent: false, failure: None }
                     .emit();
                 return Concluded::released(wait, false, None);
@@ -184,13 +204,19 @@ impl Pipeline {
                 Err(error) if error.fault == Fault::Unavailable => {
                     return self.put_back(source, "reply_to", &error);
                 }
+                // Permissions are the operator's to mend, and who asked for a result in time has
+                // left: neither is the job's fault. The result goes where others go.
+                Err(error) if expired || error.fault == Fault::Denied => {
+                    ReplyRefused { queue: &source.name, error: &error }.emit();
+                    (None, Ok(()))
+                }
                 Err(error) => {
                     let failure = Failure::new("reply_to", error.to_string());
                     (None, Err(Outcome::Rejected(failure)))
                 }
             };
             let ended = match decoded.and(refusal) {
-                Ok(()) => self.attempt(source, &job, now, deadline).await,
+                Ok(()) => self.attempt(source, &job, now, end).await,
                 Err(outcome) => self.unrun(&job, outcome),
             };
             self.conclude(source, message, &job, reply, ended, way).await
@@ -232,6 +258,10 @@ impl Pipeline {
     ) -> Option<Disposal> {
         let Disposal::Finish { result, sends } = disposal else { return None };
         let (first, rest) = sends.split_first()?;
+        // A dead letter is the message itself, whole or not at all.
+        if first.message.attributes.contains_key(attribute::DEAD_LETTER) {
+            return None;
+        }
         let job = decode(message, &source.defaults);
         let (id, tenant, task, reply_to) = match &job {
             Ok(job) => (&job.id, &job.tenant, &job.task, &job.reply_to),
@@ -294,13 +324,7 @@ impl Pipeline {
     }
 
     /// Finds the job's component and runs it, or says why that cannot be.
-    async fn attempt(
-        &self,
-        source: &Source,
-        job: &Job,
-        now: Timestamp,
-        deadline: Option<Instant>,
-    ) -> Ended {
+    async fn attempt(&self, source: &Source, job: &Job, now: Timestamp, end: Option<End>) -> Ended {
         let Ready { task, settings } = match self.ready(job, now) {
             Ok(ready) => ready,
             Err(outcome) => return self.unrun(job, outcome),
@@ -321,11 +345,18 @@ impl Pipeline {
         let digest = task.component.source.digest.clone();
         Span::current().record("component", &digest);
         AttemptStarted { queue: &source.name }.emit();
+        let deadline = end.map(|end| end.at);
         let plan =
             Plan { limits: settings.limits(), max_attempts: settings.max_attempts, deadline };
         let report = self.sandbox.run(&task.component, job, &plan).await;
         let run = Run { started_at: now, component: digest, usage: report.usage };
-        Ended { outcome: report.outcome, settings, run: Some(run) }
+        let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
+        let outcome = if cut_short && end.is_some_and(|end| end.late) {
+            Outcome::Abandoned
+        } else {
+            report.outcome
+        };
+        Ended { outcome, settings, run: Some(run) }
     }
 
     fn ready(&self, job: &Job, now: Timestamp) -> Result<Ready, Outcome> {
@@ -444,6 +475,14 @@ impl Pipeline {
     }
 }
 
+/// The attempt that this is, without the deliveries that did nothing but wait for the job's eta.
+fn without_waits(job: &Job, message: &Message) -> u32 {
+    let (Some(eta), Some(sent)) = (job.eta, message.sent_at) else { return job.attempt };
+    let waited = Duration::try_from(eta.duration_since(sent)).unwrap_or_default();
+    let hops = waited.as_secs().div_ceil(LONGEST_HIDING.as_secs());
+    job.attempt.saturating_sub(u32::try_from(hops).unwrap_or(u32::MAX)).max(1)
+}
+
 /// What holds for a job that a function is invoked with, beyond what holds for every job.
 fn check_invocation(job: &Job, message: &Message, now: Timestamp) -> Result<(), Failure> {
     // The group is the tenant that this instance is set apart for, and no other's data may come in.
@@ -466,4 +505,38 @@ fn check_invocation(job: &Job, message: &Message, now: Timestamp) -> Result<(), 
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::broker::Receipt;
+
+    #[test]
+    fn waiting_for_an_eta_on_a_fifo_queue_is_no_attempt() {
+        let sent = Timestamp::from_second(1_000_000).unwrap();
+        let message = Message {
+            id: "m".to_owned(),
+            receipt: Receipt("r".into()),
+            body: "".into(),
+            attributes: BTreeMap::new(),
+            group: Some("g".to_owned()),
+            attempt: 8,
+            sent_at: Some(sent),
+            not_before: None,
+            trace_header: None,
+        };
+        let mut job = Job::new("a", "echo", "1");
+        job.attempt = message.attempt;
+        assert_eq!(without_waits(&job, &message), 8);
+        // Three days are six times twelve hours; the seventh delivery is the first attempt.
+        job.eta = Some(sent + Duration::from_hours(72));
+        assert_eq!(without_waits(&job, &message), 2);
+        job.eta = Some(sent + Duration::from_hours(10_000));
+        assert_eq!(without_waits(&job, &message), 1);
+        job.eta = sent.checked_sub(Duration::from_secs(5)).ok();
+        assert_eq!(without_waits(&job, &message), 8);
+    }
 }

@@ -2,9 +2,9 @@
 //!
 //! What gathers while one batch is under way makes up the next, so batches grow with the load and
 //! a lone job does not wait. A failed publish leaves its message where it is: it is tried again
-//! while the lease is held. What is refused for good is settled in another way, where there is one
-//! ([`Recourse`]). After that the message is put back, without an attempt being spent: a queue that
-//! is away is not the job's fault.
+//! while the lease is held, and what was accepted is not sent twice. What is refused for good is
+//! settled in another way, where there is one ([`Recourse`]). After that the message is put back,
+//! without an attempt being spent: a queue that is away is not the job's fault.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    broker::{Broker, BrokerError, Disposal, Fault, Message, Queue, Settlement},
+    broker::{Broker, BrokerError, Disposal, Fault, Message, Queue, Settlement, Unsettled},
     events::SettleFailed,
     lease::Lease,
     retry::Backoff,
@@ -28,6 +28,8 @@ pub struct SettleOptions {
     pub backoff: Backoff,
     /// How many settlements may be waiting or under way; jobs that end beyond that wait.
     pub backlog: usize,
+    /// How many bytes they may hold together.
+    pub backlog_bytes: usize,
 }
 
 /// Finds another way to settle what is refused for good.
@@ -43,13 +45,16 @@ pub trait Recourse: Send + Sync {
 pub struct Settler {
     items: mpsc::UnboundedSender<Item>,
     backlog: Arc<Semaphore>,
+    /// In KiB.
+    bytes: Arc<Semaphore>,
+    most_bytes: u32,
 }
 
 struct Item {
     settlement: Settlement,
     // Held until the message is settled.
     lease: Lease,
-    room: OwnedSemaphorePermit,
+    room: [OwnedSemaphorePermit; 2],
     settled: Option<oneshot::Sender<bool>>,
 }
 
@@ -75,8 +80,10 @@ impl Settler {
         let (items, received) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared { broker, queue, options, recourse, now });
         tasks.spawn(gather(shared, received, tasks.clone()));
-        // The semaphore bounds the channel, and what has left the channel to be tried again.
-        Self { items, backlog: Arc::new(Semaphore::new(options.backlog)) }
+        // The semaphores bound the channel, and what has left the channel to be tried again.
+        let most_bytes = kibibytes(options.backlog_bytes);
+        let bytes = Arc::new(Semaphore::new(most_bytes as usize));
+        Self { items, backlog: Arc::new(Semaphore::new(options.backlog)), bytes, most_bytes }
     }
 
     /// Hands over a message with what becomes of it; waits while too many are before it.
@@ -91,10 +98,9 @@ impl Settler {
         disposal: Disposal,
         lease: Lease,
     ) -> bool {
-        let finishes = matches!(disposal, Disposal::Finish { .. });
         let (settled, answer) = oneshot::channel();
         self.hand_over(message, disposal, lease, Some(settled)).await;
-        answer.await.unwrap_or(false) && finishes
+        answer.await.unwrap_or(false)
     }
 
     async fn hand_over(
@@ -104,10 +110,12 @@ impl Settler {
         lease: Lease,
         settled: Option<oneshot::Sender<bool>>,
     ) {
-        // Closed never: the semaphore lives as long as its settlers.
-        let Ok(room) = Arc::clone(&self.backlog).acquire_owned().await else { return };
         let settlement = Settlement { message, disposal };
-        let item = Item { settlement, lease, room, settled };
+        let weight = kibibytes(weight(&settlement)).min(self.most_bytes);
+        // Closed never: the semaphores live as long as their settlers.
+        let Ok(place) = Arc::clone(&self.backlog).acquire_owned().await else { return };
+        let Ok(bytes) = Arc::clone(&self.bytes).acquire_many_owned(weight).await else { return };
+        let item = Item { settlement, lease, room: [place, bytes], settled };
         // The receiver ends only after the last sender.
         let _ = self.items.send(item);
     }
@@ -141,6 +149,13 @@ async fn carry_out(shared: Arc<Shared>, batch: Vec<Item>, slot: OwnedSemaphorePe
     let mut slot = Some(slot);
     let mut batch = batch;
     for tries in 1.. {
+        batch = still_ours(batch).await;
+        if batch.is_empty() {
+            return;
+        }
+        for item in &batch {
+            item.lease.rest(matches!(item.settlement.disposal, Disposal::Release { .. }));
+        }
         let (settlements, rest): (Vec<_>, Vec<_>) = batch
             .into_iter()
             .map(|item| (item.settlement, (item.lease, item.room, item.settled)))
@@ -148,12 +163,14 @@ async fn carry_out(shared: Arc<Shared>, batch: Vec<Item>, slot: OwnedSemaphorePe
         let answers = shared.broker.settle(&shared.queue, &settlements).await;
         let mut failed = Vec::new();
         let mut errors = Vec::new();
-        for ((settlement, (lease, room, settled)), answer) in
+        for ((Settlement { message, disposal }, (lease, room, settled)), answer) in
             settlements.into_iter().zip(rest).zip(answers)
         {
             match answer {
-                Ok(()) => tell(settled, true),
-                Err(error) => {
+                Ok(()) => tell(settled, matches!(disposal, Disposal::Finish { .. })),
+                Err(Unsettled { error, left }) => {
+                    lease.rest(false);
+                    let settlement = Settlement { message, disposal: *left };
                     failed.push(Item { settlement, lease, room, settled });
                     errors.push(error);
                 }
@@ -169,12 +186,37 @@ async fn carry_out(shared: Arc<Shared>, batch: Vec<Item>, slot: OwnedSemaphorePe
             () = shared.now.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
         }
-        // What was lost meanwhile is somebody else's to publish.
-        batch = again.into_iter().filter(|item| !item.lease.is_lost()).collect();
-        if batch.is_empty() {
-            return;
+        batch = again;
+    }
+}
+
+/// Those of which the lease still holds: what was lost is somebody else's to publish.
+async fn still_ours(batch: Vec<Item>) -> Vec<Item> {
+    let mut ours = Vec::with_capacity(batch.len());
+    for item in batch {
+        if item.lease.still_holds().await {
+            ours.push(item);
+        } else {
+            tell(item.settled, false);
         }
     }
+    ours
+}
+
+/// How many bytes a settlement holds, about.
+fn weight(Settlement { message, disposal }: &Settlement) -> usize {
+    let sent = match disposal {
+        Disposal::Finish { result, sends } => {
+            let kept = result.as_ref().map_or(0, |kept| kept.envelope.len());
+            kept + sends.iter().map(|send| send.message.body.len()).sum::<usize>()
+        }
+        Disposal::Release { .. } => 0,
+    };
+    message.body.len() + sent
+}
+
+fn kibibytes(bytes: usize) -> u32 {
+    u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
 }
 
 impl Shared {
@@ -202,7 +244,7 @@ impl Shared {
             }
             // What may pass is tried as often as was agreed, the rest not even twice.
             if spent_out || !error.fault.may_pass() {
-                item.settlement.disposal = self.otherwise(&item.settlement, error, tries).await;
+                item.settlement.disposal = self.otherwise(&item.settlement, error).await;
             }
             again.push(item);
         }
@@ -210,23 +252,27 @@ impl Shared {
     }
 
     /// What becomes of a message that cannot be settled as it was to be.
-    async fn otherwise(
-        &self,
-        settlement: &Settlement,
-        error: &BrokerError,
-        tries: u32,
-    ) -> Disposal {
+    async fn otherwise(&self, settlement: &Settlement, error: &BrokerError) -> Disposal {
         let Settlement { message, disposal } = settlement;
+        let all_sent =
+            matches!(disposal, Disposal::Finish { result: None, sends } if sends.is_empty());
         if error.fault != Fault::Unavailable
+            && !all_sent
             && !self.now.is_cancelled()
             && let Some(instead) = self.recourse.instead(message, disposal).await
         {
             return instead;
         }
-        // Nobody takes the result: the message goes back, to be run again later. That is not the
-        // job's fault, and so spends none of its attempts.
-        let after = self.options.backoff.bound(tries).max(Duration::from_secs(1));
-        Disposal::Release { after, spent: false }
+        // In a hurry somebody else may try his luck at once.
+        let cap =
+            if self.now.is_cancelled() { Duration::from_secs(1) } else { self.options.backoff.cap };
+        let after = (cap / 2).mul_f64(1.0 + fastrand::f64());
+        // Nobody takes the result: the message goes back, to be run again later. A queue that is
+        // away is not the job's fault, and so spends none of its attempts. What is refused for
+        // what it is spends them, or it would be tried for ever; and of a message that all was
+        // sent of, which cannot be deleted, no copy may be made.
+        let spent = all_sent || !error.fault.may_pass();
+        Disposal::Release { after, spent }
     }
 }
 

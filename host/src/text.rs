@@ -58,6 +58,25 @@ fn visible(text: &str, max: usize, stays: impl Fn(char) -> bool) -> String {
     shorten(&escaped, max)
 }
 
+/// What serde has against some input, without the input: of a value its type is left, of an unknown
+/// name so much that a misspelling can be told.
+pub fn without_values(message: &str) -> String {
+    const NAME_BYTES: usize = 40;
+    // The last one, since what comes before it is a stranger's.
+    let Some((found, expected)) = message.rsplit_once(", expected ") else {
+        return one_line(message, NAME_BYTES);
+    };
+    let is_value = found.starts_with("invalid type: ") || found.starts_with("invalid value: ");
+    let found = match found.split_once(['"', '`']) {
+        Some((what, _)) if is_value => what.trim_end().to_owned(),
+        Some((what, name)) => {
+            format!("{what}`{}`", one_line(name.strip_suffix('`').unwrap_or(name), NAME_BYTES))
+        }
+        None => found.to_owned(),
+    };
+    format!("{found}, expected {expected}")
+}
+
 /// The known name that is most like `name`, if any is much like it.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Names less alike than this have nothing to do with each other.
@@ -84,6 +103,27 @@ mod tests {
         assert_eq!(printable("a\n\tb\rc", 99), "a\n\tb\\rc");
         assert_eq!(one_line("a\nb\tc", 99), "a\\nb\\tc");
         assert_eq!(one_line("grün, 日本, 🦀", 99), "grün, 日本, 🦀");
+    }
+
+    #[test]
+    fn tells_what_is_wrong_without_the_value_that_is() {
+        for (said, told) in [
+            (
+                r#"invalid type: string "Bearer x, expected y", expected a map at line 1 column 9"#,
+                "invalid type: string, expected a map at line 1 column 9",
+            ),
+            ("invalid value: integer `-1`, expected u32", "invalid value: integer, expected u32"),
+            ("invalid type: null, expected u32", "invalid type: null, expected u32"),
+            (
+                "unknown field `max_atempts`, expected one of `id`, `task`",
+                "unknown field `max_atempts`, expected one of `id`, `task`",
+            ),
+        ] {
+            assert_eq!(without_values(said), told);
+        }
+        let long = format!("unknown field `{}`, expected `id`", "s".repeat(99));
+        assert!(without_values(&long).len() < 80);
+        assert_eq!(without_values("duplicate field `id`"), "duplicate field `id`");
     }
 
     #[test]

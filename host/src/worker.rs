@@ -36,9 +36,16 @@ use crate::{
 /// How long giving messages back may take once nothing else is waited for.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
+/// How long a queue may wait with the last permit, when other queues may want it.
+const LAST_PERMIT_WAIT: Duration = Duration::from_secs(1);
+
 /// How long a receive may be under way to the broker: by so much later than here its wait may
 /// begin there.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
+/// How many bytes of messages and results may wait to be settled: room for many small jobs, and for
+/// dozens of the largest.
+const BACKLOG_BYTES: usize = 256 << 20;
 
 /// The two ways to stop a worker.
 #[derive(Debug, Clone, Default)]
@@ -203,6 +210,7 @@ impl Worker {
             backoff: self.error_backoff(),
             backlog: self.config.concurrency.get()
                 + 2 * limits.settle_batch * limits.settle_concurrency,
+            backlog_bytes: BACKLOG_BYTES,
         }
     }
 }
@@ -279,10 +287,13 @@ impl Intake {
     async fn receive_once(&self, max: usize) -> Result<Vec<Message>, BrokerError> {
         let broker = &self.worker.broker;
         // Several permits are not sat on while a queue has nothing, if other queues want them.
-        let wait = if self.shares_permits && max > 1 {
-            Duration::ZERO
-        } else {
-            Duration::from_millis(self.worker.config.receive_wait_ms)
+        let wait = Duration::from_millis(self.worker.config.receive_wait_ms);
+        let wait = match () {
+            () if !self.shares_permits => wait,
+            () if max > 1 => Duration::ZERO,
+            // Nor is the last one for long.
+            () if self.permits.available_permits() == 0 => wait.min(LAST_PERMIT_WAIT),
+            () => wait,
         };
         let end = Instant::now() + wait + ON_ITS_WAY;
         self.receives().push(end);

@@ -155,6 +155,17 @@ pub struct Settlement {
     pub disposal: Disposal,
 }
 
+/// A settlement that was not carried out to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Unsettled {
+    /// Why not.
+    pub error: BrokerError,
+    /// What of the disposal is still to be done. To settle again by this sends nothing twice:
+    /// what was accepted is not in it any more.
+    pub left: Box<Disposal>,
+}
+
 /// What a copy of a message must remember of the one that it stands for. Travels as the attribute
 /// [`attribute::DEFERRED`], as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -217,6 +228,8 @@ pub struct Limits {
     pub settle_concurrency: usize,
     /// How long a settlement may wait for others to join it: above zero where a call costs money.
     pub settle_linger: Duration,
+    /// Whether deliveries of a FIFO queue count as attempts that only waited for their time.
+    pub counts_waits: bool,
     /// Whether results can be asked for by job id ([`Broker::result`]).
     pub keeps_results: bool,
     /// The largest body with its attributes, in bytes.
@@ -262,12 +275,10 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
     ) -> Vec<Result<(), BrokerError>>;
 
     /// Carries out what becomes of messages; any number. One answer each, in order. A message
-    /// whose answer is an error is still there (or its lease was lost: [`Fault::Stale`]).
-    async fn settle(
-        &self,
-        queue: &Queue,
-        settlements: &[Settlement],
-    ) -> Vec<Result<(), BrokerError>>;
+    /// whose answer is an error is still there (or its lease was lost: [`Fault::Stale`]); what is
+    /// left to be done with it is in the answer.
+    async fn settle(&self, queue: &Queue, settlements: &[Settlement])
+    -> Vec<Result<(), Unsettled>>;
 
     /// Sends messages; any number. The broker's id for each, or why it was not taken, in order.
     async fn send(&self, queue: &Queue, messages: &[Outgoing]) -> Vec<Result<String, BrokerError>>;

@@ -102,7 +102,7 @@ impl Send {
         let routes = Routes::new(Arc::clone(&broker), Arc::new(config.clone()));
         let queue = routes.queue(&name).await?;
         let id = self.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        let reply_to = replies.as_ref().map(|replies| replies.queue.address.to_string());
+        let reply_to = replies.as_ref().map(|replies| replies.queue.name.to_string());
         let outcome = self
             .send_and_wait(global, &*broker, &queue, &id, payload, reply_to, replies.as_ref())
             .await;

@@ -234,7 +234,8 @@ pub struct QueueConfig {
     /// them up: their reasons are logged, and the messages are lost.
     pub dead_letters: Option<String>,
     /// Which queues a message's `reply_to` may name: names or addresses, `*` at the end matches
-    /// any rest.
+    /// any rest. Whoever sends jobs makes the worker send to these queues. `lovage-reply-*` when
+    /// absent: those that `lovage send --wait` makes.
     pub reply_to: Vec<String>,
     /// How long a message is hidden while it is worked on, in milliseconds; renewed at half of
     /// it. The queue's own setting when absent.
@@ -256,7 +257,7 @@ impl Default for QueueConfig {
             results: None,
             result_format: ResultFormat::Envelope,
             dead_letters: None,
-            reply_to: vec!["*".to_owned()],
+            reply_to: vec!["lovage-reply-*".to_owned()],
             visibility_timeout_ms: None,
             concurrency: None,
         }

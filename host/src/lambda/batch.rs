@@ -21,10 +21,10 @@ use serde_json::value::RawValue;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 use tracing::{Instrument, Span};
 
-use super::{Function, diagnostic, queue_error};
+use super::{Deadlines, Function, diagnostic, queue_error};
 use crate::{
     broker::{
-        Broker, BrokerError, Disposal, Message, Settlement,
+        Broker, BrokerError, Disposal, Fault, Message, Settlement, Unsettled,
         sqs::{
             Left,
             attributes::TypedAttribute,
@@ -32,6 +32,7 @@ use crate::{
         },
     },
     events::{HostPanicked, JobReleased, MessagesReceived, SettleFailed},
+    pipeline::End,
     routes::Source,
 };
 
@@ -131,6 +132,9 @@ impl Record {
     }
 }
 
+/// A job that began so soon after its event began in time.
+const PROMPT: Duration = Duration::from_millis(100);
+
 /// Jobs that ended within so short a time are settled in one request.
 const LINGER: Duration = Duration::from_millis(4);
 
@@ -149,7 +153,7 @@ impl Function {
     pub(super) async fn batch(
         self: Arc<Self>,
         event: Event,
-        deadline: Instant,
+        Deadlines { soft: deadline, hard }: Deadlines,
     ) -> Result<Box<RawValue>, Diagnostic> {
         let Some(arn) = event.records.first().map(|record| record.arn.clone()) else {
             return answer(Vec::new());
@@ -166,9 +170,9 @@ impl Function {
         });
         let items: Vec<Item> = items.collect();
         let done = if source.queue.fifo {
-            self.in_order(&source, &items, deadline).await
+            self.in_order(&source, &items, deadline, hard).await
         } else {
-            self.at_once(&source, &items, deadline).await
+            self.at_once(&source, &items, deadline, hard).await
         };
         // Whatever is not known to be done stays. An empty identifier would make the mapping take
         // the whole batch for failed.
@@ -183,6 +187,7 @@ impl Function {
         source: &Arc<Source>,
         items: &[Item],
         deadline: Instant,
+        hard: Instant,
     ) -> BTreeSet<usize> {
         let span = Span::current();
         let most = self.broker.limits().settle_batch;
@@ -190,15 +195,18 @@ impl Function {
         let (mut running, mut settling) = (JoinSet::new(), JoinSet::new());
         let mut ended = Vec::new();
         let mut until = Instant::now();
+        let begun = Instant::now();
         while waiting.peek().is_some() || !running.is_empty() {
             tokio::select! {
                 biased;
                 slot = self.slot(deadline), if waiting.peek().is_some() => {
                     let Some(item) = waiting.next() else { continue };
                     let (function, source) = (Arc::clone(self), Arc::clone(source));
+                    // What had to wait for the ones before it may not have its whole time.
+                    let end = End { at: deadline, late: begun.elapsed() > PROMPT };
                     // A task of its own, so that guests that compute use all processors there are.
                     let run = async move {
-                        let disposal = function.run(&source, &item.message, deadline, slot).await;
+                        let disposal = function.run(&source, &item.message, end, slot).await;
                         (item, disposal)
                     };
                     running.spawn(run.instrument(span.clone()));
@@ -216,7 +224,7 @@ impl Function {
             let all = running.is_empty() && waiting.peek().is_none();
             if all || ended.len() >= most || (!ended.is_empty() && until <= Instant::now()) {
                 let settle =
-                    Arc::clone(self).settle(Arc::clone(source), std::mem::take(&mut ended));
+                    Arc::clone(self).settle(Arc::clone(source), std::mem::take(&mut ended), hard);
                 settling.spawn(settle.instrument(span.clone()));
             }
         }
@@ -229,13 +237,16 @@ impl Function {
         source: &Arc<Source>,
         items: &[Item],
         deadline: Instant,
+        hard: Instant,
     ) -> BTreeSet<usize> {
         let mut done = BTreeSet::new();
+        let begun = Instant::now();
         let mut items = items.iter().cloned();
-        let settle = |ended| Arc::clone(self).settle(Arc::clone(source), ended);
+        let settle = |ended| Arc::clone(self).settle(Arc::clone(source), ended, hard);
         for item in items.by_ref() {
             let slot = self.slot(deadline).await;
-            let disposal = self.run(source, &item.message, deadline, slot).await;
+            let end = End { at: deadline, late: begun.elapsed() > PROMPT };
+            let disposal = self.run(source, &item.message, end, slot).await;
             let settled = settle(vec![(item, disposal)]).await;
             if settled.is_empty() {
                 break;
@@ -264,7 +275,7 @@ impl Function {
         &self,
         source: &Source,
         message: &Message,
-        deadline: Instant,
+        end: End,
         slot: Option<OwnedSemaphorePermit>,
     ) -> Disposal {
         let Some(_slot) = slot else {
@@ -272,7 +283,7 @@ impl Function {
             JobReleased { queue: &source.name, after, spent, failure }.emit();
             return GIVE_BACK;
         };
-        let process = AssertUnwindSafe(self.pipeline.process(source, message, Some(deadline)));
+        let process = AssertUnwindSafe(self.pipeline.process(source, message, Some(end)));
         process.catch_unwind().await.unwrap_or_else(|_| {
             HostPanicked { queue: &source.name }.emit();
             let after = Duration::from_millis(self.config.worker.error_backoff_cap_ms.get());
@@ -285,24 +296,67 @@ impl Function {
         self: Arc<Self>,
         source: Arc<Source>,
         ended: Vec<(Item, Disposal)>,
+        hard: Instant,
     ) -> Vec<usize> {
-        let indices: Vec<usize> = ended.iter().map(|(item, _)| item.index).collect();
-        let settlements = ended
-            .into_iter()
-            .map(|(item, disposal)| Settlement { message: item.message, disposal });
-        let settlements: Vec<_> = settlements.collect();
-        let answers = self.broker.settle_event(&source.queue, &settlements).await;
-        let done = |(index, answer): (usize, Result<Left, BrokerError>)| match answer {
-            Ok(Left::Done) => Some(index),
-            Ok(Left::Again) => None,
-            Err(error) => {
-                let queue = &source.name;
-                SettleFailed { queue, error: &error, tries: 1, retry_in: None }.emit();
-                None
+        let (items, disposals): (Vec<Item>, Vec<Disposal>) = ended.into_iter().unzip();
+        let settlements: Vec<_> = items
+            .iter()
+            .zip(disposals)
+            .map(|(item, disposal)| Settlement { message: Arc::clone(&item.message), disposal })
+            .collect();
+        let answers = self.settle_by(&source, settlements, hard).await;
+        let gone = |answer: &Result<Left, BrokerError>| matches!(answer, Ok(Left::Done));
+        let done = items.into_iter().zip(answers).filter(|(_, answer)| gone(answer));
+        done.map(|(item, _)| item.index).collect()
+    }
+
+    /// Settles messages of an event, and once more in another way what is refused for good; ends
+    /// before Lambda ends the function, whose answer would be lost otherwise.
+    pub(super) async fn settle_by(
+        &self,
+        source: &Source,
+        settlements: Vec<Settlement>,
+        hard: Instant,
+    ) -> Vec<Result<Left, BrokerError>> {
+        let settle = |settlements: Vec<Settlement>| async move {
+            let settled = self.broker.settle_event(&source.queue, &settlements);
+            match tokio::time::timeout_at(hard.into(), settled).await {
+                Ok(answers) => answers,
+                Err(_elapsed) => settlements.into_iter().map(out_of_time).collect(),
             }
         };
-        indices.into_iter().zip(answers).filter_map(done).collect()
+        let messages: Vec<_> = settlements.iter().map(|it| Arc::clone(&it.message)).collect();
+        let mut answers = settle(settlements).await;
+        let (mut places, mut others) = (Vec::new(), Vec::new());
+        for (place, (answer, message)) in answers.iter().zip(messages).enumerate() {
+            let Err(Unsettled { error, left }) = answer else { continue };
+            let retry_in = None;
+            SettleFailed { queue: &source.name, error, tries: 1, retry_in }.emit();
+            if error.fault == Fault::Unavailable {
+                continue;
+            }
+            let instead = self.pipeline.instead(source, &message, left);
+            if let Ok(Some(disposal)) = tokio::time::timeout_at(hard.into(), instead).await {
+                places.push(place);
+                others.push(Settlement { message, disposal });
+            }
+        }
+        if !others.is_empty() {
+            for (place, answer) in places.into_iter().zip(settle(others).await) {
+                if let Some(before) = answers.get_mut(place) {
+                    *before = answer;
+                }
+            }
+        }
+        answers.into_iter().map(|answer| answer.map_err(|it| it.error)).collect()
     }
+}
+
+/// What is said of a settlement that did not end in time.
+fn out_of_time(settlement: Settlement) -> Result<Left, Unsettled> {
+    let why = "SQS did not answer before the function's deadline";
+    let error = BrokerError::new(Fault::Unavailable, why);
+    Err(Unsettled { error, left: Box::new(settlement.disposal) })
 }
 
 fn answer(failures: Vec<String>) -> Result<Box<RawValue>, Diagnostic> {

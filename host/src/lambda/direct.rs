@@ -8,13 +8,13 @@
 //! that ends them. The job's id is its own where it names one, else the request's, which is the
 //! same at each repetition.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use lambda_runtime::{Context, Diagnostic};
 use serde_json::value::RawValue;
 
-use super::{Function, diagnostic, queue_error};
+use super::{Deadlines, Function, diagnostic, queue_error};
 use crate::broker::{Disposal, Message, Receipt, Settlement};
 
 impl Function {
@@ -23,7 +23,7 @@ impl Function {
         &self,
         payload: Bytes,
         context: &Context,
-        deadline: Instant,
+        Deadlines { soft: deadline, hard }: Deadlines,
     ) -> Result<Box<RawValue>, Diagnostic> {
         let source = self.source_of_invocations().await.map_err(|error| queue_error(&error))?;
         let message = Arc::new(Message {
@@ -56,7 +56,7 @@ impl Function {
         };
         // Nothing is deleted of an event, so of a message without a queue neither: this sends.
         let settlement = Settlement { message, disposal: concluded.disposal };
-        for answer in self.broker.settle_event(&source.queue, &[settlement]).await {
+        for answer in self.settle_by(&source, vec![settlement], hard).await {
             answer.map_err(|error| queue_error(&error))?;
         }
         let text = String::from_utf8_lossy(&result.envelope()).into_owned();

@@ -157,7 +157,7 @@ async fn dispatch(
     event: LambdaEvent<Box<RawValue>>,
 ) -> Answer {
     let LambdaEvent { payload, context } = event;
-    let deadline = deadline(&context, config);
+    let deadline = deadlines(&context, config).soft;
     let dispatched = tokio::time::timeout_at(
         deadline.into(),
         hand_on(dispatcher, config, payload, context.xray_trace_id),
@@ -210,7 +210,7 @@ impl Function {
         event: LambdaEvent<Box<RawValue>>,
     ) -> Result<Box<RawValue>, Diagnostic> {
         let LambdaEvent { payload, context } = event;
-        let deadline = deadline(&context, &self.config);
+        let deadline = deadlines(&context, &self.config);
         match batch::Event::parse(payload.get()) {
             Some(Ok(event)) => self.batch(event, deadline).await,
             Some(Err(diagnostic)) => Err(diagnostic),
@@ -219,12 +219,27 @@ impl Function {
     }
 }
 
-/// When the work of an invocation has to end: Lambda's deadline, less the margin for publishing
-/// and answering. The margin is never more than half of what is left, so that a function with a
-/// short timeout does something at all.
-fn deadline(context: &Context, config: &Config) -> Instant {
+/// When things have to end.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    /// Work: Lambda's deadline, less the margin for publishing and answering. The margin is never
+    /// more than half of what is left, so that a function with a short timeout does something at
+    /// all.
+    soft: Instant,
+    /// Publishing: a moment before Lambda ends the process, and with it the answer.
+    hard: Instant,
+}
+
+/// The part of the margin that is for publishing; the rest is for answering.
+const PUBLISHING: f64 = 0.8;
+
+fn deadlines(context: &Context, config: &Config) -> Deadlines {
     let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-    Instant::now() + working_time(context.deadline.saturating_sub(now), config.lambda.margin_ms)
+    let left_ms = context.deadline.saturating_sub(now);
+    let working = working_time(left_ms, config.lambda.margin_ms);
+    let soft = Instant::now() + working;
+    let margin = Duration::from_millis(left_ms).saturating_sub(working);
+    Deadlines { soft, hard: soft + margin.mul_f64(PUBLISHING) }
 }
 
 fn working_time(left_ms: u64, margin_ms: u64) -> Duration {

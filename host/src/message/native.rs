@@ -104,7 +104,10 @@ fn explain(text: &str, error: &serde_json::Error) -> String {
             "the body is JSON but no object; a native message is an object such as `{\"data\": 21}`"
                 .to_owned()
         }
-        Category::Data => format!("the body is no native message: {error}"),
+        Category::Data => {
+            let reason = crate::text::without_values(&error.to_string());
+            format!("the body is no native message: {reason}")
+        }
         Category::Syntax | Category::Eof | Category::Io => {
             format!("the body is not JSON: {error}")
         }

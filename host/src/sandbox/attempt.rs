@@ -15,6 +15,9 @@ use crate::job::Job;
 use crate::outcome::{Failure, Outcome};
 use crate::usage::Usage;
 
+/// The kind of the failure of an attempt that the host's own end cut short ([`Plan::deadline`]).
+pub const CUT_SHORT: &str = "deadline";
+
 /// What the host decided about an attempt before it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -116,7 +119,7 @@ impl Sandbox {
                 )
             } else {
                 Failure::new(
-                    "deadline",
+                    CUT_SHORT,
                     format!(
                         "stopped after {:?}, before its timeout of {:?}, since the host had to \
                          end",

@@ -37,7 +37,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
-pub use self::attempt::{Plan, Report};
+pub use self::attempt::{CUT_SHORT, Plan, Report};
 pub use self::bindings::{HANDLER, SERVED};
 pub use self::component::{Import, Kind, LoadedComponent, Source, digest};
 pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION};

@@ -149,7 +149,7 @@ impl Run {
                     .broker
                     .extend(&self.queues[queue], std::slice::from_ref(&message.receipt), NOW)
                     .await;
-                Self::check(held, &answers[0]);
+                Self::check(held, answers[0].as_ref().copied());
                 if held {
                     // The lease is over, but as long as nobody takes over its holder may settle.
                     self.model.queues[queue].get_mut(&number).unwrap().hidden = false;
@@ -224,7 +224,7 @@ impl Run {
         entry.is_some_and(|entry| entry.holder == Some(at))
     }
 
-    fn check(held: bool, answer: &Result<(), lovage::broker::BrokerError>) {
+    fn check(held: bool, answer: Result<(), &lovage::broker::BrokerError>) {
         match answer {
             Ok(()) => assert!(held, "a lost lease was taken for good"),
             Err(error) if held => panic!("a good lease was refused: {error}"),
@@ -243,10 +243,10 @@ impl Run {
         let settlement = Settlement { message, disposal };
         let answers = self.broker.broker.settle(&self.queues[queue], &[settlement]).await;
         if nowhere {
-            assert_eq!(answers[0].as_ref().unwrap_err().fault, Fault::NotFound);
+            assert_eq!(answers[0].as_ref().unwrap_err().error.fault, Fault::NotFound);
             return None;
         }
-        Self::check(held, &answers[0]);
+        Self::check(held, answers[0].as_ref().copied().map_err(|it| &it.error));
         held.then_some((queue, number))
     }
 

@@ -61,7 +61,7 @@ fn release(name: &str, after: u64, spent: bool) -> Settlement {
 
 async fn settle(broker: &SqsBroker, to: &Queue, all: &[Settlement]) -> Vec<Option<Fault>> {
     let answers = broker.settle(to, all).await;
-    let faults = answers.into_iter().map(|it| it.err().map(|it| it.fault));
+    let faults = answers.into_iter().map(|it| it.err().map(|it| it.error.fault));
     faults.collect()
 }
 
@@ -141,10 +141,58 @@ async fn a_delete_that_never_succeeds_is_answered_with_the_reason() {
     let all = ["a", "b"].map(|name| finish_to(name, "results"));
     let answers = stub.broker().await.settle(&queue("jobs"), &all).await;
     assert!(answers[0].is_ok());
-    let error = answers[1].as_ref().unwrap_err();
+    let unsettled = answers[1].as_ref().unwrap_err();
+    let error = &unsettled.error;
     assert_eq!(error.fault, Fault::Unavailable);
     assert!(error.message.contains("still in trouble"), "{error}");
     assert!(error.message.contains("\"jobs\""), "{error}");
+}
+
+/// What is left of settlements, as the stub's next requests.
+async fn settle_twice(stub: &Stub, all: &[Settlement]) -> Vec<String> {
+    let broker = stub.broker().await;
+    let answers = broker.settle(&queue("jobs"), all).await;
+    let before = stub.operations().len();
+    let left: Vec<_> = all
+        .iter()
+        .zip(answers)
+        .filter_map(|(of, answer)| {
+            let disposal = *answer.err()?.left;
+            Some(Settlement { message: of.message.clone(), disposal })
+        })
+        .collect();
+    assert!(!left.is_empty());
+    broker.settle(&queue("jobs"), &left).await;
+    stub.operations().split_off(before)
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_deleted_is_neither_published_nor_copied_again() {
+    let denied = |operation: &str, _: &Value| {
+        (operation == "DeleteMessageBatch").then(|| (403, error("AccessDeniedException", "no")))
+    };
+    for settlement in [finish_to("a", "results"), release("a", 100, false)] {
+        let stub = Stub::new(denied);
+        let again = settle_twice(&stub, &[settlement]).await;
+        assert!(again.iter().all(|it| it == "DeleteMessageBatch"), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_sends_only_those_are_sent_again_that_were_refused() {
+    let stub = Stub::new(|operation, input| {
+        let letters = input["QueueUrl"].as_str().is_some_and(|url| url.ends_with("letters"));
+        (operation == "SendMessageBatch" && letters)
+            .then(|| (400, error("QueueDoesNotExist", "gone")))
+    });
+    let mut settlement = finish_to("a", "results");
+    if let Disposal::Finish { sends, .. } = &mut settlement.disposal {
+        sends.push(Send { to: queue("letters").address, message: outgoing("letter") });
+    }
+    let again = settle_twice(&stub, &[settlement]).await;
+    assert_eq!(again, ["SendMessageBatch"]);
+    let (_, input) = stub.requests().pop().unwrap();
+    assert_eq!(bodies(&input), ["letter"]);
 }
 
 #[tokio::test]

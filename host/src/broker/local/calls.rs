@@ -16,12 +16,12 @@ use super::{
     lease,
     request::{AwaitResult, Receive, Request},
     sql,
-    store::{Refusal, fetch_body, find_queue, now_ms},
+    store::{Refusal, Store, fetch_body, find_queue, now_ms},
     wire::{Delivery, End, Ending, NewMessage, Row},
     writer::give_back,
 };
 use crate::broker::{
-    Broker, BrokerError, Depth, Limits, Message, Outgoing, Queue, Receipt, Settlement,
+    Broker, BrokerError, Depth, Limits, Message, Outgoing, Queue, Receipt, Settlement, Unsettled,
 };
 
 /// The receipt of a message that was only looked at; nothing takes it.
@@ -121,10 +121,18 @@ impl Broker for LocalBroker {
         &self,
         queue: &Queue,
         settlements: &[Settlement],
-    ) -> Vec<Result<(), BrokerError>> {
+    ) -> Vec<Result<(), Unsettled>> {
         let ends = settlements.iter().map(|settlement| End::encode(settlement, queue)).collect();
         let address = Arc::clone(&queue.address);
-        self.in_parts(queue, ends, weight, move |store, part| store.settle(&address, part)).await
+        let settle = move |store: &mut Store<'_>, part: &[End]| store.settle(&address, part);
+        let answers = self.in_parts(queue, ends, weight, settle).await;
+        // One transaction: all of a settlement was done, or nothing.
+        let left = |settlement: &Settlement| Box::new(settlement.disposal.clone());
+        settlements
+            .iter()
+            .zip(answers)
+            .map(|(of, answer)| answer.map_err(|error| Unsettled { error, left: left(of) }))
+            .collect()
     }
 
     async fn send(&self, queue: &Queue, messages: &[Outgoing]) -> Vec<Result<String, BrokerError>> {

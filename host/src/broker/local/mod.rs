@@ -50,6 +50,7 @@ const LIMITS: Limits = Limits {
     // The writer gathers what waits for it; a lone settlement has nothing to wait for.
     settle_linger: Duration::ZERO,
     keeps_results: true,
+    counts_waits: false,
     message_bytes: wire::MESSAGE_BYTES,
     max_lease: Duration::from_hours(12),
 };

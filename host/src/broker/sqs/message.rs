@@ -73,7 +73,8 @@ pub fn from_parts(parts: Parts) -> Message {
 /// The deferral, with its time; `None` unless every part of it is sound.
 fn parse_deferral(raw: &str) -> Option<(Deferral, Option<Timestamp>)> {
     let deferral: Deferral = serde_json::from_str(raw).ok()?;
-    if deferral.message_id.len() > MAX_NAME_BYTES {
+    let id = &deferral.message_id;
+    if id.len() > MAX_NAME_BYTES || id.contains(char::is_control) {
         return None;
     }
     let not_before = match deferral.not_before_ms {

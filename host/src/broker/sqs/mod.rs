@@ -58,6 +58,7 @@ use self::{
 use super::Disposal;
 use super::{
     Broker, BrokerError, Depth, Fault, Limits, Message, Outgoing, Queue, Receipt, Settlement,
+    Unsettled,
 };
 
 /// "The maximum is 12 hours from the time that Amazon SQS receives the `ReceiveMessage` request"
@@ -98,6 +99,7 @@ impl Broker for SqsBroker {
             message_bytes: MAX_BYTES,
             settle_linger: SETTLE_LINGER,
             keeps_results: false,
+            counts_waits: true,
             max_lease: MAX_VISIBILITY,
         }
     }
@@ -136,7 +138,7 @@ impl Broker for SqsBroker {
         &self,
         queue: &Queue,
         settlements: &[Settlement],
-    ) -> Vec<Result<(), BrokerError>> {
+    ) -> Vec<Result<(), Unsettled>> {
         let answers = self.carry_out(queue, settlements, true).await;
         answers.into_iter().map(|answer| answer.map(|_| ())).collect()
     }

@@ -22,7 +22,7 @@
 //!
 //! A copy begins a new life on the queue: its retention period starts over.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::{join, join_all};
 
@@ -33,7 +33,7 @@ use super::{
     parcel::{digest, put_deferral, whole_seconds},
 };
 use crate::broker::{
-    BrokerError, Deferral, Disposal, Message, Outgoing, Queue, Receipt, Send, Settlement,
+    BrokerError, Deferral, Disposal, Message, Outgoing, Queue, Receipt, Send, Settlement, Unsettled,
 };
 
 /// How often a time that SQS finds too long is shortened. Of twelve hours, three minutes are left.
@@ -55,7 +55,12 @@ type Sends = (usize, Vec<Send>);
 /// The settlement of this index is to be hidden for so many seconds.
 type Hiding = (usize, u64);
 /// What came of the settlement of this index.
-type Answer = (usize, Result<Left, BrokerError>);
+type Answer = (usize, Result<Left, Unsettled>);
+/// Why not everything that follows from the settlement of this index was sent, and what was not.
+type Sent = (usize, Result<(), (BrokerError, Vec<Send>)>);
+
+/// What is left to be done once everything was sent, which must not be sent again.
+const DELETE: Disposal = Disposal::Finish { result: None, sends: Vec::new() };
 
 impl SqsBroker {
     /// Settles messages that came in an event to a Lambda function, whose event source mapping
@@ -66,7 +71,7 @@ impl SqsBroker {
         &self,
         queue: &Queue,
         settlements: &[Settlement],
-    ) -> Vec<Result<Left, BrokerError>> {
+    ) -> Vec<Result<Left, Unsettled>> {
         self.carry_out(queue, settlements, false).await
     }
 
@@ -75,7 +80,7 @@ impl SqsBroker {
         queue: &Queue,
         settlements: &[Settlement],
         delete: bool,
-    ) -> Vec<Result<Left, BrokerError>> {
+    ) -> Vec<Result<Left, Unsettled>> {
         let mut answers: Vec<Answer> = Vec::with_capacity(settlements.len());
         let mut sends: Vec<Sends> = Vec::new();
         let mut hidings: Vec<Hiding> = Vec::new();
@@ -103,7 +108,7 @@ impl SqsBroker {
                         None => shorter.push((index, shortened(seconds, 0))),
                     }
                 }
-                result => answers.push((index, result.map(|()| Left::Again))),
+                result => answers.push((index, put_back(settlements, index, result))),
             }
         }
         if !late.is_empty() {
@@ -114,7 +119,7 @@ impl SqsBroker {
         for (index, result) in sent {
             match (result, settlements.get(index).map(|it| &it.disposal)) {
                 (Ok(()), _) => done.push(index),
-                (Err(error), Some(Disposal::Release { .. })) => {
+                (Err((error, _)), Some(Disposal::Release { .. })) => {
                     tracing::warn!(
                         queue = %queue.name, %error,
                         "could not defer a message by a copy: it is hidden instead, which counts \
@@ -123,7 +128,14 @@ impl SqsBroker {
                     let seconds = settlements.get(index).map_or(0, release_seconds);
                     shorter.push((index, seconds));
                 }
-                (Err(error), _) => answers.push((index, Err(error))),
+                (Err((error, sends)), disposal) => {
+                    let result = match disposal {
+                        Some(Disposal::Finish { result, .. }) => result.clone(),
+                        _ => None,
+                    };
+                    let left = Disposal::Finish { result, sends };
+                    answers.push((index, Err(Unsettled { error, left: Box::new(left) })));
+                }
             }
         }
         let (deleted, hidden) = join(
@@ -138,13 +150,9 @@ impl SqsBroker {
     }
 
     /// Sends all that follows from these settlements, batched by the queues that it goes to. A
-    /// settlement has succeeded when all of its sends have.
-    async fn publish(
-        &self,
-        settlements: &[Settlement],
-        sends: Vec<Sends>,
-    ) -> Vec<(usize, Result<(), BrokerError>)> {
-        let mut results: BTreeMap<usize, Result<(), BrokerError>> =
+    /// settlement has succeeded when all of its sends have; else it is told which have not.
+    async fn publish(&self, settlements: &[Settlement], sends: Vec<Sends>) -> Vec<Sent> {
+        let mut results: BTreeMap<usize, Result<(), (BrokerError, Vec<Send>)>> =
             sends.iter().map(|(index, _)| (*index, Ok(()))).collect();
         let mut by_target: BTreeMap<Arc<str>, Vec<(usize, Outgoing)>> = BTreeMap::new();
         for (index, list) in sends {
@@ -158,13 +166,19 @@ impl SqsBroker {
         }
         let requests = by_target.iter().map(|(to, messages)| async move {
             let outgoing: Vec<&Outgoing> = messages.iter().map(|(_, message)| message).collect();
-            let answers = self.send_to(to, &outgoing).await;
-            let indices = messages.iter().map(|(index, _)| *index);
-            indices.zip(answers).collect::<Vec<_>>()
+            self.send_to(to, &outgoing).await
         });
-        for (index, answer) in join_all(requests).await.into_iter().flatten() {
-            if let (Err(error), Some(result @ Ok(()))) = (answer, results.get_mut(&index)) {
-                *result = Err(error);
+        let answers = join_all(requests).await;
+        for ((to, messages), answers) in by_target.into_iter().zip(answers) {
+            for ((index, message), answer) in messages.into_iter().zip(answers) {
+                let (Err(error), Some(result)) = (answer, results.get_mut(&index)) else {
+                    continue;
+                };
+                let send = Send { to: Arc::clone(&to), message };
+                match result {
+                    Ok(()) => *result = Err((error, vec![send])),
+                    Err((_, sends)) => sends.push(send),
+                }
             }
         }
         results.into_iter().collect()
@@ -185,7 +199,14 @@ impl SqsBroker {
         };
         done.into_iter()
             .zip(results)
-            .map(|(index, result)| (index, result.map(|()| Left::Done)))
+            .map(|(index, result)| {
+                (
+                    index,
+                    result
+                        .map(|()| Left::Done)
+                        .map_err(|error| Unsettled { error, left: Box::new(DELETE) }),
+                )
+            })
             .collect()
     }
 
@@ -222,7 +243,7 @@ impl SqsBroker {
                     Err(error) if error.message.contains(BEYOND_THE_LIMIT) => {
                         answers.push((index, Ok(Left::Again)));
                     }
-                    result => answers.push((index, result.map(|()| Left::Again))),
+                    result => answers.push((index, put_back(settlements, index, result))),
                 }
             }
             if left.is_empty() {
@@ -232,6 +253,19 @@ impl SqsBroker {
         }
         answers
     }
+}
+
+/// What came of putting a message back.
+fn put_back(
+    settlements: &[Settlement],
+    index: usize,
+    result: Result<(), BrokerError>,
+) -> Result<Left, Unsettled> {
+    result.map(|()| Left::Again).map_err(|error| {
+        let again = Disposal::Release { after: Duration::ZERO, spent: true };
+        let left = settlements.get(index).map_or(again, |it| it.disposal.clone());
+        Unsettled { error, left: Box::new(left) }
+    })
 }
 
 /// The receipts of these settlements, each with its seconds.

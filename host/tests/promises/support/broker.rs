@@ -129,7 +129,7 @@ pub async fn settle_each(
 ) -> Vec<Result<(), BrokerError>> {
     let answers = broker.settle(queue, settlements).await;
     assert_eq!(answers.len(), settlements.len(), "one answer a settlement");
-    answers
+    answers.into_iter().map(|answer| answer.map_err(|it| it.error)).collect()
 }
 
 /// Receives until `count` messages are there, however many come at a time; fails after `within`.

@@ -3,12 +3,14 @@
 use lovage::broker::Outgoing;
 use serde_json::{Value, json};
 
+use super::outages::{bring_back, take_away};
 use crate::support::stage::{Kind, Setup, Stage, job, job_with, on_both, take};
 
 on_both! {
     a_group_keeps_its_order_behind_a_failing_head_and_others_go_on
     a_result_is_published_once_however_often_its_job_is_sent
     who_stands_behind_a_failing_head_is_not_blamed_for_it
+    nobody_overtakes_a_head_whose_result_is_not_published
 }
 
 fn grouped(group: &str, message: Outgoing) -> Outgoing {
@@ -48,6 +50,33 @@ async fn a_group_keeps_its_order_behind_a_failing_head_and_others_go_on(kind: Ki
     assert_eq!(of("a", "data")[0], 3);
     let last_of_b = of("b", "finished_at").iter().map(time).max().unwrap();
     assert!(last_of_b < time(&finished[0]), "group b waited for group a");
+}
+
+/// The head itself went well; that is not enough for the next to go.
+async fn nobody_overtakes_a_head_whose_result_is_not_published(kind: Kind) {
+    let config = "worker = {publish_attempts = 1, error_backoff_cap_ms = 2000}
+        queues.jobs.reply_to = ['*']";
+    let stage = Stage::set(kind, Setup { fifo: true, config, ..Setup::default() }).await;
+    let elsewhere = json!({"reply_to": &*stage.letters.address});
+    let worker = stage.worker().await;
+    take_away(&stage, &stage.results).await;
+    stage
+        .send(&[
+            grouped("g", job("head", "process_data", json!(1))),
+            grouped("g", job_with("next", "process_data", json!(2), elsewhere)),
+        ])
+        .await;
+    worker.logs("settling a message failed; it is not lost", 2).await;
+    bring_back(&stage, &stage.results).await;
+    let head = stage.result_of("head").await;
+    let next = take(&*stage.broker, &stage.letters, std::time::Duration::from_secs(30)).await;
+    worker.stop().await;
+    stage.is_done().await;
+    let time = |text: &Value| text.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert_eq!(next.len(), 1);
+    assert_eq!(next[0].envelope["id"], "next");
+    let (head, next) = (&head["finished_at"], &next[0].envelope["started_at"]);
+    assert!(time(head) <= time(next), "{head} {next}");
 }
 
 async fn a_result_is_published_once_however_often_its_job_is_sent(kind: Kind) {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use aws_sdk_sqs::types::QueueAttributeName;
 use lovage::broker::{
     Depth, Queue,
     local::{LocalBroker, LocalOptions},
@@ -21,10 +22,13 @@ on_both! {
     a_queue_of_jobs_that_is_gone_for_a_while_is_waited_for
 }
 
+/// What senders may name is not what these are about.
+const ANY_REPLY: &str = "worker.publish_attempts = 2\nqueues.jobs.reply_to = ['*']";
+
 const FAILED: &str = "settling a message failed; it is not lost";
 
 /// Takes a queue away, under the worker's feet.
-async fn take_away(stage: &Stage, queue: &Queue) {
+pub(super) async fn take_away(stage: &Stage, queue: &Queue) {
     match stage.kind {
         Kind::Sqs => {
             let client = ministack::sqs_client();
@@ -35,11 +39,15 @@ async fn take_away(stage: &Stage, queue: &Queue) {
 }
 
 /// Brings it back.
-async fn bring_back(stage: &Stage, queue: &Queue) {
+pub(super) async fn bring_back(stage: &Stage, queue: &Queue) {
     match stage.kind {
         Kind::Sqs => {
             let client = ministack::sqs_client();
-            client.create_queue().queue_name(&*queue.name).send().await.unwrap();
+            let mut create = client.create_queue().queue_name(&*queue.name);
+            if queue.fifo {
+                create = create.attributes(QueueAttributeName::FifoQueue, "true");
+            }
+            create.send().await.unwrap();
         }
         Kind::Local => rename(stage, "away", &queue.name),
     }
@@ -53,8 +61,8 @@ fn rename(stage: &Stage, from: &str, to: &str) {
 }
 
 async fn results_that_are_refused_for_a_while_are_published_later(kind: Kind) {
-    let setup = Setup { config: "worker.publish_attempts = 2", ..Setup::default() };
-    let stage = Stage::set(kind, setup).await;
+    let config = "worker = {publish_attempts = 2, error_backoff_cap_ms = 2000}";
+    let stage = Stage::set(kind, Setup { config, ..Setup::default() }).await;
     let ids: Vec<_> = (0..40).map(|n| format!("job-{n}")).collect();
     let worker = stage.worker().await;
     take_away(&stage, &stage.results).await;
@@ -84,7 +92,7 @@ async fn results_that_are_refused_for_a_while_are_published_later(kind: Kind) {
 
 /// Such as that of `lovage send --wait`, when whoever waited has gone.
 async fn a_reply_queue_that_is_gone_holds_nobody_up(kind: Kind) {
-    let setup = Setup { config: "worker.publish_attempts = 2", ..Setup::default() };
+    let setup = Setup { config: ANY_REPLY, ..Setup::default() };
     let stage = Stage::set(kind, setup).await;
     let reply = match kind {
         Kind::Local => {
@@ -107,7 +115,7 @@ async fn a_reply_queue_that_is_gone_holds_nobody_up(kind: Kind) {
 }
 
 async fn a_result_that_nobody_takes_is_a_dead_letter(kind: Kind) {
-    let setup = Setup { config: "worker.publish_attempts = 2", ..Setup::default() };
+    let setup = Setup { config: ANY_REPLY, ..Setup::default() };
     let stage = Stage::set(kind, setup).await;
     stage.unset("results");
     let to = json!({"reply_to": &*stage.results.address});
@@ -145,12 +153,7 @@ async fn sqs_that_refuses_everything_for_a_while_is_waited_for() {
     for (operation, status, code) in
         [("SendMessage", 403, "AccessDenied"), ("", 503, "ServiceUnavailable")]
     {
-        let setup = Setup {
-            proxied: true,
-            visibility: 60,
-            config: "worker.publish_attempts = 2",
-            ..Setup::default()
-        };
+        let setup = Setup { proxied: true, visibility: 60, config: ANY_REPLY, ..Setup::default() };
         let stage = Stage::set(Kind::Sqs, setup).await;
         let proxy = stage.proxy.as_ref().unwrap();
         let ids: Vec<_> = (0..20).map(|n| format!("job-{n}")).collect();
