@@ -1,0 +1,70 @@
+//! What Lovage costs, measured in one run and beside what it could cost: `make bench`.
+//!
+//! ```text
+//! cargo bench -p lovage                     everything
+//! cargo bench -p lovage -- sandbox start    some sections
+//! ```
+//!
+//! Prints a table for people and writes `target/bench.json` for scripts; a run of some sections
+//! leaves the others of that file as they were. Machines differ and drift: compare figures of one
+//! run, and quote ratios.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a program for developers: what goes wrong ends it, and what it finds is printed"
+)]
+
+mod embedded;
+mod floor;
+mod machine;
+mod measure;
+mod memory;
+mod report;
+mod sandbox;
+mod sqs;
+mod stand_in;
+mod start;
+mod worker;
+
+use report::Report;
+
+type Section = (&'static str, fn(&mut Report));
+
+const SECTIONS: &[Section] = &[
+    ("sandbox", sandbox::run),
+    ("embedded", embedded::run),
+    ("sqs", sqs::run),
+    ("start", start::run),
+    ("memory", memory::run),
+];
+
+fn main() {
+    // `cargo bench` adds options of its own.
+    let names: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    if let [name, jobs] = names.as_slice()
+        && name == stand_in::NAME
+    {
+        return stand_in::serve(jobs.parse().unwrap());
+    }
+    for name in &names {
+        if !SECTIONS.iter().any(|(section, _)| section == name) {
+            let known: Vec<&str> = SECTIONS.iter().map(|(section, _)| *section).collect();
+            eprintln!("there is no section `{name}`; there are: {}", known.join(", "));
+            std::process::exit(2);
+        }
+    }
+    let mut report = Report::open();
+    machine::run(&mut report);
+    for (name, run) in SECTIONS {
+        if names.is_empty() || names.iter().any(|wanted| wanted == name) {
+            eprintln!("measuring: {name} …");
+            run(&mut report);
+        }
+    }
+    report.close();
+}
