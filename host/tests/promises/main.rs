@@ -40,5 +40,6 @@ mod sqs_broker;
 mod sqs_errors;
 mod sqs_requests;
 mod support;
+mod telemetry;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod worker;
