@@ -8,6 +8,7 @@ mod disks;
 mod eta;
 mod fifo;
 mod leases;
+mod logs;
 mod outages;
 mod results;
 mod retries;
