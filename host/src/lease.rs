@@ -130,11 +130,16 @@ impl Leases {
         let now = Instant::now();
         let mut due = Vec::new();
         self.held().retain(|receipt, held| {
-            if now - held.renewed < self.visibility / 2 {
+            let age = now - held.renewed;
+            if age < self.visibility / 2 {
                 return true;
             }
-            // The broker refuses to go beyond the cap; so do we, while the lease still lasts.
+            // The broker refuses to go beyond the cap; so do we, while the lease still lasts. Most
+            // of what is left of it is the job's.
             if now - held.since + self.visibility > self.cap {
+                if age < self.visibility * 3 / 4 {
+                    return true;
+                }
                 self.lose(held, "it has been held for the longest time that is allowed");
                 return false;
             }
