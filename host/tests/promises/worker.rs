@@ -10,6 +10,7 @@ mod fifo;
 mod leases;
 mod logs;
 mod outages;
+mod polling;
 mod results;
 mod retries;
 mod shutdown;
