@@ -21,6 +21,8 @@ mod components;
 mod conformance;
 #[cfg(feature = "compiler")]
 mod guests;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod host_panics;
 mod lambda;
 #[cfg(feature = "local")]
 mod local_broker;
