@@ -173,7 +173,7 @@ impl Pipeline {
         };
         let span = info_span!(
             "job",
-            id = %job.id,
+            id = %one_line(&job.id, 200),
             task = %one_line(&job.task, 200),
             tenant = %one_line(&job.tenant, 200),
             attempt = job.attempt,

@@ -49,6 +49,23 @@ mod tests {
         }
 
         #[test]
+        fn delays_spread_over_the_whole_of_their_bound(
+            base in 1u64..100_000, cap in 1u64..10_000_000, attempt in 1u32..100,
+        ) {
+            let backoff = Backoff {
+                base: Duration::from_millis(base),
+                cap: Duration::from_millis(cap),
+            };
+            let bound = backoff.bound(attempt);
+            // A quarter of the bound is missed by so many even draws once in 10^24 times; by
+            // anything that is not spread evenly, such as a draw from the upper half, always.
+            let draws: Vec<_> = (0..200).map(|_| backoff.delay(attempt)).collect();
+            prop_assert!(draws.iter().all(|draw| *draw <= bound));
+            prop_assert!(draws.iter().any(|draw| *draw <= bound / 4));
+            prop_assert!(draws.iter().any(|draw| *draw >= bound * 3 / 4));
+        }
+
+        #[test]
         fn bounds_never_shrink_from_one_attempt_to_the_next(
             base in 0u64..100_000, cap in 0u64..10_000_000, attempt in 1u32..100,
         ) {

@@ -128,15 +128,18 @@ impl Worker {
         let jobs = TaskTracker::new();
         let settling = TaskTracker::new();
         let shares_permits = sources.len() > 1;
+        let max_lease = Duration::from_millis(self.config.max_lease_ms.get())
+            .min(self.broker.limits().max_lease);
         let mut keepers = tokio::task::JoinSet::new();
-        for (source, concurrency) in sources {
+        for (mut source, concurrency) in sources {
+            // The first lease, too, is no longer than the longest that is allowed.
+            source.visibility = source.visibility.min(max_lease);
             let source = Arc::new(source);
             let leases = Leases::new(
                 Arc::clone(&self.broker),
                 source.queue.clone(),
                 source.visibility,
-                Duration::from_millis(self.config.max_lease_ms.get())
-                    .min(self.broker.limits().max_lease),
+                max_lease,
             );
             let keeper = Arc::clone(&leases);
             keepers.spawn(async move { keeper.keep().await });

@@ -130,16 +130,17 @@ impl Config {
                 consumed.len()
             ));
         }
-        if self.worker.receive_wait_ms > 20_000 {
+        // Without a wait an idle worker would ask in a tight loop.
+        if !(100..=20_000).contains(&self.worker.receive_wait_ms) {
             return wrong(format!(
-                "worker.receive_wait_ms is {}; at most 20000",
+                "worker.receive_wait_ms is {}; it takes 100 to 20000",
                 self.worker.receive_wait_ms
             ));
         }
         let twelve_hours = 12 * 60 * 60 * 1000;
-        if self.worker.max_lease_ms.get() > twelve_hours {
+        if !(1000..=twelve_hours).contains(&self.worker.max_lease_ms.get()) {
             return wrong(format!(
-                "worker.max_lease_ms is {}; at most {twelve_hours} (12 hours)",
+                "worker.max_lease_ms is {}; it takes 1000 to {twelve_hours} (12 hours)",
                 self.worker.max_lease_ms
             ));
         }

@@ -93,10 +93,11 @@ pub struct WorkerConfig {
     pub concurrency: NonZeroUsize,
     /// The most receives that are under way at once for one busy queue. An idle queue has one.
     pub receivers: NonZeroUsize,
-    /// How long one receive waits for a message, in milliseconds. SQS takes up to 20,000.
+    /// How long one receive waits for a message, in milliseconds: 100 to 20,000, which is the most
+    /// that SQS takes.
     pub receive_wait_ms: u64,
-    /// The longest that a message is held, in milliseconds, renewals included. SQS allows 12
-    /// hours.
+    /// The longest that a message is held, in milliseconds, renewals included; at least a second.
+    /// SQS allows 12 hours.
     pub max_lease_ms: NonZeroU64,
     /// How long running jobs may go on after the first SIGTERM or SIGINT, in milliseconds.
     pub drain_timeout_ms: u64,

@@ -70,7 +70,10 @@ fn settings_that_contradict_each_other_are_refused() {
     let cases = [
         ("[worker]\nqueues = [\"job\"]\n[queues.jobs]\n", "did you mean `jobs`?"),
         ("[worker]\nconcurrency = 1\n[queues.a]\n[queues.b]\n", "at least that"),
-        ("[worker]\nreceive_wait_ms = 30000\n", "at most 20000"),
+        ("[worker]\nreceive_wait_ms = 30000\n", "100 to 20000"),
+        ("[worker]\nreceive_wait_ms = 0\n", "100 to 20000"),
+        ("[worker]\nmax_lease_ms = 10\n", "1000 to 43200000"),
+        ("[worker]\nmax_lease_ms = 43200001\n", "1000 to 43200000"),
         ("[queues.a]\nresults = \"a\"\n", "taken for a job"),
         ("[queues.a]\ndead_letters = \"a\"\n", "queue itself"),
         ("[queues.a]\nvisibility_timeout_ms = 10\n", "1000 to"),

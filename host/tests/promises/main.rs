@@ -21,6 +21,8 @@ mod components;
 mod conformance;
 #[cfg(feature = "compiler")]
 mod guests;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod host_panics;
 mod lambda;
 #[cfg(feature = "local")]
 mod local_broker;
@@ -40,5 +42,6 @@ mod sqs_broker;
 mod sqs_errors;
 mod sqs_requests;
 mod support;
+mod telemetry;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod worker;

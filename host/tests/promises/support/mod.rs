@@ -11,5 +11,6 @@ pub mod proxy;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 pub mod stage;
 pub mod stub;
+pub mod telemetry;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 pub mod worker;

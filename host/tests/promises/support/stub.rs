@@ -15,7 +15,7 @@ use super::ministack::config_for;
 /// A request: the operation (`SendMessageBatch`), and its input.
 pub type Request = (String, Value);
 
-type Answer = dyn FnMut(&str, &Value) -> Option<(u16, Value)> + Send;
+type Answer = dyn Fn(&str, &Value) -> Option<(u16, Value)> + Send + Sync;
 
 /// A stub that listens for as long as the test binary runs.
 pub struct Stub {
@@ -27,15 +27,24 @@ impl Stub {
     /// Answers what `answer` says, an HTTP status and a JSON body; where it says `None`, that all
     /// went well.
     pub fn new(answer: impl FnMut(&str, &Value) -> Option<(u16, Value)> + Send + 'static) -> Self {
+        let answer = Mutex::new(answer);
+        Self::at_once(move |operation, input| (*answer.lock().unwrap())(operation, input))
+    }
+
+    /// [`new`](Self::new), for answers that take their time: requests are answered at once, and
+    /// not one after the other.
+    pub fn at_once(
+        answer: impl Fn(&str, &Value) -> Option<(u16, Value)> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let answer: Arc<Mutex<Box<Answer>>> = Arc::new(Mutex::new(Box::new(answer)));
+        let answer: Arc<Answer> = Arc::new(answer);
         let log = requests.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (log, answer) = (log.clone(), answer.clone());
-                std::thread::spawn(move || serve(stream, &log, &answer));
+                std::thread::spawn(move || serve(stream, &log, &*answer));
             }
         });
         Self { endpoint, requests }
@@ -56,7 +65,7 @@ impl Stub {
     }
 }
 
-fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &Mutex<Box<Answer>>) -> Option<()> {
+fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &Answer) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -82,7 +91,7 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &Mutex<Box<Answer
         reader.read_exact(&mut body).ok()?;
         let input: Value = serde_json::from_slice(&body).unwrap_or_default();
         log.lock().unwrap().push((operation.clone(), input.clone()));
-        let scripted = (answer.lock().unwrap())(&operation, &input);
+        let scripted = answer(&operation, &input);
         let (status, output) = scripted.unwrap_or_else(|| (200, all_well(&operation, &input)));
         let output = output.to_string();
         let head = format!(

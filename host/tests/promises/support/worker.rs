@@ -96,6 +96,11 @@ impl Worker {
         found.unwrap_or_else(|| panic!("the worker has ended without {what}"))
     }
 
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)

@@ -20,6 +20,7 @@ on_both! {
     a_reply_queue_that_is_gone_holds_nobody_up
     a_result_that_nobody_takes_is_a_dead_letter
     a_queue_of_jobs_that_is_gone_for_a_while_is_waited_for
+    receives_that_fail_are_further_and_further_apart
 }
 
 /// What senders may name is not what these are about.
@@ -146,6 +147,36 @@ async fn a_queue_of_jobs_that_is_gone_for_a_while_is_waited_for(kind: Kind) {
     assert_eq!(stage.result_of("after").await["data"], 42);
     worker.stop().await;
     stage.is_done().await;
+}
+
+async fn receives_that_fail_are_further_and_further_apart(kind: Kind) {
+    let stage = Stage::set(kind, Setup::default()).await;
+    let worker = stage.worker().await;
+    take_away(&stage, &stage.jobs).await;
+    let failed = worker.logs("receiving failed", 7).await;
+    let bounds = [50, 100, 200, 400, 800, 1000, 1000];
+    for (n, (event, bound)) in failed.iter().zip(bounds).enumerate() {
+        assert_eq!(event["failures"], n + 1, "{event}");
+        let pause = event["retry_in_ms"].as_u64().unwrap();
+        assert!((bound / 2..=bound).contains(&pause), "{event}");
+    }
+    // They are kept, too.
+    let times = failed.iter().map(|event| event["timestamp"].as_str().unwrap().parse().unwrap());
+    let times: Vec<jiff::Timestamp> = times.collect();
+    for (pair, event) in times.windows(2).zip(&failed) {
+        let waited = pair[1].duration_since(pair[0]).as_millis();
+        let pause = i128::from(event["retry_in_ms"].as_u64().unwrap());
+        // The log's clock is not the one that waits.
+        assert!(waited + 10 >= pause, "{waited} ms: {event}");
+    }
+    bring_back(&stage, &stage.jobs).await;
+    // A success is the end of a row of failures.
+    stage.send_job("after", "process_data", json!(21)).await;
+    stage.result_of("after").await;
+    let before = worker.logged("receiving failed").len();
+    take_away(&stage, &stage.jobs).await;
+    let failed = worker.logs("receiving failed", before + 1).await;
+    assert_eq!(failed[before]["failures"], 1, "{failed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

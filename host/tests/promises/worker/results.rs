@@ -12,6 +12,7 @@ use crate::support::{
 on_both! {
     a_bare_result_is_the_value_and_nothing_but
     a_bare_result_of_any_bytes_arrives
+    a_tasks_own_format_stands_over_the_queues
     a_sender_may_name_the_queue_as_far_as_the_operator_allows
     lovage_send_waits_for_the_value
     a_result_that_the_queue_does_not_take_is_a_failure_that_says_so
@@ -103,6 +104,36 @@ async fn a_bare_result_of_any_bytes_arrives(kind: Kind) {
     }
     worker.stop().await;
     stage.is_done().await;
+}
+
+async fn a_tasks_own_format_stands_over_the_queues(kind: Kind) {
+    for (queues, defaults, tasks, bare) in [
+        // Echo's own format, and that of the others.
+        ("envelope", None, "bare", [true, false]),
+        ("bare", None, "envelope", [false, true]),
+        ("bare", Some("envelope"), "bare", [true, false]),
+    ] {
+        let stage = Stage::set(kind, Setup::default()).await;
+        stage.configure(&format!(
+            "queues.jobs.result_format = '{queues}'\ntasks.echo.result_format = '{tasks}'"
+        ));
+        if let Some(format) = defaults {
+            stage.configure(&format!("defaults.result_format = '{format}'"));
+        }
+        let worker = stage.worker().await;
+        let ids = ["echo", "process_data"];
+        stage.send(&ids.map(|task| job(task, task, json!(21)))).await;
+        let results = stage.results_of(ids).await;
+        worker.stop().await;
+        stage.is_done().await;
+        for ((task, value), bare) in ids.into_iter().zip([21, 42]).zip(bare) {
+            let result = &results[task];
+            let said = result.message.attributes.contains_key("lovage-status");
+            assert_eq!(said, bare, "{queues}, {defaults:?}, {tasks}: {result:?}");
+            let data = if bare { &result.envelope } else { &result.envelope["data"] };
+            assert_eq!(*data, json!(value), "{result:?}");
+        }
+    }
 }
 
 async fn a_sender_may_name_the_queue_as_far_as_the_operator_allows(kind: Kind) {

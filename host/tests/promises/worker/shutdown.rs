@@ -112,6 +112,27 @@ async fn an_idle_worker_stops_soon(kind: Kind) {
     }
 }
 
+/// No receive of the embedded broker has to be waited for, however long it would wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_idle_worker_on_the_embedded_broker_stops_at_once() {
+    let config = "worker.receive_wait_ms = 20_000\nqueues.more.consume = true";
+    let stage = Stage::set(Kind::Local, Setup { config, ..Setup::default() }).await;
+    let mut times = Vec::new();
+    for id in ["first", "second", "third"] {
+        let mut worker = stage.worker().await;
+        stage.send_job(id, "process_data", json!(21)).await;
+        stage.result_of(id).await;
+        let begin = Instant::now();
+        worker.signal(Signal::TERM);
+        let status = worker.ends().await;
+        times.push(begin.elapsed());
+        assert!(status.success(), "{status}");
+    }
+    // The fastest: the machine may have other things to do.
+    assert!(times.iter().min() < Some(&Duration::from_secs(2)), "{times:?}");
+    stage.is_done().await;
+}
+
 async fn deploys_in_the_middle_of_the_work_strand_nothing(kind: Kind) {
     let setup = Setup { visibility: VISIBILITY, ..Setup::default() };
     let stage = Stage::set(kind, setup).await;

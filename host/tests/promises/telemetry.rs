@@ -1,0 +1,223 @@
+//! Each event is a line in the log and a count at once, so that an alarm and the line that
+//! explains it are never apart.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use lovage::{
+    broker::{BrokerError, Fault},
+    events::{
+        AttemptStarted, DeadLettered, HostPanicked, JobFinished, JobReleased, LeaseLost,
+        MessagesReceived, ReceiveFailed, RenewalFailed, ReplyRefused, SettleFailed, WorkerDraining,
+        WorkerStarted, WorkerStopped,
+    },
+    outcome::Status,
+    usage::Usage,
+};
+use serde_json::{Value, json};
+use tracing::Level;
+
+use crate::support::telemetry::{Counts, Log};
+
+/// An event, and what is to be seen of it.
+struct Event<'a> {
+    name: &'static str,
+    emit: Box<dyn Fn() + 'a>,
+    level: &'static str,
+    line: &'static str,
+    /// Fields of the line.
+    fields: Value,
+    counter: &'static str,
+    by: u64,
+}
+
+macro_rules! event {
+    ($name:ident $fields:tt, $level:ident $line:literal $told:tt, $counter:literal += $by:literal) => {
+        Event {
+            name: stringify!($name),
+            emit: Box::new(|| ($name $fields).emit()),
+            level: stringify!($level),
+            line: $line,
+            fields: json!($told),
+            counter: $counter,
+            by: $by,
+        }
+    };
+}
+
+#[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
+fn every_event_is_a_line_and_a_count_at_once() {
+    let error = BrokerError::caused_by(Fault::Unavailable, "no answer", io("connection reset"));
+    let queues = ["jobs".to_owned(), "more".to_owned()];
+    let ms = Duration::from_millis;
+    let usage = Usage { cpu: ms(250), wall: ms(500), peak_memory_bytes: 65_536 };
+    let events = [
+        event!(
+            WorkerStarted { broker: "local", queues: &queues, tasks: 3, concurrency: 8 },
+            INFO "worker started" { "broker": "local", "queues": "jobs,more", "concurrency": 8 },
+            "lovage_workers_started_total" += 1
+        ),
+        event!(
+            WorkerDraining { running: 2, timeout: ms(1500) },
+            INFO "stopping: taking no more jobs, letting running ones finish; a second signal stops \
+                  at once" { "running": 2, "timeout_ms": 1500 },
+            "lovage_workers_draining_total" += 1
+        ),
+        event!(
+            WorkerStopped { given_back: 4 },
+            INFO "worker stopped" { "given_back": 4 },
+            "lovage_workers_stopped_total" += 1
+        ),
+        event!(
+            MessagesReceived { queue: "jobs", count: 7 },
+            DEBUG "messages received" { "queue": "jobs", "count": 7 },
+            "lovage_messages_received_total{queue=jobs}" += 7
+        ),
+        event!(
+            ReceiveFailed { queue: "jobs", error: &error, failures: 3, retry_in: ms(80) },
+            ERROR "receiving failed" {
+                "queue": "jobs", "error": "no answer: connection reset", "failures": 3,
+                "retry_in_ms": 80
+            },
+            "lovage_receive_failures_total{queue=jobs}" += 1
+        ),
+        event!(
+            AttemptStarted { queue: "jobs" },
+            DEBUG "attempt started" { "queue": "jobs" },
+            "lovage_attempts_started_total{queue=jobs}" += 1
+        ),
+        event!(
+            JobFinished {
+                queue: "jobs", task: "echo", status: Status::Done, failure: None,
+                usage: Some(usage)
+            },
+            INFO "job finished" {
+                "queue": "jobs", "status": "done", "cpu_us": 250_000, "wall_us": 500_000,
+                "peak_memory_bytes": 65_536
+            },
+            "lovage_jobs_finished_total{queue=jobs,task=echo,status=done}" += 1
+        ),
+        event!(
+            JobFinished {
+                queue: "jobs", task: "", status: Status::Rejected,
+                failure: Some(("bad\nkind", "two\nlines")), usage: None
+            },
+            WARN "job finished without a value" {
+                "status": "rejected", "kind": "bad\\nkind", "reason": "two\\nlines"
+            },
+            "lovage_jobs_finished_total{queue=jobs,task=,status=rejected}" += 1
+        ),
+        event!(
+            JobReleased { queue: "jobs", after: ms(20), spent: true, failure: Some(("k", "why")) },
+            INFO "job goes back" { "after_ms": 20, "spent": true, "kind": "k", "reason": "why" },
+            "lovage_jobs_released_total{queue=jobs,spent=true}" += 1
+        ),
+        event!(
+            JobReleased { queue: "jobs", after: ms(0), spent: false, failure: None },
+            INFO "job goes back" { "after_ms": 0, "spent": false, "kind": "", "reason": "" },
+            "lovage_jobs_released_total{queue=jobs,spent=false}" += 1
+        ),
+        event!(
+            DeadLettered { queue: "jobs", to: Some("letters"), reason: "why" },
+            WARN "message becomes a dead letter" { "to": "letters", "reason": "why" },
+            "lovage_dead_letters_total{queue=jobs}" += 1
+        ),
+        event!(
+            DeadLettered { queue: "jobs", to: None, reason: "why" },
+            ERROR "dead letter discarded, as configured" { "queue": "jobs", "reason": "why" },
+            "lovage_dead_letters_total{queue=jobs}" += 1
+        ),
+        event!(
+            LeaseLost { queue: "jobs", reason: "why" },
+            WARN "lease lost: the attempt is given up" { "queue": "jobs", "reason": "why" },
+            "lovage_leases_lost_total{queue=jobs}" += 1
+        ),
+        event!(
+            RenewalFailed { queue: "jobs", error: &error, count: 5 },
+            WARN "renewing leases failed" { "error": "no answer: connection reset", "count": 5 },
+            "lovage_lease_renewal_failures_total{queue=jobs}" += 5
+        ),
+        event!(
+            SettleFailed { queue: "jobs", error: &error, tries: 2, retry_in: Some(ms(40)) },
+            ERROR "settling a message failed; it is not lost" { "tries": 2, "retry_in_ms": 40 },
+            "lovage_settle_failures_total{queue=jobs}" += 1
+        ),
+        event!(
+            ReplyRefused { queue: "jobs", error: &error },
+            WARN "the reply queue does not take the result; it goes to the queue for results, if any"
+                { "queue": "jobs" },
+            "lovage_replies_refused_total{queue=jobs}" += 1
+        ),
+        event!(
+            HostPanicked { queue: "jobs" },
+            ERROR "a bug in the host ended an attempt; the message comes again" { "queue": "jobs" },
+            "lovage_host_panics_total{queue=jobs}" += 1
+        ),
+    ];
+    for event in &events {
+        let (log, counts) = (Log::default(), Counts::default());
+        let once = || metrics::with_local_recorder(&counts, &event.emit);
+        tracing::subscriber::with_default(log.subscriber(Level::TRACE), once);
+        let lines = log.lines();
+        let [line] = &lines[..] else { panic!("{}: one line, not {lines:?}", event.name) };
+        assert_eq!((&line["message"], &line["level"]), (&json!(event.line), &json!(event.level)));
+        for (field, value) in event.fields.as_object().unwrap() {
+            assert_eq!(&line[field], value, "{field} of {}: {line}", event.name);
+        }
+        let counted: Vec<_> = counts.counters().into_iter().collect();
+        assert_eq!(counted, [(event.counter.to_owned(), event.by)], "{}", event.name);
+
+        // What is not logged is counted all the same.
+        tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), once);
+        assert_eq!(counts.counters()[event.counter], 2 * event.by, "{}", event.name);
+    }
+
+    // An event that is not in the table above is a promise that nobody keeps.
+    let tested: BTreeSet<_> = events.iter().map(|event| event.name).collect();
+    let source = include_str!("../../src/events.rs");
+    let named = source.lines().filter_map(|line| line.strip_prefix("impl ")?.strip_suffix(" {"));
+    let emitted: BTreeSet<_> = named
+        .filter(|name| !name.contains(' '))
+        .map(|name| name.trim_end_matches("<'_>"))
+        .collect();
+    assert_eq!(tested, emitted);
+}
+
+#[test]
+fn what_an_attempt_cost_is_recorded_where_a_guest_ran() {
+    let cost = Usage {
+        cpu: Duration::from_millis(250),
+        wall: Duration::from_millis(500),
+        peak_memory_bytes: 1,
+    };
+    for usage in [Some(cost), None] {
+        let counts = Counts::default();
+        let (queue, task, status) = ("jobs", "echo", Status::Done);
+        metrics::with_local_recorder(&counts, || {
+            JobFinished { queue, task, status, failure: None, usage }.emit();
+        });
+        let recorded: Vec<_> = counts.histograms().into_iter().collect();
+        let expected = [
+            ("lovage_attempt_cpu_seconds{task=echo}".to_owned(), vec![0.25]),
+            ("lovage_attempt_wall_seconds{task=echo}".to_owned(), vec![0.5]),
+        ];
+        assert_eq!(recorded, if usage.is_some() { &expected[..] } else { &[] });
+    }
+}
+
+#[test]
+fn a_strangers_text_takes_one_line_of_bounded_length() {
+    let log = Log::default();
+    let reason = "\u{1b}[2J\r\nworker stopped ".repeat(1000);
+    tracing::subscriber::with_default(log.subscriber(Level::TRACE), || {
+        DeadLettered { queue: "jobs", to: None, reason: &reason }.emit();
+    });
+    let line = log.lines().remove(0);
+    let told = line["reason"].as_str().unwrap();
+    assert!(told.len() <= 1024 && !told.contains(char::is_control), "{told:?}");
+    assert!(told.starts_with("\\u{1b}[2J\\r\\nworker stopped"), "{told:?}");
+}
+
+fn io(text: &str) -> std::io::Error {
+    std::io::Error::other(text.to_owned())
+}
