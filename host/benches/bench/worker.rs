@@ -48,7 +48,7 @@ pub fn config(more: &str) -> Arc<Config> {
         "{more}\n[components]\npaths = ['{}', '{}']\n[queues.{JOBS}]\n{}",
         guest("process_data.wasm").display(),
         guest("echo.wasm").display(),
-        "default_task = \"process_data\"\nresults = \"results\"\n[queues.results]\nconsume = false\n"
+        "default_task = \"process_data\"\nresults = \"results\"\ndead_letters = \"jobs-dlq\"\n[queues.results]\nconsume = false\n"
     );
     Arc::new(Config::parse(&text, "the bench's configuration").unwrap())
 }

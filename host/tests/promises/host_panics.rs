@@ -110,7 +110,7 @@ impl Broker for Buggy {
 async fn a_panic_of_the_host_ends_one_attempt_and_nothing_else() {
     for fifo in [false, true] {
         let config = "worker.concurrency = 2\nworker.error_backoff_cap_ms = 200\n\
-                      queues.reply.consume = false";
+                      queues.reply.consume = false\nqueues.jobs.reply_to = ['*']";
         let stage = Stage::set(Kind::Local, Setup { fifo, config, ..Setup::default() }).await;
         let config = Config::load(Some(&stage.directory().join("lovage.toml")), []).unwrap();
         let config = Arc::new(config);
