@@ -151,6 +151,21 @@ impl AttemptStarted<'_> {
     }
 }
 
+/// An attempt was given up before its end; its job is named by the span, and why by the event of
+/// what gave it up: a lease that was lost, a worker that stops, a bug in the host.
+pub struct AttemptAbandoned<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+}
+
+impl AttemptAbandoned<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        warn!(queue = self.queue, "attempt given up before its end");
+        counter!("lovage_attempts_abandoned_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
 /// A job came to its end: its result is about to be published.
 pub struct JobFinished<'a> {
     /// The queue's name.

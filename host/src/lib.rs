@@ -4,6 +4,7 @@
 //! [`sandbox`] runs the job to an [`outcome`], and a result is published before the message is
 //! deleted. `docs/design.md` tells the whole way and why it is so.
 
+pub mod abandon;
 pub mod broker;
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tracing::{Instrument, Span, field::Empty, info_span};
 
 use crate::{
+    abandon::UnlessEnded,
     broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue, attribute},
     config::Config,
     events::{AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
@@ -179,7 +180,8 @@ impl Pipeline {
             attempt = job.attempt,
             component = Empty,
         );
-        async {
+        // Boxed, since the future would otherwise be held twice in the one below.
+        let conclude = Box::pin(async {
             let now = Timestamp::now();
             if self.counts_waits && source.queue.fifo {
                 job.attempt = without_waits(&job, message);
@@ -220,6 +222,12 @@ impl Pipeline {
                 Err(outcome) => self.unrun(&job, outcome),
             };
             self.conclude(source, message, &job, reply, ended, way).await
+        });
+        async {
+            let unless_ended = UnlessEnded::new(&source.name);
+            let concluded = conclude.await;
+            unless_ended.ended();
+            concluded
         }
         .instrument(span)
         .await

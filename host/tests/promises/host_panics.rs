@@ -144,6 +144,8 @@ async fn a_panic_of_the_host_ends_one_attempt_and_nothing_else() {
         assert_eq!((&reply["data"], &reply["attempt"]), (&json!(42), &json!(2)), "{reply}");
         let panics = counts.counters().remove("lovage_host_panics_total{queue=jobs}");
         assert_eq!(panics, Some(1));
+        let given_up = counts.counters().remove("lovage_attempts_abandoned_total{queue=jobs}");
+        assert_eq!(given_up, Some(1));
         // All places are free again, or this would not end.
         stop.drain.cancel();
         running.await.unwrap();

@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, time::Duration};
 use lovage::{
     broker::{BrokerError, Fault},
     events::{
-        AttemptStarted, DeadLettered, HostPanicked, JobFinished, JobReleased, LeaseLost,
-        MessagesReceived, ReceiveFailed, RenewalFailed, ReplyRefused, SettleFailed, WorkerDraining,
-        WorkerStarted, WorkerStopped,
+        AttemptAbandoned, AttemptStarted, DeadLettered, HostPanicked, JobFinished, JobReleased,
+        LeaseLost, MessagesReceived, ReceiveFailed, RenewalFailed, ReplyRefused, SettleFailed,
+        WorkerDraining, WorkerStarted, WorkerStopped,
     },
     outcome::Status,
     usage::Usage,
@@ -85,6 +85,11 @@ fn every_event_is_a_line_and_a_count_at_once() {
             AttemptStarted { queue: "jobs" },
             DEBUG "attempt started" { "queue": "jobs" },
             "lovage_attempts_started_total{queue=jobs}" += 1
+        ),
+        event!(
+            AttemptAbandoned { queue: "jobs" },
+            WARN "attempt given up before its end" { "queue": "jobs" },
+            "lovage_attempts_abandoned_total{queue=jobs}" += 1
         ),
         event!(
             JobFinished {

@@ -72,6 +72,9 @@ async fn a_job_that_outlasts_the_longest_lease_is_let_go(kind: Kind) {
     assert_eq!(lost["queue"], *stage.jobs.name);
     let reason = lost["reason"].as_str().unwrap();
     assert!(reason.contains("the longest time that is allowed"), "{lost}");
+    let given_up = first.logs("attempt given up before its end", 1).await.remove(0);
+    assert_eq!(given_up["span"]["id"], "long", "{given_up}");
+    assert_eq!(given_up["span"]["attempt"], 1, "{given_up}");
     // Its place is free again. A result of the other one would fail this.
     stage.result_of("next").await;
     first.stop().await;

@@ -87,6 +87,8 @@ async fn a_second_signal_gives_all_back_at_once(kind: Kind) {
     let status = first.ends_within(Duration::from_secs(10)).await;
     assert!(status.success(), "{status}");
     assert_eq!(first.logged("worker stopped")[0]["given_back"], 1);
+    let given_up = first.logged("attempt given up before its end");
+    assert_eq!(given_up[0]["span"]["id"], "long", "{given_up:?}");
 
     stage.configure("tasks.sleep.timeout_ms = 50\ntasks.sleep.max_attempts = 1");
     let second = stage.worker().await;
