@@ -40,5 +40,9 @@ mod sqs_broker;
 mod sqs_errors;
 mod sqs_requests;
 mod support;
+#[cfg(feature = "compiler")]
+mod wasm;
+#[cfg(feature = "compiler")]
+mod wasi_0_3;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod worker;
