@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use clap::Args;
 use jiff::Timestamp;
@@ -10,7 +11,10 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{Global, MISUSE, data};
 use crate::{
-    broker::{Attributes, Broker, Fault, Outgoing, Queue, attribute, sqs::SqsBroker},
+    broker::{
+        Attributes, Broker, Fault, Outgoing, Queue, attribute,
+        sqs::{SqsBroker, charset::first_refused},
+    },
     config::{BrokerKind, Config},
     connect::connect,
     routes::Routes,
@@ -192,7 +196,13 @@ impl Send {
                  or (on SQS) --wait; leave --raw away"
             );
             outgoing.attributes = self.raw_attributes(id, media_type);
-            outgoing.body = payload.into();
+            outgoing.body = if is_text(&payload) {
+                payload.into()
+            } else {
+                let encoding = (attribute::CONTENT_ENCODING.to_owned(), "base64".to_owned());
+                outgoing.attributes.extend([encoding]);
+                BASE64_STANDARD.encode(payload).into()
+            };
             return Ok(outgoing);
         }
         outgoing.body = self.native_body(id, payload, reply_to)?;
@@ -248,6 +258,11 @@ impl Send {
     }
 }
 
+/// Whether a body can travel as it is: SQS carries text alone, and not all of that.
+fn is_text(body: &[u8]) -> bool {
+    std::str::from_utf8(body).is_ok_and(|text| first_refused(text).is_none())
+}
+
 /// Prints a result's value to standard output, or its error to standard error.
 fn show_result(envelope: &[u8], json: bool) -> anyhow::Result<ExitCode> {
     #[derive(serde::Deserialize)]
@@ -271,7 +286,6 @@ fn show_result(envelope: &[u8], json: bool) -> anyhow::Result<ExitCode> {
             error["detail"].as_str(),
         );
     } else if let Some(base64) = result.data_base64 {
-        use base64::{Engine as _, prelude::BASE64_STANDARD};
         use std::io::Write as _;
         std::io::stdout().write_all(&BASE64_STANDARD.decode(base64)?)?;
     } else {

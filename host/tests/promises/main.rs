@@ -36,6 +36,8 @@ mod precompiled;
 mod registry;
 #[cfg(feature = "compiler")]
 mod sandbox;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod send;
 #[cfg(feature = "compiler")]
 mod shipped;
 mod sqs_broker;
