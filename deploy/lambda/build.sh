@@ -33,6 +33,7 @@ for argument in "$@"; do
             level=1
             # For what only a hostile guest shows.
             extra=(guest-tasks/dist/hostile/spin.wasm)
+            CONFIG=${CONFIG:-host/tests/package.toml}
             ;;
         *) fail "unknown argument $argument; there is --for-tests" ;;
     esac

@@ -39,7 +39,7 @@ fn indented_toml(document: &str) -> Vec<String> {
                     blocks.push(String::new());
                 }
                 inside = true;
-                blocks.last_mut().unwrap().push_str(&format!("{code}\n"));
+                blocks.last_mut().unwrap().extend([code, "\n"]);
             }
             // A blank line does not end a block.
             _ => inside &= line.is_empty(),

@@ -1,7 +1,6 @@
 //! A disk that is full or read-only is told, and nothing that was accepted is lost.
 
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -9,6 +8,7 @@ use std::{
 use serde_json::json;
 
 use crate::support::{
+    namespace,
     stage::{Kind, Setup, Stage, job},
     worker::until,
 };
@@ -17,58 +17,49 @@ use crate::support::{
 const INSIDE: &str = "LOVAGE_TEST_MAY_MOUNT";
 
 /// Whether the test is to go on here: where this process may mount disks that nobody else sees.
-/// Else it is run in a process that may, in namespaces of its own; and is left out, aloud, where
-/// even root of a user namespace may not.
+/// Else it is run in a process that may; or is left out, aloud, where none may.
 fn goes_on(promise: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
-    let probe = ["-rm", "mount", "-t", "tmpfs", "none", "/mnt"];
-    let refusal = match Command::new("unshare").args(probe).output() {
-        Ok(output) if output.status.success() => {
-            let output = Command::new("unshare")
-                .arg("-rm")
-                .arg(std::env::current_exe().unwrap())
-                .args(["--exact", &format!("worker::disks::{promise}"), "--nocapture"])
-                .env(INSIDE, "yes")
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stdout);
-            let errors = String::from_utf8_lossy(&output.stderr);
-            // Where no test has the name, none fails either.
-            assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
+    let mut again = match namespace::command() {
+        Ok(command) => command,
+        Err(why) => {
+            namespace::skipped(promise, &why);
             return false;
         }
-        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Err(error) => error.to_string(),
     };
-    let may_anyway = Disk::mount(tempfile::tempdir().unwrap().path(), "size=64k").is_ok();
-    if !may_anyway {
-        // Past the test harness, which shows nothing of a test that passes.
-        let mut stderr = std::io::stderr();
-        let told = writeln!(stderr, "\nSKIPPED {promise}: no disk can be mounted: {refusal}");
-        told.unwrap();
-    }
-    may_anyway
+    let output = again
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("worker::disks::{promise}"), "--nocapture"])
+        .env(INSIDE, "yes")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    // Where no test has the name, none fails either.
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
+    false
 }
 
 /// A small disk of a test's own.
 struct Disk(PathBuf);
 
 impl Disk {
-    fn mount(under: &Path, options: &str) -> Result<Self, String> {
+    fn mount(under: &Path, options: &str) -> Self {
         let path = under.join("disk");
         std::fs::create_dir(&path).unwrap();
-        mount(&path, &["-t", "tmpfs", "-o", options, "none"])?;
-        Ok(Self(path))
+        mount(&path, &["-t", "tmpfs", "-o", options, "none"]);
+        Self(path)
     }
 
     fn remount(&self, options: &str) {
-        mount(&self.0, &["-o", &format!("remount,{options}")]).unwrap();
+        mount(&self.0, &["-o", &format!("remount,{options}")]);
     }
 
     /// Takes all the room that is left.
     fn fill(&self) -> PathBuf {
+        use std::io::Write as _;
         let path = self.0.join("ballast");
         let mut file = std::fs::File::create(&path).unwrap();
         while file.write_all(&[0; 512]).is_ok() {}
@@ -82,13 +73,9 @@ impl Drop for Disk {
     }
 }
 
-fn mount(path: &Path, arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new("mount").args(arguments).arg(path).output();
-    let output = output.map_err(|error| error.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+fn mount(path: &Path, arguments: &[&str]) {
+    let output = Command::new("mount").args(arguments).arg(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -97,7 +84,7 @@ async fn a_full_disk_refuses_new_jobs_and_keeps_those_it_has() {
         return;
     }
     let stage = Stage::set(Kind::Local, Setup::default()).await;
-    let disk = Disk::mount(stage.directory(), "size=2m,mode=700").unwrap();
+    let disk = Disk::mount(stage.directory(), "size=2m,mode=700");
     stage.configure("broker.path = 'disk/lovage.db'");
     let worker = stage.worker().await;
     let send = |id: &'static str, ms: &'static str| {
@@ -142,7 +129,7 @@ async fn a_read_only_disk_is_told_by_whoever_needs_to_write() {
         return;
     }
     let stage = Stage::set(Kind::Local, Setup::default()).await;
-    let disk = Disk::mount(stage.directory(), "size=2m,mode=700").unwrap();
+    let disk = Disk::mount(stage.directory(), "size=2m,mode=700");
     stage.configure("broker.path = 'disk/lovage.db'");
     disk.remount("ro");
     for command in [&["worker"][..], &["send", "echo", "--data", "1"]] {
@@ -164,7 +151,7 @@ async fn a_cache_without_room_costs_time_and_nothing_else() {
         "components.paths = ['{}']\ncomponents.cache_dir = 'disk'",
         only.display()
     ));
-    let disk = Disk::mount(stage.directory(), "size=64k,mode=700").unwrap();
+    let disk = Disk::mount(stage.directory(), "size=64k,mode=700");
     let full = stage.worker().await;
     full.says("compiled code cannot be cached").await;
     full.stop().await;
