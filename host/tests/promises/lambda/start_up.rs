@@ -1,6 +1,6 @@
 //! Where a function finds its tasks and its configuration, and which builds serve as one.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -121,6 +121,8 @@ fn the_environment_stands_over_the_packages_configuration_and_may_name_another()
 /// The usual build, as somebody has it who takes it for a function.
 #[cfg(all(feature = "cli", feature = "compiler"))]
 mod usual_build {
+    use std::path::Path;
+
     use super::*;
 
     const LOVAGE: &str = env!("CARGO_BIN_EXE_lovage");
