@@ -85,7 +85,7 @@ impl Send {
     ) -> anyhow::Result<ExitCode> {
         let payload = match &self.raw {
             Some(media_type) if !crate::message::raw::is_json(media_type) => data::read(&self.data),
-            _ => data::read_json(&self.data),
+            _ => data::read_json("--data", &self.data, "--raw says what else it is"),
         };
         let payload = match payload {
             Ok(payload) => payload,
@@ -95,6 +95,12 @@ impl Send {
             }
         };
         let name = self.queue_name(config)?;
+        // A result goes to one queue, and SQS keeps none for us to ask for.
+        let both = self.wait && self.reply_to.is_some() && config.broker.kind == BrokerKind::Sqs;
+        anyhow::ensure!(
+            !both,
+            "on SQS --wait has the result sent to a queue of its own; leave --reply-to away, or --wait"
+        );
         let replies = match config.broker.kind {
             BrokerKind::Sqs if self.wait => Some(Replies::new().await?),
             _ => None,

@@ -20,6 +20,8 @@ on_both! {
     json_output_is_for_scripts
     raw_payloads_are_waited_for_where_the_broker_keeps_results
     a_failure_is_told_as_run_tells_it
+    who_waits_does_not_send_the_result_elsewhere_unasked
+    data_that_is_no_json_is_told_which_flag_says_so
 }
 
 /// What was sent, taken off the queue.
@@ -181,4 +183,42 @@ async fn a_failure_is_told_as_run_tells_it(kind: Kind) {
     assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output:?}");
     let told = "failed: ToldToFail: attempt 1 fails, as it was told to\n";
     assert_eq!(output.stderr, told);
+}
+
+async fn who_waits_does_not_send_the_result_elsewhere_unasked(kind: Kind) {
+    let config = "queues.jobs.reply_to = ['*']";
+    let stage = Stage::set(kind, Setup { config, ..Setup::default() }).await;
+    let worker = stage.worker().await;
+    let letters = &*stage.letters.address;
+    let send = ["send", "echo", "--data", "1", "--wait", "--reply-to", letters];
+    let output = stage.lovage(&send).await;
+    match kind {
+        // The embedded broker keeps the result, wherever it is sent as well.
+        Kind::Local => {
+            assert_eq!((output.code, output.stdout.as_str()), (Some(0), "1\n"), "{output:?}");
+            receive_one(&*stage.broker, &stage.letters, SOON, Duration::from_secs(30)).await;
+        }
+        Kind::Sqs => {
+            assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output:?}");
+            assert!(output.stderr.contains("leave --reply-to away"), "{output:?}");
+        }
+    }
+    worker.stop().await;
+    assert_eq!(stage.depth().await.ready, 0);
+}
+
+async fn data_that_is_no_json_is_told_which_flag_says_so(kind: Kind) {
+    let stage = Stage::set(kind, Setup::default()).await;
+    std::fs::write(stage.directory().join("text"), "hello").unwrap();
+    for (command, words) in [
+        (&["send", "echo", "--data", "@text"][..], ["--data is not JSON", "--raw says"]),
+        (&["send", "echo", "--data", "-x"], ["--data is not JSON", "text needs quotes"]),
+        (&["dispatch", "--event", "@text"], ["--event is not JSON", "a JSON object"]),
+    ] {
+        let output = stage.lovage(command).await;
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+        for part in words {
+            assert!(output.stderr.contains(part), "no {part:?} in {output:?}");
+        }
+    }
 }
