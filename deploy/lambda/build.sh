@@ -8,7 +8,8 @@
 #
 # CONFIG=FILE     the configuration to put in; the function's environment can do without one
 # TASKS="A B"     the components; guest-tasks/dist/*.wasm as it comes
-# --for-tests     a quick build in place of a small one, to target/lambda-for-tests/; what tests use
+# --for-tests     a quick build in place of a small one, to target/lambda-for-tests/; what tests use,
+#                 with host/tests/package.toml as its configuration
 #
 # The package is for the architecture of the machine that builds it: lovage-lambda-arm64.zip on an
 # arm64 machine. No crossing over: it would take a compiler with wasmtime's `all-arch` for the tasks,
@@ -33,6 +34,7 @@ for argument in "$@"; do
             level=1
             # For what only a hostile guest shows.
             extra=(guest-tasks/dist/hostile/spin.wasm)
+            CONFIG=${CONFIG:-host/tests/package.toml}
             ;;
         *) fail "unknown argument $argument; there is --for-tests" ;;
     esac

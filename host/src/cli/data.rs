@@ -1,4 +1,4 @@
-//! What `--data` takes: JSON text, `@FILE`, or `-` for standard input.
+//! What `--data` and its like take: JSON text, `@FILE`, or `-` for standard input.
 
 use std::{io::Read, path::Path};
 
@@ -18,16 +18,17 @@ pub fn read(argument: &str) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// Reads what `--data` names, and checks that it is JSON.
-pub fn read_json(argument: &str) -> anyhow::Result<Vec<u8>> {
+/// Reads what a flag names, and checks that it is JSON. `otherwise` says what to do about a file
+/// that is none.
+pub fn read_json(flag: &str, argument: &str, otherwise: &str) -> anyhow::Result<Vec<u8>> {
     let data = read(argument)?;
     serde_json::from_slice::<IgnoredAny>(&data).map_err(|error| {
-        let hint = if argument.starts_with(['@', '-']) {
-            "--content-type says what else it is"
-        } else {
-            "text needs quotes of its own, as in --data '\"text\"'"
-        };
-        anyhow::anyhow!("--data is not JSON: {error}; {hint}")
+        if argument == "-" || argument.starts_with('@') {
+            return anyhow::anyhow!("{flag} is not JSON: {error}; {otherwise}");
+        }
+        anyhow::anyhow!(
+            "{flag} is not JSON: {error}; text needs quotes of its own, as in {flag} '\"text\"'"
+        )
     })?;
     Ok(data)
 }
@@ -62,7 +63,7 @@ mod tests {
 
     #[test]
     fn text_without_quotes_is_told_to_have_some() {
-        assert!(read_json("hello").unwrap_err().to_string().contains("quotes"));
-        assert_eq!(read_json(" 21 ").unwrap(), b" 21 ");
+        assert!(read_json("--data", "hello", "").unwrap_err().to_string().contains("quotes"));
+        assert_eq!(read_json("--data", " 21 ", "").unwrap(), b" 21 ");
     }
 }

@@ -23,7 +23,7 @@ pub struct Dispatch {
 
 impl Dispatch {
     pub(super) async fn execute(self, _: &Global, config: &Config) -> anyhow::Result<ExitCode> {
-        let event = match data::read_json(&self.event) {
+        let event = match data::read_json("--event", &self.event, "an event is a JSON object") {
             Ok(event) => event,
             Err(error) => {
                 eprintln!("error: {error:#}");

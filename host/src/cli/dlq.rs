@@ -8,7 +8,10 @@ use serde_json::json;
 
 use super::Global;
 use crate::{
-    broker::{Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, Settlement, attribute},
+    broker::{
+        Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, Settlement, Unsettled,
+        attribute,
+    },
     config::{Config, DEFAULT_QUEUE},
     connect::connect,
     routes::Routes,
@@ -175,36 +178,51 @@ async fn show(pair: &Pair, id: &str, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn redrive(pair: &Pair, ids: &[String], all: bool, json: bool) -> anyhow::Result<ExitCode> {
-    let (mut back, mut rest) = (Vec::new(), Vec::new());
+    let (mut answers, mut rest) = (Vec::new(), Vec::new());
     let most = pair.broker.depth(&pair.letters).await?;
     // No more than there were at first: a letter that is rejected again must not go in circles.
     let mut left = usize::try_from(most.ready + most.in_flight).unwrap_or(usize::MAX).max(1);
     let mut missing: Vec<&String> = ids.iter().collect();
-    while left > 0 && (all || !missing.is_empty()) {
+    // Set when letters that are not wanted go to the end of their queue.
+    let mut turning = false;
+    while left > 0 && (all || turning || !missing.is_empty()) {
         let batch = left.min(pair.broker.limits().receive_batch);
         let received = pair.broker.receive(&pair.letters, batch, Duration::ZERO, HOLD).await?;
         if received.is_empty() {
-            break;
+            // On a FIFO queue the letters in hand keep those behind them out of sight. Once begun
+            // with, all are turned, so that they stay in order.
+            if rest.is_empty() || !pair.letters.fifo {
+                break;
+            }
+            turning = true;
         }
         left = left.saturating_sub(received.len());
+        let mut back = Vec::new();
         for message in received {
             let wanted = all || ids.iter().any(|id| matches(&message, id));
             missing.retain(|id| !matches(&message, id));
-            let disposal = if wanted {
-                let send = Send {
-                    to: pair.queue.address.clone(),
-                    message: original(&message, pair.queue.fifo),
-                };
-                Disposal::Finish { result: None, sends: vec![send] }
+            if wanted {
+                let job = original(&message, pair.queue.fifo);
+                back.push(sent_on(message, &pair.queue, job));
             } else {
-                Disposal::Release { after: Duration::ZERO, spent: false }
-            };
-            let list = if wanted { &mut back } else { &mut rest };
-            list.push(Settlement { message: Arc::new(message), disposal });
+                rest.push(message);
+            }
+        }
+        // At once, since on a FIFO queue the next of a group comes when those before it are gone.
+        answers.extend(pair.broker.settle(&pair.letters, &back).await);
+        if turning {
+            let turned: Vec<_> = rest
+                .drain(..)
+                .map(|message| {
+                    let copy = copy(&message, pair.letters.fifo);
+                    sent_on(message, &pair.letters, copy)
+                })
+                .collect();
+            tell_failures(&pair.broker.settle(&pair.letters, &turned).await);
         }
     }
-    let answers = pair.broker.settle(&pair.letters, &back).await;
-    pair.broker.settle(&pair.letters, &rest).await;
+    let rest: Vec<_> = rest.into_iter().map(given_back).collect();
+    tell_failures(&pair.broker.settle(&pair.letters, &rest).await);
     let failures: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
     let sent = answers.len() - failures.len();
     if json {
@@ -223,19 +241,44 @@ async fn redrive(pair: &Pair, ids: &[String], all: bool, json: bool) -> anyhow::
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What fails of letters that nobody asked for is there again when its lease ends.
+fn tell_failures(answers: &[Result<(), Unsettled>]) {
+    for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        tracing::warn!(%error, "a dead letter that stays is hidden for a moment");
+    }
+}
+
+/// A letter that goes, once it was sent on.
+fn sent_on(letter: Message, to: &Queue, message: Outgoing) -> Settlement {
+    let send = Send { to: to.address.clone(), message };
+    let disposal = Disposal::Finish { result: None, sends: vec![send] };
+    Settlement { message: Arc::new(letter), disposal }
+}
+
+/// A letter that stays.
+fn given_back(letter: Message) -> Settlement {
+    let disposal = Disposal::Release { after: Duration::ZERO, spent: false };
+    Settlement { message: Arc::new(letter), disposal }
+}
+
 /// A dead letter as it was when it was a job. It keeps the job's id, so that effects stay
 /// idempotent.
 fn original(message: &Message, fifo: bool) -> Outgoing {
-    let mut attributes = message.attributes.clone();
+    let mut job = copy(message, fifo);
     if let Some(letter) = letter(message) {
-        attributes.entry(attribute::ID.to_owned()).or_insert(letter.job_id);
+        job.attributes.entry(attribute::ID.to_owned()).or_insert(letter.job_id);
     }
-    attributes.remove(attribute::DEAD_LETTER);
+    job.attributes.remove(attribute::DEAD_LETTER);
+    job
+}
+
+/// The same message anew.
+fn copy(message: &Message, fifo: bool) -> Outgoing {
     Outgoing {
         body: message.body.clone(),
-        attributes,
+        attributes: message.attributes.clone(),
         group: message.group.clone(),
-        // A new one: the job's own may still be remembered from the first time.
+        // A new one: the message's own may still be remembered from the first time.
         deduplication_id: fifo.then(|| uuid::Uuid::new_v4().to_string()),
         trace_header: message.trace_header.clone(),
         ..Outgoing::default()

@@ -70,7 +70,7 @@ impl Run {
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
         let payload = if is_json(&self.content_type) {
-            data::read_json(&self.data)
+            data::read_json("--data", &self.data, "--content-type says what else it is")
         } else {
             data::read(&self.data)
         };

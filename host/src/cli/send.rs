@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use clap::Args;
 use jiff::Timestamp;
@@ -10,7 +11,10 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{Global, MISUSE, data};
 use crate::{
-    broker::{Attributes, Broker, Fault, Outgoing, Queue, attribute, sqs::SqsBroker},
+    broker::{
+        Attributes, Broker, Fault, Outgoing, Queue, attribute,
+        sqs::{SqsBroker, charset::first_refused},
+    },
     config::{BrokerKind, Config},
     connect::connect,
     routes::Routes,
@@ -81,7 +85,7 @@ impl Send {
     ) -> anyhow::Result<ExitCode> {
         let payload = match &self.raw {
             Some(media_type) if !crate::message::raw::is_json(media_type) => data::read(&self.data),
-            _ => data::read_json(&self.data),
+            _ => data::read_json("--data", &self.data, "--raw says what else it is"),
         };
         let payload = match payload {
             Ok(payload) => payload,
@@ -91,6 +95,12 @@ impl Send {
             }
         };
         let name = self.queue_name(config)?;
+        // A result goes to one queue, and SQS keeps none for us to ask for.
+        let both = self.wait && self.reply_to.is_some() && config.broker.kind == BrokerKind::Sqs;
+        anyhow::ensure!(
+            !both,
+            "on SQS --wait has the result sent to a queue of its own; leave --reply-to away, or --wait"
+        );
         let replies = match config.broker.kind {
             BrokerKind::Sqs if self.wait => Some(Replies::new().await?),
             _ => None,
@@ -192,7 +202,13 @@ impl Send {
                  or (on SQS) --wait; leave --raw away"
             );
             outgoing.attributes = self.raw_attributes(id, media_type);
-            outgoing.body = payload.into();
+            outgoing.body = if is_text(&payload) {
+                payload.into()
+            } else {
+                let encoding = (attribute::CONTENT_ENCODING.to_owned(), "base64".to_owned());
+                outgoing.attributes.extend([encoding]);
+                BASE64_STANDARD.encode(payload).into()
+            };
             return Ok(outgoing);
         }
         outgoing.body = self.native_body(id, payload, reply_to)?;
@@ -248,6 +264,11 @@ impl Send {
     }
 }
 
+/// Whether a body can travel as it is: SQS carries text alone, and not all of that.
+fn is_text(body: &[u8]) -> bool {
+    std::str::from_utf8(body).is_ok_and(|text| first_refused(text).is_none())
+}
+
 /// Prints a result's value to standard output, or its error to standard error.
 fn show_result(envelope: &[u8], json: bool) -> anyhow::Result<ExitCode> {
     #[derive(serde::Deserialize)]
@@ -271,7 +292,6 @@ fn show_result(envelope: &[u8], json: bool) -> anyhow::Result<ExitCode> {
             error["detail"].as_str(),
         );
     } else if let Some(base64) = result.data_base64 {
-        use base64::{Engine as _, prelude::BASE64_STANDARD};
         use std::io::Write as _;
         std::io::stdout().write_all(&BASE64_STANDARD.decode(base64)?)?;
     } else {

@@ -239,6 +239,9 @@ impl Sandbox {
             End::Error(error) if error.is::<WrongTypes>() => {
                 Problem::WrongTypes { reason: error.root_cause().to_string() }
             }
+            End::Error(error) if crash::is_instance_limit(&error) => {
+                Problem::TooManyInstances { allowed: limits.instances }
+            }
             End::Error(error) => {
                 let failure = crash::failure(&error, store.data(), limits);
                 let detail = failure.detail.map(|text| format!("\n{}", text.trim_end()));
@@ -257,7 +260,8 @@ impl Sandbox {
         })
     }
 
-    /// What is more than any attempt may have is told now, and not by every job.
+    /// What is more than any attempt may have is told now, and not by every job. Of how many core
+    /// instances a component is made, only its instantiation tells: that is `describe`'s.
     fn check_needs(&self, component: &Component, limits: &Limits) -> Result<(), Problem> {
         // `None` means that it instantiates modules that it imports, and those are not offered.
         let Some(needs) = component.resources_required() else {

@@ -94,6 +94,12 @@ fn is_handle_limit(error: &wasmtime::Error) -> bool {
         || error.root_cause().to_string().contains("store handle limit exceeded")
 }
 
+/// Whether a component could not be instantiated for being made of too many core instances. The
+/// error has no type; a test holds wasmtime to the words.
+pub(super) fn is_instance_limit(error: &wasmtime::Error) -> bool {
+    error.root_cause().to_string().contains("resource limit exceeded: instance count too high")
+}
+
 /// What the panic hook of the Rust SDK writes: `lovage: panic: MESSAGE (at FILE:LINE)`, one line
 /// whatever the message is. The last one counts, since a panic ends the guest.
 fn panic_message(stderr: &[u8]) -> Option<String> {

@@ -133,6 +133,12 @@ pub enum Problem {
         /// How many there may be.
         allowed: u64,
     },
+    /// It is made of more core instances than there may be.
+    #[error("needs more than {allowed} core instances, and a sandbox has room for {allowed}")]
+    TooManyInstances {
+        /// How many there may be.
+        allowed: usize,
+    },
     /// `describe` did not answer.
     #[error("does not say which tasks it serves: `describe` {reason}")]
     Describe {

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -27,6 +27,7 @@ struct Cli {
     folder: tempfile::TempDir,
 }
 
+#[derive(Debug)]
 struct Ended {
     code: i32,
     stdout: String,
@@ -204,6 +205,106 @@ fn inspect_shows_tasks_imports_and_contract() {
     let ended = Cli::new().run(&["inspect", task("hostile/wants-missing").to_str().unwrap()]);
     assert_eq!(ended.code, 1);
     assert!(ended.stdout.contains("not offered"), "{}", ended.stdout);
+}
+
+#[test]
+fn run_gives_the_task_what_its_flags_say() {
+    let flags = "echo_context --data hi --content-type text/plain --header Colour=blue \
+                 --header colour=a=b --tenant acme --attempt 3 --id mine";
+    let ended = run_task("echo", &flags.split_whitespace().collect::<Vec<_>>());
+    let seen: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
+    let expected = json!({
+        "id": "mine", "tenant": "acme", "attempt": 3, "content_type": "text/plain",
+        "headers": [["colour", "blue"], ["colour", "a=b"]],
+    });
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(seen[field], *value, "{field}: {seen}");
+    }
+    assert_eq!(run_task("echo", &["echo_context", "--header", "no-value"]).code, 2);
+}
+
+#[test]
+fn run_takes_and_gives_what_is_no_json() {
+    let cli = Cli::new();
+    let bytes = b"\0\xff\n";
+    std::fs::write(cli.folder.path().join("bytes"), bytes).unwrap();
+    let file = task("echo");
+    let png = ["run", file.to_str().unwrap(), "echo", "--data", "@bytes", "--content-type", "a/b"];
+    let output = cli.command(&png).output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &bytes[..]));
+    let shown: Value =
+        serde_json::from_str(&cli.run(&[&png[..], &["--json"]].concat()).stdout).unwrap();
+    assert_eq!((&shown["data_base64"], &shown["content_type"]), (&json!("AP8K"), &json!("a/b")));
+    assert!(shown.get("data").is_none(), "{shown}");
+}
+
+#[test]
+fn run_shows_what_the_task_wrote_when_asked() {
+    let data = r#"{"stdout_bytes": 64, "stderr_bytes": 128, "output_bytes": 4}"#;
+    let quiet = run_task("hostile/flood", &["--data", data]);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("\"xx\"\n", ""));
+    let shown = run_task("hostile/flood", &["--data", data, "--show-output"]);
+    let line = |name: &str, number: u8| format!("{name}: {number:.>63}\n");
+    let expected = line("stdout", 0) + &line("stderr", 0) + &line("stderr", 1);
+    assert_eq!((shown.code, shown.stdout.as_str()), (0, "\"xx\"\n"));
+    assert_eq!(shown.stderr, expected);
+}
+
+#[test]
+fn a_person_is_shown_that_a_component_is_being_compiled_and_a_script_is_not() {
+    let cli = Cli::new();
+    let file = task("greet");
+    let arguments = ["run", file.to_str().unwrap(), "--data", r#"{"name":"you"}"#];
+    let with_cache = |name: &str, command: &mut Command| {
+        let cache = cli.folder.path().join(name);
+        ended(command.env("LOVAGE__COMPONENTS__CACHE_DIR", cache).output().unwrap())
+    };
+    let script = with_cache("one", &mut cli.command(&arguments));
+    assert_eq!((script.code, script.stderr.as_str()), (0, ""));
+    let asked = [&arguments[..], &["--log", "info"]].concat();
+    let asked = with_cache("two", &mut cli.command(&asked));
+    assert!(asked.stderr.contains("compiling file=greet.wasm size="), "{asked:?}");
+
+    // At a terminal of its own; what it shows comes out of `script`.
+    let line = arguments.map(|it| format!("'{it}'")).join(" ");
+    let at_terminal = || {
+        let lovage = cli.command(&[]);
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("'{}' {line}", env!("CARGO_BIN_EXE_lovage")), "/dev/null"]);
+        for (name, value) in lovage.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.current_dir(cli.folder.path()).stdin(Stdio::null());
+        with_cache("three", &mut command)
+    };
+    let first = at_terminal();
+    assert!(first.stdout.contains("compiling"), "{first:?}");
+    assert!(first.stdout.contains("greet.wasm"), "{first:?}");
+    assert!(first.stdout.contains("Hello, you"), "{first:?}");
+    // What is in the cache is not.
+    let second = at_terminal();
+    assert!(second.stdout.contains("Hello, you"), "{second:?}");
+    assert!(!second.stdout.contains("compiling"), "{second:?}");
+}
+
+#[test]
+fn inspect_shows_schemas_when_asked() {
+    let file = task("greet");
+    let inspect = |more: &[&str]| {
+        Cli::new().run(&[&["inspect", file.to_str().unwrap()], more].concat()).stdout
+    };
+    let short = inspect(&[]);
+    for part in ["input: object", "at most 5 attempt(s)", "at most 10s an attempt"] {
+        assert!(short.contains(part), "no {part:?} in {short}");
+    }
+    assert!(!short.contains("exclamation"), "{short}");
+    let long = inspect(&["--schema"]);
+    let input = long.lines().find_map(|line| line.trim().strip_prefix("input: ")).unwrap();
+    let input: Value = serde_json::from_str(input).unwrap();
+    assert_eq!(input["properties"]["joy"]["description"], "How many exclamation marks.");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use lovage::registry::inspect;
 use lovage::sandbox::{Allocator, EngineOptions, Kind, Limits, Problem, Sandbox};
 
 use crate::guests::{component_from_text, file, load_options, sandbox};
+use crate::wasm::with_instances;
 
 async fn problem_of(sandbox: &Sandbox, bytes: &[u8]) -> (Problem, String) {
     let limits = Limits { timeout: Duration::from_millis(500), ..Limits::default() };
@@ -192,6 +193,63 @@ async fn what_no_sandbox_has_room_for_is_told_at_once() {
     for _ in 0..2 {
         let many = inspect(&pooling, &file, &load_options()).await.unwrap();
         assert!(many.problem.unwrap().contains("limit of 4"));
+    }
+}
+
+#[tokio::test]
+async fn a_component_beyond_a_limit_is_told_which_one_with_both_numbers() {
+    let with = |tables: &str| {
+        component_from_text(&format!(
+            r#"(module (memory (export "memory") 1) {tables} TASK REALLOC
+                (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
+                  unreachable))"#
+        ))
+    };
+    let many_tables = with(&"(table 1 funcref) ".repeat(17));
+    let long_table = with("(table 20001 funcref)");
+    let many_instances = with_instances(&with(""), 200);
+    let sandbox = |allocator| {
+        Sandbox::new(EngineOptions { slots: 1, allocator, ..EngineOptions::default() }).unwrap()
+    };
+    // The pool says so in wasmtime's words, and before it compiles.
+    let (on_demand, pooling) = (sandbox(Allocator::OnDemand), sandbox(Allocator::Pooling));
+    for (component, ours, its) in [
+        (
+            &many_tables,
+            "needs 17 tables, and a sandbox has room for 16",
+            "tables count of 17 exceeds the per-instance limit of 16",
+        ),
+        (
+            &long_table,
+            "needs 20001 elements in a table, and a sandbox has room for 20000",
+            "minimum element size of 20001 which exceeds the limit of 20000",
+        ),
+        (
+            &many_instances,
+            "needs more than 128 core instances, and a sandbox has room for 128",
+            "core module instances, which exceeds the configured maximum of 128",
+        ),
+    ] {
+        let (problem, text) = problem_of(&on_demand, component).await;
+        assert!(text.contains(ours), "{text}");
+        assert!(
+            matches!(problem, Problem::NeedsTooMuch { .. } | Problem::TooManyInstances { .. }),
+            "{problem:?}"
+        );
+        let (problem, text) = problem_of(&pooling, component).await;
+        assert!(matches!(problem, Problem::NoRoom { .. }), "{text}");
+        assert!(text.contains(its), "{text}");
+    }
+    // What is just within the limits is loaded, whichever way memory is had.
+    let most = [
+        with(&"(table 1 funcref) ".repeat(16)),
+        with("(table 20000 funcref)"),
+        with_instances(&with(""), 100),
+    ];
+    for component in &most {
+        for sandbox in [&on_demand, &pooling] {
+            sandbox.prepare_bytes("a.wasm", component, &Limits::default()).await.unwrap();
+        }
     }
 }
 

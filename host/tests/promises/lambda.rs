@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::{
-    lambda::{Emulator, Function, NewFunction, Process, batch, directory, results, send},
+    lambda::{Function, NewFunction, batch, results, send},
     ministack::{self, NewQueue},
+    runtime_api::Process,
     stub::{Stub, error, failing},
 };
+
+mod dispatcher;
+mod start_up;
 
 /// A worker whose results come on a queue of their own; the queue's URL.
 async fn worker(configure: impl FnOnce(NewFunction) -> NewFunction) -> (Function, String) {
@@ -156,100 +160,6 @@ async fn results_can_be_the_value_alone() {
 }
 
 #[tokio::test]
-async fn the_dispatcher_hands_on_to_the_worker_function() {
-    let (function, results_queue) = worker(|new| new).await;
-    let dispatcher = NewFunction::dispatcher()
-        .with("LOVAGE__DISPATCH__FUNCTION", &function.name)
-        .create("dispatcher")
-        .await;
-    let answer = dispatcher.invoke(&json!({"data": 21, "id": "order-17"})).await.unwrap();
-    let text = answer["body"].as_str().expect("the body is a string");
-    let said: String = serde_json::from_str(text).expect("which holds a JSON string");
-    assert!(said.contains("order-17"), "{said}");
-    assert_eq!(answer, json!({"statusCode": 200, "body": text}), "this and nothing else");
-    let published = results(&results_queue, 1).await;
-    assert_eq!(by_id(&published, "order-17")["data"], 42);
-}
-
-#[tokio::test]
-async fn the_dispatcher_sends_to_a_queue() {
-    let jobs = ministack::queue("dispatched").await;
-    let dispatcher = NewFunction::dispatcher()
-        .with("LOVAGE__BROKER__KIND", "sqs")
-        .with("LOVAGE__DISPATCH__KIND", "queue")
-        .with("LOVAGE__DISPATCH__QUEUE", &jobs)
-        .create("dispatcher")
-        .await;
-    let event = json!({"task": "process_data", "data": 21, "id": "order-17"});
-    assert_eq!(dispatcher.invoke(&event).await.unwrap()["statusCode"], 200);
-    // And from there to a result, as any job of that queue.
-    let (function, results_queue) = worker(|new| new).await;
-    function.map(&jobs).await;
-    assert_eq!(by_id(&results(&results_queue, 1).await, "order-17")["data"], 42);
-}
-
-#[tokio::test]
-async fn bad_events_get_a_fitting_status() {
-    let nowhere = NewFunction::dispatcher()
-        .with("LOVAGE__DISPATCH__FUNCTION", &ministack::unique("absent"))
-        .create("dispatcher")
-        .await;
-    for (event, status, words) in [
-        (json!({}), 400, "`data` is missing"),
-        (json!({"data": 1, "tsak": "x"}), 400, "tsak"),
-        (json!([1]), 400, "no object"),
-        (json!({"data": 1, "eta": "2099-01-01T00:00:00Z"}), 400, "dispatch.kind"),
-        (json!({"data": "x".repeat(1024 * 1024)}), 413, "1048576"),
-        (json!({"data": 1}), 404, "dispatch.function"),
-    ] {
-        let answer = nowhere.invoke(&event).await.unwrap();
-        assert_eq!(answer["statusCode"], status, "{words}: {answer}");
-        let body: String = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
-        assert!(body.contains(words), "no {words:?} in: {body}");
-    }
-    let unset = NewFunction::dispatcher().create("dispatcher").await;
-    let answer = unset.invoke(&json!({"data": 1})).await.unwrap();
-    assert_eq!(answer["statusCode"], 500);
-    assert!(answer["body"].as_str().unwrap().contains("set dispatch.function"), "{answer}");
-}
-
-#[cfg(feature = "cli")]
-#[tokio::test]
-async fn the_command_line_dispatches_as_the_function_does() {
-    let dispatch = |event: &str, variables: &[(&str, &str)]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_lovage"))
-            .args(["dispatch", "--event", event])
-            .current_dir(directory())
-            .env("AWS_REGION", ministack::REGION)
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test")
-            .env("AWS_ENDPOINT_URL", ministack::endpoint())
-            .envs(variables.iter().copied())
-            .output()
-            .unwrap();
-        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        (output.status.code(), answer)
-    };
-    let (function, results_queue) = worker(|new| new).await;
-    let to_function = [("LOVAGE__DISPATCH__FUNCTION", function.name.as_str())];
-    let (code, answer) = dispatch(r#"{"data": 21, "id": "a"}"#, &to_function);
-    assert_eq!((code, &answer["statusCode"]), (Some(0), &json!(200)), "{answer}");
-    assert_eq!(by_id(&results(&results_queue, 1).await, "a")["data"], 42);
-    let (code, answer) = dispatch("{}", &to_function);
-    assert_eq!((code, &answer["statusCode"]), (Some(1), &json!(400)), "{answer}");
-
-    let queue = ministack::queue("dispatched").await;
-    let to_queue = [
-        ("LOVAGE__BROKER__KIND", "sqs"),
-        ("LOVAGE__DISPATCH__KIND", "queue"),
-        ("LOVAGE__DISPATCH__QUEUE", queue.as_str()),
-    ];
-    let (code, answer) = dispatch(r#"{"data": 21, "id": "b"}"#, &to_queue);
-    assert_eq!((code, &answer["statusCode"]), (Some(0), &json!(200)), "{answer}");
-    assert_eq!(results(&queue, 1).await, [json!({"data": 21, "id": "b"})]);
-}
-
-#[tokio::test]
 async fn a_guest_is_stopped_before_lambdas_deadline() {
     // Plenty of margin, since a busy machine may be slow to start the function and to tell its time.
     let limits = |new: NewFunction| new.timeout(12).with("LOVAGE__LAMBDA__MARGIN_MS", "6000");
@@ -392,7 +302,7 @@ fn a_batch_without_a_place_for_dead_letters_fails_as_a_whole_and_says_why() {
 }
 
 #[test]
-fn several_invocations_at_once_share_what_was_looked_up() {
+fn several_invocations_at_once_run_at_once_and_share_what_is_looked_up() {
     let stub = Stub::new(|_, _| None);
     // As Lambda Managed Instances have it.
     let process = Process::start(&[
@@ -401,10 +311,25 @@ fn several_invocations_at_once_share_what_was_looked_up() {
         ("LOVAGE__QUEUES__JOBS__RESULTS", "https://stub/1/results"),
         ("LOVAGE__QUEUES__JOBS__DEAD_LETTERS", "discard"),
     ]);
-    let answer = process.invoke(json!({"data": 21}), Duration::from_secs(20)).unwrap();
-    assert_eq!(answer["data"], 42);
-    let answer = process.invoke(batch("jobs", &[json!({"data": 1})]), Duration::from_secs(20));
-    assert_eq!(answer, Ok(json!({"batchItemFailures": []})));
+    let sleep = json!({"task": "sleep", "data": {"ms": 4000}});
+    let batch = batch("jobs", std::slice::from_ref(&sleep));
+    let begin = Instant::now();
+    let events = vec![batch.clone(), sleep.clone(), batch, sleep];
+    let answers = process.invoke_all(events, Duration::from_secs(30));
+    let took = begin.elapsed();
+    // One after the other would be 16 seconds.
+    assert!(took < Duration::from_secs(12), "four of four seconds each took {took:?}");
+    for (at, id) in [(1, "request-2"), (3, "request-4")] {
+        let answer = answers[at].as_ref().unwrap();
+        assert_eq!((&answer["status"], &answer["id"]), (&json!("done"), &json!(id)));
+    }
+    for at in [0, 2] {
+        assert_eq!(answers[at], Ok(json!({"batchItemFailures": []})));
+    }
+    let mut operations = stub.operations();
+    operations.retain(|operation| operation != "SendMessageBatch");
+    assert_eq!(operations, ["GetQueueUrl", "GetQueueAttributes"]);
+    assert_eq!(published(&stub), 4);
 }
 
 #[test]
@@ -425,30 +350,6 @@ fn the_trace_goes_on_to_the_result_and_the_log_is_json() {
     let finished = lines.iter().find(|line| line["message"] == "job finished").unwrap();
     assert_eq!(finished["span"]["task"], "process_data");
     assert!(finished["spans"].to_string().contains("request-1"), "{finished}");
-}
-
-#[test]
-fn the_package_serves_aws_own_emulator() {
-    let emulator = Emulator::start(&[("LOVAGE__QUEUES__JOBS__DEFAULT_TASK", "process_data")]);
-    for (data, doubled) in [(21, 42), (4, 8)] {
-        let answer = emulator.invoke(&json!({"data": data}));
-        assert_eq!(answer["data"], doubled, "{answer}");
-    }
-    assert_eq!(emulator.invoke(&json!({"task": "fail", "data": {}}))["errorType"], "Retry");
-}
-
-#[cfg(feature = "cli")]
-#[test]
-fn the_worker_says_what_it_misses_outside_of_lambda() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_lovage"))
-        .arg("lambda")
-        .current_dir(directory())
-        .env_remove("AWS_LAMBDA_RUNTIME_API")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("AWS_LAMBDA_RUNTIME_API is not set"), "{said}");
 }
 
 /// cfn-lint knows the properties, but takes runtimes that do not exist, a `MaximumConcurrency` of

@@ -38,10 +38,18 @@ mod precompiled;
 mod registry;
 #[cfg(feature = "compiler")]
 mod sandbox;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod send;
+#[cfg(feature = "compiler")]
+mod shipped;
 mod sqs_broker;
 mod sqs_errors;
 mod sqs_requests;
 mod support;
 mod telemetry;
+#[cfg(feature = "compiler")]
+mod wasi_0_3;
+#[cfg(feature = "compiler")]
+mod wasm;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod worker;

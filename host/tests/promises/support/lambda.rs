@@ -1,5 +1,5 @@
-//! The package as users deploy it, run in two ways: by ministack, as a function that is created
-//! from the zip; and by ourselves, behind a runtime API that shows what a function asks and says.
+//! The package as users deploy it, run by ministack, as a function that is created from the zip, or
+//! by AWS's own emulator. `runtime_api.rs` has a third way.
 
 use std::{
     collections::HashMap,
@@ -7,10 +7,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex, OnceLock,
-        mpsc::{Receiver, Sender, channel},
-    },
+    sync::OnceLock,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -236,152 +233,6 @@ pub fn batch(queue: &str, bodies: &[Value]) -> Value {
         })
     };
     json!({"Records": bodies.iter().enumerate().map(record).collect::<Vec<_>>()})
-}
-
-/// An invocation, and when it has to be answered, in milliseconds since the epoch.
-type Invocation = (Value, u128);
-
-/// The package behind a runtime API of our own making.
-pub struct Process {
-    events: Sender<Invocation>,
-    answers: Receiver<Result<Value, Value>>,
-    child: Child,
-    log: tempfile::NamedTempFile,
-}
-
-impl Process {
-    /// Starts the worker with this environment; returns when it has asked for its first event.
-    pub fn start(environment: &[(&str, &str)]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (events, to_hand_out) = channel();
-        let (answered, answers) = channel();
-        let (asked, first) = channel();
-        let to_hand_out = Arc::new(Mutex::new(to_hand_out));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (events, answered, asked) =
-                    (Arc::clone(&to_hand_out), answered.clone(), asked.clone());
-                std::thread::spawn(move || serve(stream, &events, &answered, &asked));
-            }
-        });
-        let directory = directory();
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let child = Command::new(directory.join("bootstrap"))
-            .stderr(log.reopen().unwrap())
-            .env_clear()
-            .current_dir(&directory)
-            .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
-            .env("AWS_LAMBDA_FUNCTION_NAME", "worker")
-            .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
-            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512")
-            .env("LAMBDA_TASK_ROOT", &directory)
-            .env("_HANDLER", "worker")
-            .env("AWS_REGION", ministack::REGION)
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test")
-            .env("LOVAGE__QUEUES__JOBS__DEFAULT_TASK", "process_data")
-            .env("LOVAGE__WORKER__CONCURRENCY", "10")
-            .envs(environment.iter().copied())
-            .spawn()
-            .expect("the package's program starts");
-        let process = Self { events, answers, child, log };
-        let asked = first.recv_timeout(Duration::from_mins(1));
-        assert!(asked.is_ok(), "the function asks for no event: {}", process.log());
-        process
-    }
-
-    /// What it has written to its log so far.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log.path()).unwrap()
-    }
-
-    /// Hands it an event, to be worked on within `time`: its answer, or the error that it reports.
-    pub fn invoke(&self, event: Value, time: Duration) -> Result<Value, Value> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        self.events.send((event, (now + time).as_millis())).unwrap();
-        self.answers.recv_timeout(time).expect("the function answers before its deadline")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Serves one connection of the function.
-fn serve(
-    stream: TcpStream,
-    events: &Mutex<Receiver<Invocation>>,
-    answered: &Sender<Result<Value, Value>>,
-    asked: &Sender<()>,
-) -> Option<()> {
-    let mut writer = stream.try_clone().ok()?;
-    let mut reader = BufReader::new(stream);
-    loop {
-        let (path, body) = read_request(&mut reader)?;
-        let (status, headers, body) = if path.ends_with("/invocation/next") {
-            let _ = asked.send(());
-            let (event, deadline) = events.lock().unwrap().recv().ok()?;
-            let headers = format!(
-                "lambda-runtime-aws-request-id: request-1\r\n\
-                 lambda-runtime-deadline-ms: {deadline}\r\n\
-                 lambda-runtime-trace-id: Root=1-5759e988-bd862e3fe1be46a994272793\r\n"
-            );
-            (200, headers, event.to_string())
-        } else {
-            let answer = serde_json::from_slice(&body).unwrap_or_default();
-            let done = path.ends_with("/response");
-            answered.send(if done { Ok(answer) } else { Err(answer) }).ok()?;
-            (202, String::new(), String::new())
-        };
-        let length = body.len();
-        let head = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {length}\r\n\r\n");
-        writer.write_all((head + &body).as_bytes()).ok()?;
-    }
-}
-
-/// The path and the body of a request; the runtime sends its answers in chunks.
-fn read_request(reader: &mut impl std::io::BufRead) -> Option<(String, Vec<u8>)> {
-    let mut line = String::new();
-    if reader.read_line(&mut line).ok()? == 0 {
-        return None;
-    }
-    let path = line.split(' ').nth(1)?.to_owned();
-    let (mut length, mut chunked) = (0, false);
-    loop {
-        line.clear();
-        reader.read_line(&mut line).ok()?;
-        let header = line.trim_end().to_ascii_lowercase();
-        match header.split_once(": ") {
-            None if header.is_empty() => break,
-            Some(("content-length", value)) => length = value.parse().ok()?,
-            Some(("transfer-encoding", value)) => chunked = value.contains("chunked"),
-            _ => {}
-        }
-    }
-    let mut body = Vec::new();
-    loop {
-        if chunked {
-            line.clear();
-            reader.read_line(&mut line).ok()?;
-            length = usize::from_str_radix(line.trim_end(), 16).ok()?;
-        }
-        let start = body.len();
-        body.resize(start + length, 0);
-        reader.read_exact(&mut body[start..]).ok()?;
-        if !chunked {
-            break;
-        }
-        line.clear();
-        reader.read_line(&mut line).ok()?;
-        if length == 0 {
-            break;
-        }
-    }
-    Some((path, body))
 }
 
 /// AWS's own emulator of Lambda's runtime, as its Python package brings it.

@@ -6,8 +6,10 @@ pub mod lambda;
 pub mod local;
 #[allow(dead_code, reason = "some of it serves tests that are built for other features only")]
 pub mod ministack;
+pub mod namespace;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 pub mod proxy;
+pub mod runtime_api;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 pub mod stage;
 pub mod stub;
