@@ -6,7 +6,8 @@
 #     tasks/          the tasks, compiled for any processor of that kind
 #     lovage.toml     with CONFIG=FILE
 #
-# CONFIG=FILE     the configuration to put in; the function's environment can do without one
+# CONFIG=FILE     the configuration to put in; the function's environment can do without one. Code
+#                 is compiled for its [sandbox], whatever this shell's environment says
 # TASKS="A B"     the components; guest-tasks/dist/*.wasm as it comes
 # --for-tests     a quick build in place of a small one, to target/lambda-for-tests/; what tests use
 #
@@ -77,10 +78,22 @@ if [ "$(printf '%s\n' GLIBC_2.34 "$newest" | sort -V | tail -1)" != GLIBC_2.34 ]
         "$(readelf --wide --dyn-syms "$staging/bootstrap" | grep -o "[^ ]*@$newest" | sort -u | paste -sd' ')"
 fi
 
+# With the configuration that goes into the package and with nothing else: code that was compiled
+# for other settings is refused there.
+configuration=/dev/null
+if [ -n "${CONFIG:-}" ]; then
+    configuration=$staging/lovage.toml
+    cp "$CONFIG" "$configuration"
+fi
+lovage=(env -u LOVAGE_CONFIG -u LOVAGE_LOG)
+while read -r name; do
+    lovage+=(-u "$name")
+done < <(compgen -e LOVAGE__)
+lovage+=("$target/debug/lovage" --config "$configuration")
+"${lovage[@]}" config check >/dev/null || fail "CONFIG names $CONFIG, which is not right: see above"
 # A named target is its baseline: what this machine's processor has beyond it is not used.
-"$target/debug/lovage" --log error --json compile \
+"${lovage[@]}" --log error --json compile \
     --target "$(uname -m)-unknown-linux-gnu" --out "$staging/tasks" "${tasks[@]}" >/dev/null
-[ -z "${CONFIG:-}" ] || cp "$CONFIG" "$staging/lovage.toml"
 
 python3 - "$staging" "$package" "$level" "$newest" <<'PYTHON'
 """Packs a directory so that the same files make the same package, byte for byte."""
