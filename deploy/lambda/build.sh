@@ -61,10 +61,27 @@ staging=$out/lambda
 rm -rf "$staging"
 mkdir -p "$staging/tasks"
 
-# Two builds of one program. The second leaves the usual one where everybody looks for it.
 target=${CARGO_TARGET_DIR:-target}
 directory=$profile
 [ "$profile" = dev ] && directory=debug
+
+# The command with the configuration that goes into the package and with nothing else: code that
+# was compiled for other settings is refused there.
+configuration=/dev/null
+lovage=(env -u LOVAGE_CONFIG -u LOVAGE_LOG)
+while read -r name; do
+    lovage+=(-u "$name")
+done < <(compgen -e LOVAGE__)
+lovage+=("$target/debug/lovage")
+if [ -n "${CONFIG:-}" ]; then
+    # First of all, since the rest takes minutes.
+    cargo build --locked --package lovage --bin lovage
+    "${lovage[@]}" --config "$CONFIG" config check >/dev/null || fail "CONFIG is not right"
+    configuration=$staging/lovage.toml
+    cp "$CONFIG" "$configuration"
+fi
+
+# Two builds of one program. The second leaves the usual one where everybody looks for it.
 cargo build --locked --package lovage --bin lovage --no-default-features --profile "$profile"
 # Where a debugger would look for symbols, no debugger gets.
 strip -o "$staging/bootstrap" "$target/$directory/lovage"
@@ -78,21 +95,8 @@ if [ "$(printf '%s\n' GLIBC_2.34 "$newest" | sort -V | tail -1)" != GLIBC_2.34 ]
         "$(readelf --wide --dyn-syms "$staging/bootstrap" | grep -o "[^ ]*@$newest" | sort -u | paste -sd' ')"
 fi
 
-# With the configuration that goes into the package and with nothing else: code that was compiled
-# for other settings is refused there.
-configuration=/dev/null
-if [ -n "${CONFIG:-}" ]; then
-    configuration=$staging/lovage.toml
-    cp "$CONFIG" "$configuration"
-fi
-lovage=(env -u LOVAGE_CONFIG -u LOVAGE_LOG)
-while read -r name; do
-    lovage+=(-u "$name")
-done < <(compgen -e LOVAGE__)
-lovage+=("$target/debug/lovage" --config "$configuration")
-"${lovage[@]}" config check >/dev/null || fail "CONFIG names $CONFIG, which is not right: see above"
 # A named target is its baseline: what this machine's processor has beyond it is not used.
-"${lovage[@]}" --log error --json compile \
+"${lovage[@]}" --config "$configuration" --log error --json compile \
     --target "$(uname -m)-unknown-linux-gnu" --out "$staging/tasks" "${tasks[@]}" >/dev/null
 
 python3 - "$staging" "$package" "$level" "$newest" <<'PYTHON'

@@ -49,7 +49,8 @@ impl Config {
         let (concurrency, consumed) = (worker.concurrency.get(), self.consumed_queues().len());
         if consumed > concurrency {
             return Err(format!(
-                "worker.concurrency is {concurrency}, and there are {consumed} queues to take jobs from; it must be at least that"
+                "worker.concurrency is {concurrency}, and there are {consumed} queues to take \
+                 jobs from; it must be at least that"
             ));
         }
         at_most("worker.concurrency", concurrency)?;
@@ -74,7 +75,8 @@ impl Config {
                 && !(1000..=TWELVE_HOURS_MS).contains(&visibility.get())
             {
                 return Err(format!(
-                    "queues.{queue}.visibility_timeout_ms is {visibility}; it takes 1000 to {TWELVE_HOURS_MS} (12 hours)"
+                    "queues.{queue}.visibility_timeout_ms is {visibility}; it takes 1000 to \
+                     {TWELVE_HOURS_MS} (12 hours)"
                 ));
             }
             if let Some(concurrency) = settings.concurrency {
@@ -85,12 +87,14 @@ impl Config {
                 && self.is_same(letters, queue)
             {
                 return Err(format!(
-                    "queues.{queue}.dead_letters is the queue itself; name another one, or `{DISCARD}`"
+                    "queues.{queue}.dead_letters is the queue itself; name another one, or \
+                     `{DISCARD}`"
                 ));
             }
             if settings.fifo && self.broker.kind == BrokerKind::Sqs {
                 return Err(format!(
-                    "queues.{queue}.fifo is for the local broker; on SQS the queue's own name tells (it ends in .fifo)"
+                    "queues.{queue}.fifo is for the local broker; on SQS the queue's own name \
+                     tells (it ends in .fifo)"
                 ));
             }
         }
@@ -109,7 +113,9 @@ impl Config {
         let largest = own.chain([("defaults.memory_bytes".to_owned(), all)]).max_by_key(|it| it.1);
         match largest {
             Some((field, bytes)) if reserved < bytes => Err(format!(
-                "sandbox.memory_reservation_bytes is {reserved}, and {field} is {bytes}; a memory cannot be larger than what is reserved for it, so raise the one or lower the other"
+                "sandbox.memory_reservation_bytes is {reserved}, and {field} is {bytes}; a \
+                 memory cannot be larger than what is reserved for it, so raise the one or \
+                 lower the other"
             )),
             _ => Ok(()),
         }
@@ -125,13 +131,15 @@ impl Config {
         }
         let dispatch = &self.dispatch;
         match dispatch.kind {
-            DispatchKind::Lambda if dispatch.queue.is_some() && dispatch.function.is_none() => Err(
-                "dispatch.queue is set, but dispatch.kind is `lambda`; set it to `queue`, or name dispatch.function"
-                    .to_owned(),
-            ),
-            DispatchKind::Queue if dispatch.queue.is_none() => Err(
-                "dispatch.kind is `queue`, but no queue is named; set dispatch.queue".to_owned(),
-            ),
+            DispatchKind::Lambda if dispatch.queue.is_some() && dispatch.function.is_none() => {
+                Err("dispatch.queue is set, but dispatch.kind is `lambda`; set it to `queue`, or \
+                 name dispatch.function"
+                    .to_owned())
+            }
+            DispatchKind::Queue if dispatch.queue.is_none() => {
+                Err("dispatch.kind is `queue`, but no queue is named; set dispatch.queue"
+                    .to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -147,7 +155,9 @@ impl Config {
         for (start, _) in &sources {
             if let Some(circle) = self.circle(&sources, start) {
                 return Err(format!(
-                    "results go round in a circle, each would be taken for a job: {}; set `consume = false` for the queue that is only sent to, or send results elsewhere",
+                    "results go round in a circle, each would be taken for a job: {}; set \
+                     `consume = false` for the queue that is only sent to, or send results \
+                     elsewhere",
                     circle.join(" → ")
                 ));
             }
@@ -217,7 +227,9 @@ impl Config {
                 });
                 if let (ResultFormat::Envelope, Some((name, _))) = (format, taken) {
                     return Err(format!(
-                        "results of the queue `{queue}` go to `{name}` as envelopes, where each would be taken for a job and rejected; set queues.{name}.consume = false, or make them `bare`"
+                        "results of the queue `{queue}` go to `{name}` as envelopes, where each \
+                         would be taken for a job and rejected; set queues.{name}.consume = \
+                         false, or make them `bare`"
                     ));
                 }
             }
