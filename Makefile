@@ -59,7 +59,9 @@ lint: ## Formatting and clippy, for host and guests
 	cd guest-tasks && $(CARGO) clippy --locked --all-targets --target $(NATIVE) --target-dir $(GUEST_TARGET) -- -D warnings
 
 .PHONY: deny
-deny: ## Check licences and advisories of dependencies (installs cargo-deny when it is missing)
+# Advisories are left out, since their database is fetched from GitHub; where that can be reached:
+# cargo deny check advisories
+deny: ## Check licences, bans and sources of dependencies (installs cargo-deny); for advisories: cargo deny check advisories
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	cargo deny check bans licenses sources
 

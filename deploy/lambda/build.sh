@@ -6,7 +6,8 @@
 #     tasks/          the tasks, compiled for any processor of that kind
 #     lovage.toml     with CONFIG=FILE
 #
-# CONFIG=FILE     the configuration to put in; the function's environment can do without one
+# CONFIG=FILE     the configuration to put in; the function's environment can do without one. Code
+#                 is compiled for its [sandbox], whatever this shell's environment says
 # TASKS="A B"     the components; guest-tasks/dist/*.wasm as it comes
 # --for-tests     a quick build in place of a small one, to target/lambda-for-tests/; what tests use,
 #                 with host/tests/package.toml as its configuration
@@ -62,10 +63,27 @@ staging=$out/lambda
 rm -rf "$staging"
 mkdir -p "$staging/tasks"
 
-# Two builds of one program. The second leaves the usual one where everybody looks for it.
 target=${CARGO_TARGET_DIR:-target}
 directory=$profile
 [ "$profile" = dev ] && directory=debug
+
+# The command with the configuration that goes into the package and with nothing else: code that
+# was compiled for other settings is refused there.
+configuration=/dev/null
+lovage=(env -u LOVAGE_CONFIG -u LOVAGE_LOG)
+while read -r name; do
+    lovage+=(-u "$name")
+done < <(compgen -e LOVAGE__)
+lovage+=("$target/debug/lovage")
+if [ -n "${CONFIG:-}" ]; then
+    # First of all, since the rest takes minutes.
+    cargo build --locked --package lovage --bin lovage
+    "${lovage[@]}" --config "$CONFIG" config check >/dev/null || fail "CONFIG is not right"
+    configuration=$staging/lovage.toml
+    cp "$CONFIG" "$configuration"
+fi
+
+# Two builds of one program. The second leaves the usual one where everybody looks for it.
 cargo build --locked --package lovage --bin lovage --no-default-features --profile "$profile"
 # Where a debugger would look for symbols, no debugger gets.
 strip -o "$staging/bootstrap" "$target/$directory/lovage"
@@ -80,9 +98,8 @@ if [ "$(printf '%s\n' GLIBC_2.34 "$newest" | sort -V | tail -1)" != GLIBC_2.34 ]
 fi
 
 # A named target is its baseline: what this machine's processor has beyond it is not used.
-"$target/debug/lovage" --log error --json compile \
+"${lovage[@]}" --config "$configuration" --log error --json compile \
     --target "$(uname -m)-unknown-linux-gnu" --out "$staging/tasks" "${tasks[@]}" >/dev/null
-[ -z "${CONFIG:-}" ] || cp "$CONFIG" "$staging/lovage.toml"
 
 python3 - "$staging" "$package" "$level" "$newest" <<'PYTHON'
 """Packs a directory so that the same files make the same package, byte for byte."""

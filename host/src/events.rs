@@ -60,6 +60,29 @@ impl WorkerStarted<'_> {
     }
 }
 
+/// The configuration has settings for a task that no component serves: misspelt, most likely, and
+/// so they hold for nobody.
+pub struct TaskNotServed<'a> {
+    /// The task's name.
+    pub task: &'a str,
+    /// The task that may have been meant.
+    pub nearest: Option<&'a str>,
+}
+
+impl TaskNotServed<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        warn!(
+            task = self.task,
+            nearest = self.nearest,
+            "[tasks.{}] is for a task that no component serves{}",
+            self.task,
+            self.nearest.map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
+        );
+        counter!("lovage_tasks_not_served_total").increment(1);
+    }
+}
+
 /// A worker was told to stop, and takes no more jobs.
 pub struct WorkerDraining {
     /// Jobs that still run.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     config::{AllocatorKind, Config},
     registry::{LoadOptions, Origin, Registry},
-    sandbox::{Allocator, EngineOptions, Sandbox},
+    sandbox::{Allocator, EngineOptions, Limits, Sandbox},
     settings::{Advice, Settings},
 };
 
@@ -55,6 +55,10 @@ pub async fn host(config: &Config) -> anyhow::Result<Host> {
 }
 
 /// How components are loaded: the compile cache, and what `describe` may use.
+///
+/// Which tasks a component serves is not known before it has said so. So `describe` may use as
+/// much as the task that is allowed the most: who raises a task's memory so that it runs has raised
+/// it for loading, too, and what a failure says of how to raise a limit is true.
 pub fn options(config: &Config) -> LoadOptions {
     LoadOptions {
         #[cfg(feature = "compiler")]
@@ -62,6 +66,34 @@ pub fn options(config: &Config) -> LoadOptions {
             config.components.cache_dir.as_deref(),
             config.components.cache_bytes.unwrap_or(crate::registry::DEFAULT_MAX_BYTES),
         ),
-        limits: Settings::of_task(config, "", Advice::default()).limits(),
+        limits: largest(config),
+    }
+}
+
+fn largest(config: &Config) -> Limits {
+    let of_task = |task: &str| Settings::of_task(config, task, Advice::default()).limits();
+    config.tasks.keys().map(|task| of_task(task)).fold(of_task(""), |most, task| Limits {
+        memory_bytes: most.memory_bytes.max(task.memory_bytes),
+        timeout: most.timeout.max(task.timeout),
+        ..most
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn to_load_a_component_as_much_is_allowed_as_to_any_task() {
+        let config = "[defaults]\nmemory_bytes = 100\ntimeout_ms = 1000\n\
+                      [tasks.a]\nmemory_bytes = 300\ntimeout_ms = 500\n\
+                      [tasks.b]\nmemory_bytes = 50\ntimeout_ms = 3000\n";
+        let limits = largest(&Config::parse(config, "test").unwrap());
+        assert_eq!((limits.memory_bytes, limits.timeout), (300, Duration::from_secs(3)));
+        let none = largest(&Config::default());
+        let usual = Settings::of_task(&Config::default(), "", Advice::default()).limits();
+        assert_eq!(none, usual);
     }
 }

@@ -1,8 +1,9 @@
 //! What holds for one job: the operator's settings, the component's advice, the sender's wishes.
 //!
 //! For each field the first that says something wins: `[tasks.NAME]`, the component's `describe`,
-//! `[defaults]`, and last the values below. A sender may ask for less time and fewer attempts than
-//! that, never for more.
+//! `[defaults]`, and last the values below. Nobody but the operator may raise anything: what a
+//! component asks for is cut to `[defaults]`, or where those are silent to [`ceilings`]; and a
+//! sender may ask for less time and fewer attempts than all that, never for more.
 
 use std::time::Duration;
 
@@ -29,6 +30,14 @@ pub mod defaults {
     pub const RETRY_BASE_MS: u64 = 1_000;
     /// The last bound of the back-off, in milliseconds.
     pub const RETRY_CAP_MS: u64 = 900_000;
+}
+
+/// What a component's own advice is cut to where `[defaults]` does not say.
+pub mod ceilings {
+    /// Attempts a job gets.
+    pub const MAX_ATTEMPTS: u32 = 25;
+    /// Wall time for one attempt, in milliseconds: an hour.
+    pub const TIMEOUT_MS: u64 = 60 * 60 * 1000;
 }
 
 /// What a component says of a task, as far as it bears on how a job is run.
@@ -76,19 +85,23 @@ impl Settings {
         let millis = |own: Option<u64>, all: Option<u64>, last| {
             Duration::from_millis(own.or(all).unwrap_or(last))
         };
+        let max_attempts: Option<u32> = all.max_attempts.map(Into::into);
+        let most_attempts = max_attempts.unwrap_or(ceilings::MAX_ATTEMPTS);
+        let timeout = all.timeout_ms.map(|ms| Duration::from_millis(ms.get()));
+        let longest = timeout.unwrap_or(Duration::from_millis(ceilings::TIMEOUT_MS));
         Self {
             max_attempts: own
                 .max_attempts
                 .map(Into::into)
-                .or(advice.max_attempts)
-                .or(all.max_attempts.map(Into::into))
+                .or(advice.max_attempts.map(|advised| advised.min(most_attempts)))
+                .or(max_attempts)
                 .unwrap_or(defaults::MAX_ATTEMPTS)
                 .max(1),
             timeout: own
                 .timeout_ms
                 .map(|ms| Duration::from_millis(ms.get()))
-                .or(advice.timeout)
-                .or(all.timeout_ms.map(|ms| Duration::from_millis(ms.get())))
+                .or(advice.timeout.map(|advised| advised.min(longest)))
+                .or(timeout)
                 .unwrap_or(Duration::from_millis(defaults::TIMEOUT_MS)),
             memory_bytes: own
                 .memory_bytes
@@ -139,16 +152,35 @@ mod tests {
 
     #[test]
     fn the_operator_stands_over_the_component_and_that_over_the_defaults() {
-        let advice = Advice { max_attempts: Some(7), timeout: Some(Duration::from_secs(7)) };
+        let advice = Advice { max_attempts: Some(1), timeout: Some(Duration::from_secs(1)) };
         let config = config(
             "[defaults]\nmax_attempts = 2\ntimeout_ms = 2000\nmemory_bytes = 5\n\
              [tasks.a]\nmax_attempts = 9\n",
         );
         let a = Settings::of_task(&config, "a", advice);
-        assert_eq!((a.max_attempts, a.timeout), (9, Duration::from_secs(7)));
+        assert_eq!((a.max_attempts, a.timeout), (9, Duration::from_secs(1)));
         assert_eq!((a.memory_bytes, a.output_bytes), (5, defaults::OUTPUT_BYTES));
         let b = Settings::of_task(&config, "b", Advice::default());
         assert_eq!((b.max_attempts, b.timeout), (2, Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_component_cannot_raise_what_the_operator_set() {
+        let advice = Advice { max_attempts: Some(u32::MAX), timeout: Some(Duration::MAX) };
+        let limited = config(
+            "[defaults]\nmax_attempts = 2\ntimeout_ms = 2000\n\
+             [tasks.free]\nmax_attempts = 99\ntimeout_ms = 7200000\n",
+        );
+        let any = Settings::of_task(&limited, "any", advice);
+        assert_eq!((any.max_attempts, any.timeout), (2, Duration::from_secs(2)));
+        let free = Settings::of_task(&limited, "free", advice);
+        assert_eq!((free.max_attempts, free.timeout), (99, Duration::from_hours(2)));
+        // Where nobody says anything it may have more than the defaults, but not without end.
+        let any = Settings::of_task(&config(""), "any", advice);
+        assert_eq!((any.max_attempts, any.timeout), (25, Duration::from_hours(1)));
+        let modest = Advice { max_attempts: Some(9), timeout: Some(Duration::from_mins(9)) };
+        let any = Settings::of_task(&config(""), "any", modest);
+        assert_eq!((any.max_attempts, any.timeout), (9, Duration::from_mins(9)));
     }
 
     #[test]

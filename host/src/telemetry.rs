@@ -4,16 +4,38 @@
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 use crate::config::{LogConfig, LogFormat};
+use crate::text::nearest;
+
+/// The words that are levels.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// What `log.level` selects, or what is wrong with it.
+///
+/// tracing takes a lone word that is no level for the name of a module, all of whose lines are
+/// wanted. Here it is a misspelt level, since that would silence everything else.
+pub fn filter(level: &str) -> Result<EnvFilter, String> {
+    let wrong = |why: String| {
+        format!(
+            "log.level `{level}` is no level and no filter ({why}); use `info`, or directives such \
+             as `warn,lovage=debug`"
+        )
+    };
+    let words = level.split(',').map(str::trim).filter(|word| !word.is_empty());
+    for word in words.filter(|word| !word.contains(['=', '[', ':'])) {
+        if !LEVELS.contains(&word.to_ascii_lowercase().as_str()) {
+            let near = nearest(word, LEVELS);
+            return Err(wrong(near.map_or_else(
+                || format!("`{word}` is no level"),
+                |near| format!("did you mean `{near}`?"),
+            )));
+        }
+    }
+    EnvFilter::try_new(level).map_err(|error| wrong(error.to_string()))
+}
 
 /// Starts logging as configured. The second call in a process does nothing.
 pub fn start(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level).map_err(|error| {
-        anyhow::anyhow!(
-            "log.level `{}` is no level and no filter ({error}); use `info`, or directives such \
-             as `warn,lovage=debug`",
-            config.level
-        )
-    })?;
+    let filter = filter(&config.level).map_err(anyhow::Error::msg)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)
@@ -31,4 +53,18 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
         builder.with_ansi(colours).with_target(false).try_init()
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_none_is_told_the_nearest() {
+        for good in ["info", "WARN", "off", "warn,lovage=debug", "lovage::compile", ""] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        assert!(filter("debgu").unwrap_err().contains("did you mean `debug`?"));
+        assert!(filter("warn,lovage=loud").unwrap_err().contains("log.level `warn,lovage=loud`"));
+    }
 }

@@ -18,13 +18,23 @@ if [ -x "$venv/bin/ministack" ] && cat "$requirements" "$alone" | cmp -s - "$sta
 fi
 
 python=${PYTHON:-python3}
-if ! "$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-    echo "test environment: need Python 3.10 or later with its venv module; set PYTHON to one" >&2
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    echo "test environment: need Python 3.10 or later; set PYTHON to one" >&2
+    exit 1
+fi
+# Debian has the module venv without what it needs, in a package of its own.
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "test environment: $python cannot make a venv: install python3-venv, or set PYTHON to another one" >&2
     exit 1
 fi
 
 rm -f "$stamp"
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# One without pip is what was left when making it failed. Only what is a venv is cleared away.
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    half=
+    [ ! -f "$venv/pyvenv.cfg" ] || half=--clear
+    "$python" -m venv ${half:+"$half"} "$venv"
+fi
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$alone"
 cat "$requirements" "$alone" >"$stamp"

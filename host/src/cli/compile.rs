@@ -38,8 +38,11 @@ impl Compile {
         global: &Global,
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
+        use super::out::say;
         use crate::{load, registry::precompiled, sandbox::Bytes};
 
+        precompiled::check_names(&self.components)
+            .map_err(|error| super::Misuse(error.to_string()))?;
         let sandbox = load::sandbox(config, 1)?;
         let limits = load::options(config).limits;
         for component in &self.components {
@@ -62,14 +65,14 @@ impl Compile {
                     "code_size": manifest.code_size,
                     "target": manifest.target,
                 });
-                println!("{made}");
+                say!("{made}")?;
             } else {
-                println!(
+                say!(
                     "{}  {}  for {}",
                     bundle.code.display(),
                     Bytes(manifest.code_size),
                     manifest.target
-                );
+                )?;
             }
         }
         Ok(ExitCode::SUCCESS)

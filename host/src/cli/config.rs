@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{Global, environment};
+use super::{Global, environment, out, out::say};
 use crate::config::Config;
 
 /// Check the configuration, or show it as it holds
 #[derive(Debug, Args)]
+#[command(after_help = "Before a deployment:\n  lovage --config lovage.toml config check")]
 pub struct ConfigCommand {
     #[command(subcommand)]
     command: Verb,
@@ -17,8 +18,11 @@ pub struct ConfigCommand {
 #[derive(Debug, Clone, Copy, Subcommand)]
 enum Verb {
     /// Say whether the configuration is right, and if not what is wrong where
+    #[command(after_help = "  lovage --config lovage.toml config check\n\n\
+        Exit code 1 when something is wrong.")]
     Check,
     /// Print the configuration with the environment over it
+    #[command(after_help = "  LOVAGE__WORKER__CONCURRENCY=8 lovage config show")]
     Show,
 }
 
@@ -27,19 +31,19 @@ impl ConfigCommand {
         let config = match Config::load(global.config.as_deref(), environment()) {
             Ok(config) => config,
             Err(error) if global.json && matches!(self.command, Verb::Check) => {
-                println!("{}", serde_json::json!({"ok": false, "error": error.to_string()}));
+                say!("{}", serde_json::json!({"ok": false, "error": error.to_string()}))?;
                 return Ok(ExitCode::FAILURE);
             }
             Err(error) => return Err(error.into()),
         };
         match (self.command, global.json) {
-            (Verb::Check, true) => println!("{}", serde_json::json!({"ok": true})),
+            (Verb::Check, true) => say!("{}", serde_json::json!({"ok": true})),
             (Verb::Check, false) => {
-                println!("ok: takes jobs from {}", config.consumed_queues().join(", "));
+                say!("ok: takes jobs from {}", config.consumed_queues().join(", "))
             }
-            (Verb::Show, true) => println!("{}", serde_json::to_string_pretty(&config)?),
-            (Verb::Show, false) => print!("{}", toml::to_string(&config)?),
-        }
+            (Verb::Show, true) => say!("{}", serde_json::to_string_pretty(&config)?),
+            (Verb::Show, false) => out::write(toml::to_string(&config)?.as_bytes()),
+        }?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{Global, MISUSE, data};
+use super::{Global, Misuse, data, out::say};
 use crate::{
     config::Config,
     dispatch::{Answer, Dispatcher},
@@ -23,19 +23,14 @@ pub struct Dispatch {
 
 impl Dispatch {
     pub(super) async fn execute(self, _: &Global, config: &Config) -> anyhow::Result<ExitCode> {
-        let event = match data::read_json("--event", &self.event, "an event is a JSON object") {
-            Ok(event) => event,
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                return Ok(ExitCode::from(MISUSE));
-            }
-        };
+        let event = data::read_json("--event", &self.event, "an event is a JSON object")
+            .map_err(|error| Misuse(format!("{error:#}")))?;
         let dispatched = match Dispatcher::connect(&Arc::new(config.clone())).await {
             Ok(dispatcher) => dispatcher.dispatch(event.into(), None).await,
             Err(error) => Err(error),
         };
         let done = dispatched.is_ok();
-        println!("{}", serde_json::to_string(&Answer::from(dispatched))?);
+        say!("{}", serde_json::to_string(&Answer::from(dispatched))?)?;
         Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -1,25 +1,29 @@
 //! `lovage dlq`
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::Global;
+use super::{Global, Misuse, out, out::say};
 use crate::{
-    broker::{
-        Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, Settlement, Unsettled,
-        attribute,
-    },
+    broker::{Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, Settlement, attribute},
     config::{Config, DEFAULT_QUEUE},
     connect::connect,
     routes::Routes,
-    text::{one_line, printable},
+    text::{nearest, one_line, printable},
 };
 
 /// How long a letter is out of others' sight while it is sent back.
 const HOLD: Duration = Duration::from_mins(1);
+
+/// How long one look waits for letters. On SQS one that does not wait asks only some of its
+/// servers, and misses what the others have.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// After so many looks that found nothing new there is nothing more.
+const FRUITLESS: usize = 2;
 
 /// Look at dead letters, and send them back
 #[derive(Debug, Args)]
@@ -36,17 +40,24 @@ pub struct Dlq {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List dead letters with their reasons
+    #[command(after_help = "  lovage dlq list --queue jobs --max 10")]
     List {
         /// How many at most
         #[arg(long, default_value_t = 100)]
         max: usize,
     },
     /// Show one dead letter whole: body, attributes, reason
+    #[command(after_help = "  lovage dlq show order-17 --queue jobs")]
     Show {
         /// Its id, or its job's
         id: String,
     },
     /// Send dead letters back to their queue
+    #[command(after_help = "Those of two jobs, or all once their cause is mended:\n  \
+        lovage dlq redrive order-17 order-18 --queue jobs\n  \
+        lovage dlq redrive --queue jobs --all\n\n\
+        Letters that are not named are hidden meanwhile. On a FIFO queue those behind one that is \
+        not named, in the same group, cannot be reached: name that one, too, or use --all.")]
     Redrive {
         /// Ids of letters or of their jobs
         #[arg(required_unless_present = "all")]
@@ -85,11 +96,21 @@ async fn open(queue: Option<&str>, config: &Config) -> anyhow::Result<Pair> {
         (Some(name), _) => name.to_owned(),
         (None, [only]) => only.clone(),
         (None, []) => DEFAULT_QUEUE.to_owned(),
-        (None, several) => anyhow::bail!(
-            "which queue's dead letters? use --queue with one of: {}",
-            several.join(", ")
-        ),
+        (None, several) => {
+            return Err(Misuse(format!(
+                "which queue's dead letters? use --queue with one of: {}",
+                several.join(", ")
+            ))
+            .into());
+        }
     };
+    if config.queue(&name).is_none() {
+        let hint = nearest(&name, config.queues.keys().map(String::as_str)).map_or_else(
+            || format!("add [queues.{name}]"),
+            |near| format!("did you mean `{near}`?"),
+        );
+        return Err(Misuse(format!("queue `{name}` is not in the configuration; {hint}")).into());
+    }
     let broker = connect(config).await?;
     let routes = Routes::new(Arc::clone(&broker), Arc::new(config.clone()));
     let source = routes.source(&name).await?;
@@ -115,7 +136,7 @@ async fn list(pair: &Pair, max: usize, json: bool) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|message| json!({"id": message.id, "letter": letter(message)}))
             .collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        out::write_foreign((serde_json::to_string_pretty(&all)? + "\n").as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     if messages.is_empty() {
@@ -123,7 +144,7 @@ async fn list(pair: &Pair, max: usize, json: bool) -> anyhow::Result<ExitCode> {
     }
     for message in &messages {
         match letter(message) {
-            Some(letter) => println!(
+            Some(letter) => say!(
                 "{}  {}  {}  {} after {} attempt(s): {}",
                 letter.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
                 one_line(&letter.job_id, 80),
@@ -132,8 +153,8 @@ async fn list(pair: &Pair, max: usize, json: bool) -> anyhow::Result<ExitCode> {
                 letter.attempts,
                 one_line(&letter.reason, 200),
             ),
-            None => println!("-  {}  -  moved by the broker, which gives no reason", message.id),
-        }
+            None => say!("-  {}  -  moved by the broker, which gives no reason", message.id),
+        }?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -157,108 +178,144 @@ async fn show(pair: &Pair, id: &str, json: bool) -> anyhow::Result<ExitCode> {
             "group": message.group,
             "body": body,
         });
-        println!("{}", serde_json::to_string_pretty(&shown)?);
+        out::write_foreign((serde_json::to_string_pretty(&shown)? + "\n").as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("message     {}", message.id);
+    say!("message     {}", message.id)?;
     if let Some(letter) = letter(message) {
-        println!("job         {}", one_line(&letter.job_id, 200));
-        println!("task        {}", one_line(&letter.task, 200));
-        println!("tenant      {}", one_line(&letter.tenant, 200));
-        println!("status      {} ({})", letter.status.as_str(), one_line(&letter.kind, 200));
-        println!("reason      {}", one_line(&letter.reason, 2000));
-        println!("attempts    {}", letter.attempts);
-        println!("given up    {}", letter.at);
+        say!("job         {}", one_line(&letter.job_id, 200))?;
+        say!("task        {}", one_line(&letter.task, 200))?;
+        say!("tenant      {}", one_line(&letter.tenant, 200))?;
+        say!("status      {} ({})", letter.status.as_str(), one_line(&letter.kind, 200))?;
+        say!("reason      {}", one_line(&letter.reason, 2000))?;
+        say!("attempts    {}", letter.attempts)?;
+        say!("given up    {}", letter.at)?;
     }
     for (name, value) in &attributes {
-        println!("attribute   {}: {}", one_line(name, 200), one_line(value, 2000));
+        say!("attribute   {}: {}", one_line(name, 200), one_line(value, 2000))?;
     }
-    println!("\n{}", printable(&body, usize::MAX));
+    say!("\n{}", printable(&body, usize::MAX))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a redrive came to.
+#[derive(Default)]
+struct Redriven {
+    sent: usize,
+    /// Letters of jobs that had been sent back before in the same go: that failed again, or of
+    /// which there are two.
+    left: usize,
+    failures: Vec<String>,
+}
+
 async fn redrive(pair: &Pair, ids: &[String], all: bool, json: bool) -> anyhow::Result<ExitCode> {
-    let (mut answers, mut rest) = (Vec::new(), Vec::new());
-    let most = pair.broker.depth(&pair.letters).await?;
-    // No more than there were at first: a letter that is rejected again must not go in circles.
-    let mut left = usize::try_from(most.ready + most.in_flight).unwrap_or(usize::MAX).max(1);
     let mut missing: Vec<&String> = ids.iter().collect();
-    // Set when letters that are not wanted go to the end of their queue.
+    let mut done = Redriven::default();
+    // What was sent back: letters, and their jobs, so that one that is rejected again meanwhile
+    // does not go round in circles.
+    let mut handled = BTreeSet::new();
+    // What is not wanted. Held until the end, since it would come again and again.
+    let mut held: Vec<Message> = Vec::new();
+    // On a FIFO queue the letters in hand keep those behind them out of sight. Then they go to the
+    // end of the queue; once begun with, all that there are do, so that they stay in order.
+    let there_are = pair.broker.depth(&pair.letters).await?;
+    let mut unturned = usize::try_from(there_are.ready + there_are.in_flight).unwrap_or(usize::MAX);
     let mut turning = false;
-    while left > 0 && (all || turning || !missing.is_empty()) {
-        let batch = left.min(pair.broker.limits().receive_batch);
-        let received = pair.broker.receive(&pair.letters, batch, Duration::ZERO, HOLD).await?;
-        if received.is_empty() {
-            // On a FIFO queue the letters in hand keep those behind them out of sight. Once begun
-            // with, all are turned, so that they stay in order.
-            if rest.is_empty() || !pair.letters.fifo {
+    let mut fruitless = 0;
+    while fruitless < FRUITLESS && (all || if turning { unturned > 0 } else { !missing.is_empty() })
+    {
+        let most = pair.broker.limits().receive_batch;
+        let received = match pair.broker.receive(&pair.letters, most, WAIT, HOLD).await {
+            Ok(received) => received,
+            Err(error) => {
+                done.failures.push(error.to_string());
                 break;
             }
-            turning = true;
-        }
-        left = left.saturating_sub(received.len());
+        };
         let mut back = Vec::new();
+        fruitless += 1;
+        turning |= received.is_empty() && pair.letters.fifo && !held.is_empty();
+        unturned = unturned.saturating_sub(received.len());
         for message in received {
+            let job = letter(&message).map_or_else(|| message.id.clone(), |letter| letter.job_id);
             let wanted = all || ids.iter().any(|id| matches(&message, id));
+            let is_new = !handled.contains(&message.id) && !handled.contains(&job);
             missing.retain(|id| !matches(&message, id));
-            if wanted {
-                let job = original(&message, pair.queue.fifo);
-                back.push(sent_on(message, &pair.queue, job));
+            if wanted && is_new {
+                handled.extend([message.id.clone(), job]);
+                back.push(message);
+                fruitless = 0;
+                continue;
+            }
+            let again = wanted && !handled.contains(&message.id);
+            if let Some(same) = held.iter_mut().find(|same| same.id == message.id) {
+                *same = message;
             } else {
-                rest.push(message);
+                done.left += usize::from(again);
+                fruitless = 0;
+                held.push(message);
             }
         }
-        // At once, since on a FIFO queue the next of a group comes when those before it are gone.
-        answers.extend(pair.broker.settle(&pair.letters, &back).await);
+        let send = |to: &Queue, message: Outgoing| Disposal::Finish {
+            result: None,
+            sends: vec![Send { to: to.address.clone(), message }],
+        };
+        // Each batch before the next, while it is surely still held.
+        let resend = |letter| (letter, send(&pair.queue, original(letter, pair.queue.fifo)));
+        let failures = settle(pair, back.iter().map(resend)).await;
+        done.sent += back.len() - failures.len();
+        done.failures.extend(failures);
         if turning {
-            let turned: Vec<_> = rest
-                .drain(..)
-                .map(|message| {
-                    let copy = copy(&message, pair.letters.fifo);
-                    sent_on(message, &pair.letters, copy)
-                })
-                .collect();
-            tell_failures(&pair.broker.settle(&pair.letters, &turned).await);
+            let turned = std::mem::take(&mut held);
+            let turn = |letter| (letter, send(&pair.letters, copy(letter, true)));
+            done.failures.extend(settle(pair, turned.iter().map(turn)).await);
         }
     }
-    let rest: Vec<_> = rest.into_iter().map(given_back).collect();
-    tell_failures(&pair.broker.settle(&pair.letters, &rest).await);
-    let failures: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
-    let sent = answers.len() - failures.len();
+    let release = || Disposal::Release { after: Duration::ZERO, spent: false };
+    let held = held.iter().map(|message| (message, release()));
+    done.failures.extend(settle(pair, held).await);
+    tell(pair, &done, &missing, json)
+}
+
+/// Settles letters; what went wrong, in words.
+async fn settle(pair: &Pair, letters: impl Iterator<Item = (&Message, Disposal)>) -> Vec<String> {
+    let settlements: Vec<_> = letters
+        .map(|(message, disposal)| Settlement { message: Arc::new(message.clone()), disposal })
+        .collect();
+    let answers = pair.broker.settle(&pair.letters, &settlements).await;
+    let failed = settlements.iter().zip(answers).filter_map(|(settlement, answer)| {
+        let stays = match &settlement.disposal {
+            Disposal::Finish { .. } => "was not sent back",
+            Disposal::Release { .. } => "stays hidden for a minute",
+        };
+        Some(format!("letter {} {stays}: {}", settlement.message.id, answer.err()?))
+    });
+    failed.collect()
+}
+
+fn tell(pair: &Pair, done: &Redriven, missing: &[&String], json: bool) -> anyhow::Result<ExitCode> {
+    let Redriven { sent, left, failures } = done;
     if json {
-        let failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
-        println!("{}", json!({"sent_back": sent, "missing": missing, "failures": failures}));
+        say!(
+            "{}",
+            json!({"sent_back": sent, "left": left, "missing": missing, "failures": failures})
+        )?;
     } else {
-        println!("sent back to {}: {sent}", pair.queue.name);
-        for id in &missing {
+        if *left > 0 {
+            eprintln!(
+                "left there: {left}, of jobs that were sent back already; run it again for those"
+            );
+        }
+        for id in missing {
             eprintln!("error: no dead letter `{id}` in {}", pair.letters.name);
         }
-        for failure in &failures {
+        for failure in failures {
             eprintln!("error: {failure}");
         }
+        say!("sent back to {}: {sent}", pair.queue.name)?;
     }
     let whole = failures.is_empty() && missing.is_empty();
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// What fails of letters that nobody asked for is there again when its lease ends.
-fn tell_failures(answers: &[Result<(), Unsettled>]) {
-    for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
-        tracing::warn!(%error, "a dead letter that stays is hidden for a moment");
-    }
-}
-
-/// A letter that goes, once it was sent on.
-fn sent_on(letter: Message, to: &Queue, message: Outgoing) -> Settlement {
-    let send = Send { to: to.address.clone(), message };
-    let disposal = Disposal::Finish { result: None, sends: vec![send] };
-    Settlement { message: Arc::new(letter), disposal }
-}
-
-/// A letter that stays.
-fn given_back(letter: Message) -> Settlement {
-    let disposal = Disposal::Release { after: Duration::ZERO, spent: false };
-    Settlement { message: Arc::new(letter), disposal }
 }
 
 /// A dead letter as it was when it was a job. It keeps the job's id, so that effects stay

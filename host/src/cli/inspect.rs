@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 use serde_json::Value;
 
-use super::Global;
+use super::{Global, out, out::say};
 use crate::{
     config::Config,
     load,
@@ -35,51 +35,52 @@ impl Inspect {
         let sandbox = load::sandbox(config, 1)?;
         let found = inspect(&sandbox, &self.component, &load::options(config)).await?;
         if global.json {
-            println!("{}", serde_json::to_string_pretty(&found)?);
+            out::write_foreign((serde_json::to_string_pretty(&found)? + "\n").as_bytes())?;
         } else {
-            self.show(&found);
+            self.show(&found)?;
         }
         Ok(if found.problem.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn show(&self, found: &Inspection) {
-        println!("file      {}", found.file);
-        println!("digest    {}", found.digest);
-        println!("size      {}", Bytes(found.size));
+    fn show(&self, found: &Inspection) -> anyhow::Result<()> {
+        say!("file      {}", found.file)?;
+        say!("digest    {}", found.digest)?;
+        say!("size      {}", Bytes(found.size))?;
         println!(
             "contract  {}",
             found.contract.map_or_else(|| "none".to_owned(), |it| format!("lovage:task@{it}"))
         );
         for task in &found.tasks {
-            println!("task      {}", task.name);
+            say!("task      {}", task.name)?;
             for line in printable(&task.description, 4096).lines() {
-                println!("          {line}");
+                say!("          {line}")?;
             }
             if let Some(attempts) = task.max_attempts {
-                println!("          at most {attempts} attempt(s)");
+                say!("          at most {attempts} attempt(s)")?;
             }
             if let Some(timeout) = task.timeout {
-                println!("          at most {timeout:?} an attempt");
+                say!("          at most {timeout:?} an attempt")?;
             }
             let schemas = [("input", &task.input_schema), ("output", &task.output_schema)];
             for (which, schema) in schemas {
                 if let Some(schema) = schema {
                     let text =
                         if self.schema { printable(schema, usize::MAX) } else { summary(schema) };
-                    println!("          {which}: {text}");
+                    say!("          {which}: {text}")?;
                 }
             }
         }
         for import in &found.imports {
             let offered = if import.offered { "" } else { "  (not offered by this host)" };
-            println!("import    {}{offered}", one_line(&import.name, 200));
+            say!("import    {}{offered}", one_line(&import.name, 200))?;
         }
         for export in &found.exports {
-            println!("export    {}", one_line(export, 200));
+            say!("export    {}", one_line(export, 200))?;
         }
         if let Some(problem) = &found.problem {
-            println!("problem   {}", printable(problem, 8192));
+            say!("problem   {}", printable(problem, 8192))?;
         }
+        Ok(())
     }
 }
 

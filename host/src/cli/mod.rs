@@ -1,7 +1,7 @@
 //! The command line. Commands are thin: they read what they are given, call the library, and
 //! print. Results go to standard output, everything else to standard error.
 //!
-//! Exit codes: 0 done, 1 it failed, 2 misuse.
+//! Exit codes: 0 done, 1 it failed, 2 misuse. A reader who goes away early is no failure.
 
 #![allow(
     clippy::print_stdout,
@@ -13,7 +13,8 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Config;
+use self::out::Closed;
+use crate::config::{Config, LogFormat};
 
 mod compile;
 mod config;
@@ -21,12 +22,18 @@ mod data;
 mod dispatch;
 mod dlq;
 mod inspect;
+mod out;
 mod run;
 mod send;
 mod worker;
 
 /// Exit code for misuse: what clap uses, too.
 const MISUSE: u8 = 2;
+
+/// What was asked for makes no sense, whatever the state of queues and components.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
 
 /// Runs background tasks that are WebAssembly components.
 #[derive(Debug, Parser)]
@@ -53,7 +60,7 @@ struct Global {
     /// What to log: error, warn, info, debug, trace, or directives such as warn,lovage=debug
     #[arg(long, global = true, env = "LOVAGE_LOG", value_name = "LEVEL")]
     log: Option<String>,
-    /// Print JSON, for scripts
+    /// Print JSON, for scripts; what `worker` and `lambda` print is their log
     #[arg(long, global = true)]
     json: bool,
 }
@@ -65,6 +72,9 @@ enum Command {
     /// Take jobs from queues and run them until told to stop
     Worker(worker::Worker),
     /// Serve as an AWS Lambda function
+    #[command(after_help = "In AWS Lambda the package of `make lambda` does it by itself: see \
+        docs/lambda.md.\nWith an emulator of its runtime API:\n  \
+        AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001 lovage lambda")]
     Lambda,
     /// Send a job to a queue
     Send(send::Send),
@@ -79,6 +89,9 @@ enum Command {
     /// Check the configuration, or show it as it holds
     Config(config::ConfigCommand),
     /// Print completions for a shell
+    #[command(after_help = "For this shell, and for those to come:\n  \
+        source <(lovage completions bash)\n  \
+        lovage completions fish > ~/.config/fish/completions/lovage.fish")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -90,9 +103,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match execute(cli) {
         Ok(code) => code,
+        Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", crate::events::Chain(error.as_ref()));
-            ExitCode::FAILURE
+            if error.is::<Misuse>() { ExitCode::from(MISUSE) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -102,7 +116,9 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Completions { shell } => {
             let mut command = <Cli as clap::CommandFactory>::command();
-            clap_complete::generate(shell, &mut command, "lovage", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "lovage", &mut script);
+            out::write(&script)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(command) => command.execute(&global),
@@ -113,11 +129,11 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Compile(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Worker(command) => {
-            let config = global.load_with(|config| command.amend(config))?;
+            let config = global.load_service(|config| command.amend(config))?;
             block_on(config.worker.threads, command.execute(config))
         }
         Command::Lambda => {
-            let config = global.load_with(|_| Ok(()))?;
+            let config = global.load_service(|_| Ok(()))?;
             block_on(config.worker.threads, crate::lambda::serve(config))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -135,6 +151,19 @@ impl Global {
                 level.clone_into(&mut config.log.level);
             }
             Ok(())
+        })
+    }
+
+    /// The configuration for a command whose output is its log.
+    fn load_service(
+        &self,
+        amend: impl FnOnce(&mut Config) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Config> {
+        self.load_with(|config| {
+            if self.json {
+                config.log.format = LogFormat::Json;
+            }
+            amend(config)
         })
     }
 

@@ -1,13 +1,13 @@
 //! `lovage run`
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Global, MISUSE, data};
+use super::{Global, Misuse, data, out};
 use crate::{
     config::Config,
     job::{JSON, Job},
@@ -74,31 +74,26 @@ impl Run {
         } else {
             data::read(&self.data)
         };
-        let payload = match payload {
-            Ok(payload) => payload,
-            Err(error) => return Ok(misuse(&format!("{error:#}"))),
-        };
+        let payload = payload.map_err(|error| Misuse(format!("{error:#}")))?;
         let sandbox = load::sandbox(config, 1)?;
         let origins = [Origin::Wasm(self.component.clone())];
         let registry = Registry::load(&sandbox, &origins, &load::options(config)).await?;
         let task = match (&self.task, registry.tasks().as_slice()) {
-            (Some(name), tasks) => match registry.get(name) {
-                Some(task) => task,
-                None => {
-                    return Ok(misuse(&format!(
-                        "{} serves no task `{name}`; it serves {}",
-                        self.component.display(),
-                        names(tasks)
-                    )));
-                }
-            },
+            (Some(name), tasks) => registry.get(name).ok_or_else(|| {
+                Misuse(format!(
+                    "{} serves no task `{name}`; it serves {}",
+                    self.component.display(),
+                    names(tasks)
+                ))
+            })?,
             (None, [only]) => only.clone(),
             (None, tasks) => {
-                return Ok(misuse(&format!(
+                return Err(Misuse(format!(
                     "{} serves several tasks; name one of {}",
                     self.component.display(),
                     names(tasks)
-                )));
+                ))
+                .into());
             }
         };
         let id = self.id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
@@ -134,11 +129,6 @@ fn names(tasks: &[std::sync::Arc<crate::registry::Task>]) -> String {
     tasks.iter().map(|task| task.spec.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn misuse(why: &str) -> ExitCode {
-    eprintln!("error: {why}");
-    ExitCode::from(MISUSE)
-}
-
 /// What the attempt came to, in a word, with why there is no value.
 fn explain(outcome: &Outcome) -> (&'static str, Option<Failure>) {
     match outcome {
@@ -170,10 +160,9 @@ fn explain(outcome: &Outcome) -> (&'static str, Option<Failure>) {
 
 fn show(report: &Report) -> anyhow::Result<ExitCode> {
     if let Outcome::Done(output) = &report.outcome {
-        let mut stdout = std::io::stdout();
-        stdout.write_all(&output.data)?;
+        out::write_foreign(&output.data)?;
         if is_json(&output.content_type) {
-            stdout.write_all(b"\n")?;
+            out::write(b"\n")?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -245,6 +234,6 @@ fn show_json(job: &Job, report: &Report) -> anyhow::Result<ExitCode> {
             shown.content_type = Some(&output.content_type);
         }
     }
-    println!("{}", serde_json::to_string_pretty(&shown)?);
+    out::write_foreign((serde_json::to_string_pretty(&shown)? + "\n").as_bytes())?;
     Ok(if output.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{Global, MISUSE, data};
+use super::{Global, Misuse, data, out, out::say};
 use crate::{
     broker::{
         Attributes, Broker, Fault, Outgoing, Queue, attribute,
@@ -17,6 +17,9 @@ use crate::{
     },
     config::{BrokerKind, Config},
     connect::connect,
+    job::JSON,
+    message::raw::is_json,
+    outcome::Status,
     routes::Routes,
     text::nearest,
 };
@@ -84,27 +87,15 @@ impl Send {
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
         let payload = match &self.raw {
-            Some(media_type) if !crate::message::raw::is_json(media_type) => data::read(&self.data),
+            Some(media_type) if !is_json(media_type) => data::read(&self.data),
             _ => data::read_json("--data", &self.data, "--raw says what else it is"),
         };
-        let payload = match payload {
-            Ok(payload) => payload,
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                return Ok(ExitCode::from(MISUSE));
-            }
-        };
+        let payload = payload.map_err(|error| Misuse(format!("{error:#}")))?;
         let name = self.queue_name(config)?;
-        // A result goes to one queue, and SQS keeps none for us to ask for.
-        let both = self.wait && self.reply_to.is_some() && config.broker.kind == BrokerKind::Sqs;
-        anyhow::ensure!(
-            !both,
-            "on SQS --wait has the result sent to a queue of its own; leave --reply-to away, or --wait"
-        );
-        let replies = match config.broker.kind {
-            BrokerKind::Sqs if self.wait => Some(Replies::new().await?),
-            _ => None,
-        };
+        // SQS keeps no results: the answer comes to a queue of our own.
+        let asks_for_reply = self.wait && config.broker.kind == BrokerKind::Sqs;
+        self.check_flags(asks_for_reply)?;
+        let replies = if asks_for_reply { Some(Replies::new().await?) } else { None };
         let broker: Arc<dyn Broker> = match &replies {
             Some(replies) => replies.broker.clone(),
             None => connect(config).await?,
@@ -112,6 +103,8 @@ impl Send {
         let routes = Routes::new(Arc::clone(&broker), Arc::new(config.clone()));
         let queue = routes.queue(&name).await?;
         let id = self.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        // By its name, which the worker looks up in its own account: what a queue's URL is depends
+        // on who asks, and on the endpoint.
         let reply_to = replies.as_ref().map(|replies| replies.queue.name.to_string());
         let outcome = self
             .send_and_wait(global, &*broker, &queue, &id, payload, reply_to, replies.as_ref())
@@ -138,9 +131,9 @@ impl Send {
         let message_id = answers.pop().context("the broker gave no answer")??;
         if !self.wait {
             if global.json {
-                println!("{}", json!({"id": id, "message_id": message_id, "queue": queue.name}));
+                say!("{}", json!({"id": id, "message_id": message_id, "queue": queue.name}))?;
             } else {
-                println!("{id}");
+                say!("{id}")?;
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -158,7 +151,31 @@ impl Send {
         show_result(&envelope, global.json)
     }
 
-    fn queue_name(&self, config: &Config) -> anyhow::Result<String> {
+    fn check_flags(&self, asks_for_reply: bool) -> Result<(), Misuse> {
+        if asks_for_reply && self.reply_to.is_some() {
+            return Err(Misuse(
+                "--wait has the result sent to a queue of its own on SQS, and --reply-to to another \
+                 one; leave one of them away"
+                    .to_owned(),
+            ));
+        }
+        let only_native = self.eta.is_some()
+            || self.expires.is_some()
+            || self.max_attempts.is_some()
+            || self.timeout.is_some()
+            || self.reply_to.is_some()
+            || asks_for_reply;
+        if self.raw.is_some() && only_native {
+            return Err(Misuse(
+                "a raw message cannot carry --eta, --expires, --max-attempts, --timeout, \
+                 --reply-to or (on SQS) --wait; leave --raw away"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn queue_name(&self, config: &Config) -> Result<String, Misuse> {
         let consumed = config.consumed_queues();
         match (&self.queue, consumed.as_slice()) {
             (Some(name), _) => {
@@ -167,13 +184,15 @@ impl Send {
                 if !known && config.broker.kind == BrokerKind::Local {
                     let hint = nearest(name, consumed.iter().map(String::as_str))
                         .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-                    anyhow::bail!("queue `{name}` is not in the configuration{hint}");
+                    return Err(Misuse(format!(
+                        "queue `{name}` is not in the configuration{hint}"
+                    )));
                 }
                 Ok(name.clone())
             }
             (None, [only]) => Ok(only.clone()),
             (None, several) => {
-                anyhow::bail!("which queue? use --queue with one of: {}", several.join(", "))
+                Err(Misuse(format!("which queue? use --queue with one of: {}", several.join(", "))))
             }
         }
     }
@@ -191,16 +210,6 @@ impl Send {
             ..Outgoing::default()
         };
         if let Some(media_type) = &self.raw {
-            let only_native = self.eta.is_some()
-                || self.expires.is_some()
-                || self.max_attempts.is_some()
-                || self.timeout.is_some()
-                || reply_to.is_some();
-            anyhow::ensure!(
-                !only_native,
-                "a raw message cannot carry --eta, --expires, --max-attempts, --timeout, --reply-to \
-                 or (on SQS) --wait; leave --raw away"
-            );
             outgoing.attributes = self.raw_attributes(id, media_type);
             outgoing.body = if is_text(&payload) {
                 payload.into()
@@ -269,6 +278,39 @@ fn is_text(body: &[u8]) -> bool {
     std::str::from_utf8(body).is_ok_and(|text| first_refused(text).is_none())
 }
 
+/// A result as an envelope, in which format it came: the attributes of a `bare` one tell, as far
+/// as they go, what an envelope holds around the value.
+fn envelope_of(body: Bytes, attributes: &Attributes) -> anyhow::Result<Bytes> {
+    let Some(status) = attributes.get(attribute::STATUS) else {
+        return Ok(body);
+    };
+    let attribute = |name: &str| attributes.get(name).map(String::as_str);
+    let is_base64 = attribute(attribute::CONTENT_ENCODING) == Some("base64");
+    let value = if is_base64 { BASE64_STANDARD.decode(&body)?.into() } else { body };
+    let content_type = attribute(attribute::CONTENT_TYPE).unwrap_or(JSON);
+    let mut envelope = json!({
+        "id": attribute(attribute::ID),
+        "task": attribute(attribute::TASK).unwrap_or_default(),
+        "tenant": attribute(attribute::TENANT).unwrap_or_default(),
+        "status": status,
+        "attempt": attribute(attribute::ATTEMPT).and_then(|it| it.parse::<u32>().ok()),
+        "component": attribute(attribute::COMPONENT),
+    })
+    .to_string();
+    // The value is not parsed and printed again: its numbers stay as they are.
+    let field = if is_json(content_type) {
+        let name = if status == Status::Done.as_str() { "data" } else { "error" };
+        let value: &RawValue =
+            serde_json::from_slice(&value).context("the result is said to be JSON, and is none")?;
+        format!("\"{name}\":{value}")
+    } else {
+        let base64 = BASE64_STANDARD.encode(&value);
+        format!("\"data_base64\":\"{base64}\",\"content_type\":{}", json!(content_type))
+    };
+    envelope.truncate(envelope.len() - 1);
+    Ok(format!("{envelope},{field}}}").into())
+}
+
 /// Prints a result's value to standard output, or its error to standard error.
 fn show_result(envelope: &[u8], json: bool) -> anyhow::Result<ExitCode> {
     #[derive(serde::Deserialize)]
@@ -283,7 +325,7 @@ fn show_result(envelope: &[u8], json: bool) -> anyhow::Result<ExitCode> {
         serde_json::from_slice(envelope).context("the result is not in the envelope format")?;
     let done = result.status == "done";
     if json {
-        println!("{}", String::from_utf8_lossy(envelope));
+        out::write_foreign(&[envelope, b"\n"].concat())?;
     } else if let Some(error) = &result.error {
         super::run::print_failure(
             result.status,
@@ -292,11 +334,11 @@ fn show_result(envelope: &[u8], json: bool) -> anyhow::Result<ExitCode> {
             error["detail"].as_str(),
         );
     } else if let Some(base64) = result.data_base64 {
-        use std::io::Write as _;
-        std::io::stdout().write_all(&BASE64_STANDARD.decode(base64)?)?;
+        out::write_foreign(&BASE64_STANDARD.decode(base64)?)?;
     } else {
         // `null` is a value like any other.
-        println!("{}", result.data.map_or("null", RawValue::get));
+        let value = result.data.map_or("null", RawValue::get);
+        out::write_foreign(format!("{value}\n").as_bytes())?;
     }
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -325,7 +367,7 @@ impl Replies {
             match received {
                 Ok(messages) => {
                     if let Some(message) = messages.into_iter().next() {
-                        return Ok(Some(message.body));
+                        return envelope_of(message.body, &message.attributes).map(Some);
                     }
                 }
                 Err(error) if error.fault == Fault::Unavailable => {}
@@ -341,5 +383,77 @@ impl Replies {
         if let Err(error) = self.broker.delete_queue(&self.queue).await {
             eprintln!("warning: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        outcome::{Failure, Output},
+        result::JobResult,
+    };
+
+    fn result(value: Result<Output, Failure>) -> JobResult {
+        JobResult {
+            id: "i".into(),
+            task: "t".into(),
+            tenant: String::new(),
+            status: if value.is_ok() { Status::Done } else { Status::Failed },
+            value,
+            attempt: 2,
+            queued_at: None,
+            started_at: None,
+            finished_at: Timestamp::UNIX_EPOCH,
+            component: None,
+            usage: None,
+        }
+    }
+
+    fn output(content_type: &str, data: &'static [u8]) -> Output {
+        Output { content_type: content_type.into(), data: Bytes::from_static(data) }
+    }
+
+    #[test]
+    fn a_result_is_read_in_both_formats() {
+        let large = b"123456789012345678901234567890";
+        let values = [
+            Ok(output(JSON, large)),
+            Ok(output("text/plain", b"a text")),
+            Ok(output("image/png", b"\x89P")),
+            Err(Failure::new("ValueError", "no").with_detail("at line 1")),
+        ];
+        for value in values {
+            let result = result(value);
+            let bare = result.bare_message();
+            let bare = envelope_of(bare.body, &bare.attributes).unwrap();
+            let whole = result.envelope_message();
+            let whole = envelope_of(whole.body, &whole.attributes).unwrap();
+            let [bare, whole]: [Value; 2] =
+                [bare, whole].map(|it| serde_json::from_slice(&it).unwrap());
+            let fields = [
+                "id",
+                "task",
+                "tenant",
+                "status",
+                "attempt",
+                "data_base64",
+                "content_type",
+                "error",
+            ];
+            for field in fields {
+                assert_eq!(bare.get(field), whole.get(field), "{field} of {bare}");
+            }
+            assert_eq!(bare.get("data").is_some(), whole.get("data").is_some());
+        }
+        let bare = result(Ok(output(JSON, large))).bare_message();
+        let bare = envelope_of(bare.body, &bare.attributes).unwrap();
+        assert!(bare.windows(large.len()).any(|window| window == large));
+    }
+
+    #[test]
+    fn a_result_that_is_said_to_be_json_and_is_none_is_an_error() {
+        let attributes = Attributes::from([(attribute::STATUS.to_owned(), "done".to_owned())]);
+        assert!(envelope_of(Bytes::from_static(b"{"), &attributes).is_err());
     }
 }

@@ -5,11 +5,12 @@ use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, time::
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::Misuse;
 use crate::{
     broker::{BrokerError, Fault},
     config::Config,
     connect::connect,
-    events::{ReceiveFailed, WorkerStarted},
+    events::{ReceiveFailed, TaskNotServed, WorkerStarted},
     load,
     pipeline::Pipeline,
     retry::Backoff,
@@ -37,14 +38,13 @@ pub struct Worker {
 
 impl Worker {
     /// Puts the flags over the configuration.
-    #[allow(clippy::unnecessary_wraps, reason = "the shape that amendments have")]
     pub(super) fn amend(&self, config: &mut Config) -> anyhow::Result<()> {
         if !self.queues.is_empty() {
             config.worker.queues.clone_from(&self.queues);
         }
         config.components.paths.extend(self.components.iter().cloned());
         config.worker.concurrency = self.concurrency.unwrap_or(config.worker.concurrency);
-        config.validate("the command line")?;
+        config.validate("the command line").map_err(|error| Misuse(error.to_string()))?;
         Ok(())
     }
 
@@ -79,6 +79,9 @@ async fn start(
     let named = config.tasks.values().chain([&config.defaults]);
     for results in named.filter_map(|task| task.results.as_deref()) {
         find(&config, results, || routes.queue(results)).await?;
+    }
+    for task in config.tasks.keys().filter(|task| host.registry.get(task).is_none()) {
+        TaskNotServed { task, nearest: host.registry.nearest(task).as_deref() }.emit();
     }
     let tasks = host.registry.tasks().len();
     let pipeline =

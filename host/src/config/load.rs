@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{BrokerKind, Config, DISCARD, DispatchKind};
+use super::Config;
 use crate::text::nearest;
 
 /// The file that is read from the working directory when none is named.
@@ -17,7 +17,7 @@ pub const ENVIRONMENT_PREFIX: &str = "LOVAGE__";
 
 /// What is wrong with a configuration: where, why, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError(String);
+pub struct ConfigError(pub(super) String);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,86 +105,6 @@ impl Config {
                 .map_err(|error: toml::de::Error| wrong(explain(error.message())))?;
         }
         Ok(config)
-    }
-
-    /// Checks what no single field can tell; `name` says in errors where the settings are from.
-    pub fn validate(&self, name: &str) -> Result<(), ConfigError> {
-        let wrong = |why: String| Err(ConfigError(format!("{name}: {why}")));
-        let consumed = self.consumed_queues();
-        for queue in &self.worker.queues {
-            if self.queue(queue).is_none() {
-                let known = self.queues.keys().map(String::as_str);
-                let hint = nearest(queue, known).map_or_else(
-                    || format!("add [queues.{queue}]"),
-                    |near| format!("did you mean `{near}`?"),
-                );
-                return wrong(format!(
-                    "worker.queues names `{queue}`, which is no queue of this file; {hint}"
-                ));
-            }
-        }
-        if consumed.len() > self.worker.concurrency.get() {
-            return wrong(format!(
-                "worker.concurrency is {}, and there are {} queues to take jobs from; it must be at least that",
-                self.worker.concurrency,
-                consumed.len()
-            ));
-        }
-        // Without a wait an idle worker would ask in a tight loop.
-        if !(100..=20_000).contains(&self.worker.receive_wait_ms) {
-            return wrong(format!(
-                "worker.receive_wait_ms is {}; it takes 100 to 20000",
-                self.worker.receive_wait_ms
-            ));
-        }
-        let twelve_hours = 12 * 60 * 60 * 1000;
-        if !(1000..=twelve_hours).contains(&self.worker.max_lease_ms.get()) {
-            return wrong(format!(
-                "worker.max_lease_ms is {}; it takes 1000 to {twelve_hours} (12 hours)",
-                self.worker.max_lease_ms
-            ));
-        }
-        if let Some(queue) = &self.lambda.queue
-            && self.queue(queue).is_none()
-        {
-            return wrong(format!(
-                "lambda.queue names `{queue}`, which is no queue of this file; add [queues.{queue}]"
-            ));
-        }
-        for (queue, settings) in &self.queues {
-            if let Some(visibility) = settings.visibility_timeout_ms
-                && !(1000..=twelve_hours).contains(&visibility.get())
-            {
-                return wrong(format!(
-                    "queues.{queue}.visibility_timeout_ms is {visibility}; it takes 1000 to {twelve_hours} (12 hours)"
-                ));
-            }
-            if settings.results.as_deref() == Some(queue.as_str()) && settings.consume {
-                return wrong(format!(
-                    "queues.{queue}.results is the queue itself: each result would be taken for a job"
-                ));
-            }
-            if settings.dead_letters.as_deref() == Some(queue.as_str()) {
-                return wrong(format!(
-                    "queues.{queue}.dead_letters is the queue itself; name another one, or `{DISCARD}`"
-                ));
-            }
-        }
-        let dispatch = &self.dispatch;
-        if dispatch.kind == DispatchKind::Lambda
-            && dispatch.queue.is_some()
-            && dispatch.function.is_none()
-        {
-            return wrong("dispatch.queue is set, but dispatch.kind is `lambda`; set it to `queue`, or name dispatch.function".to_owned());
-        }
-        if self.broker.kind == BrokerKind::Sqs
-            && let Some((queue, _)) = self.queues.iter().find(|(_, settings)| settings.fifo)
-        {
-            return wrong(format!(
-                "queues.{queue}.fifo is for the local broker; on SQS the queue's own name tells (it ends in .fifo)"
-            ));
-        }
-        Ok(())
     }
 }
 

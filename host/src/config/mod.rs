@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::message::Format;
 
 mod load;
+mod validate;
 
 pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME};
 
@@ -89,7 +90,7 @@ impl Default for BrokerConfig {
 pub struct WorkerConfig {
     /// The queues to take jobs from; all that take jobs when empty.
     pub queues: Vec<String>,
-    /// How many jobs are held and run at once, over all queues.
+    /// How many jobs are held and run at once, over all queues; at most 65,536.
     pub concurrency: NonZeroUsize,
     /// The most receives that are under way at once for one busy queue. An idle queue has one.
     pub receivers: NonZeroUsize,
@@ -153,7 +154,8 @@ pub enum AllocatorKind {
     /// Pooling, and on demand where the address space does not suffice.
     #[default]
     Auto,
-    /// Pooling or nothing: fast, reserves about 4 GiB of address space for each job at once.
+    /// Pooling or nothing: fast, reserves about 16 GiB of address space for each job at once (four
+    /// memories of 4 GiB).
     Pooling,
     /// On demand: slower, reserves little.
     OnDemand,
@@ -165,13 +167,15 @@ pub enum AllocatorKind {
 pub struct SandboxConfig {
     /// `auto`, `pooling` or `on_demand`.
     pub allocator: AllocatorKind,
-    /// How many bytes of address space each memory reserves; a smaller number than the default
-    /// of 4 GiB costs bounds checks, and helps where address space is limited.
+    /// How many bytes of address space each memory reserves, and a job has room for four; a
+    /// smaller number than the default of 4 GiB costs bounds checks, and helps where address
+    /// space is limited. Not below any `memory_bytes`.
     pub memory_reservation_bytes: Option<u64>,
 }
 
-/// `[defaults]` and `[tasks.NAME]`: what is absent is taken from the component's description,
-/// then from `[defaults]`, then from the values in `lovage.sample.toml`.
+/// `[defaults]` and `[tasks.NAME]`: what is absent in `[tasks.NAME]` is taken from the component's
+/// description where that asks for no more than `[defaults]`, then from `[defaults]`, then from
+/// the values in `lovage.sample.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TaskConfig {

@@ -70,21 +70,86 @@ fn settings_that_contradict_each_other_are_refused() {
     let cases = [
         ("[worker]\nqueues = [\"job\"]\n[queues.jobs]\n", "did you mean `jobs`?"),
         ("[worker]\nconcurrency = 1\n[queues.a]\n[queues.b]\n", "at least that"),
+        ("[worker]\nconcurrency = 65537\n", "worker.concurrency is 65537; at most 65536"),
+        ("[queues.a]\nconcurrency = 65537\n", "queues.a.concurrency is 65537"),
         ("[worker]\nreceive_wait_ms = 30000\n", "100 to 20000"),
-        ("[worker]\nreceive_wait_ms = 0\n", "100 to 20000"),
+        ("[worker]\nreceive_wait_ms = 99\n", "100 to 20000"),
         ("[worker]\nmax_lease_ms = 10\n", "1000 to 43200000"),
         ("[worker]\nmax_lease_ms = 43200001\n", "1000 to 43200000"),
         ("[queues.a]\nresults = \"a\"\n", "taken for a job"),
         ("[queues.a]\ndead_letters = \"a\"\n", "queue itself"),
+        ("[queues.a]\naddress = \"x\"\ndead_letters = \"x\"\n", "queue itself"),
         ("[queues.a]\nvisibility_timeout_ms = 10\n", "1000 to"),
         ("[broker]\nkind = \"sqs\"\n[queues.a]\nfifo = true\n", ".fifo"),
         ("[lambda]\nqueue = \"b\"\n", "lambda.queue"),
         ("[dispatch]\nqueue = \"a\"\n", "dispatch.kind"),
+        ("[dispatch]\nkind = \"queue\"\n", "set dispatch.queue"),
+        ("[log]\nlevel = \"inof\"\n", "did you mean `info`?"),
+        (
+            "[sandbox]\nmemory_reservation_bytes = 67108864\n",
+            "memory_reservation_bytes is 67108864, and defaults.memory_bytes is 134217728",
+        ),
+        (
+            "[sandbox]\nmemory_reservation_bytes = 134217728\n[tasks.a]\nmemory_bytes = 134217729\n",
+            "memory_reservation_bytes is 134217728, and tasks.a.memory_bytes is 134217729",
+        ),
     ];
     for (text, part) in cases {
         let error = load(text, &[]).unwrap_err();
         assert!(error.contains(part), "{text}: {error}");
     }
+}
+
+#[test]
+fn results_that_come_back_as_jobs_are_refused_and_the_circle_is_named() {
+    let bare = "[defaults]\nresult_format = 'bare'\n";
+    let cases = [
+        ("[queues.a]\nresults = 'a'\n", "a → (queues.a.results) → a;"),
+        (
+            "[queues.a]\nresults = 'b'\n[queues.b]\nresults = 'c'\n[queues.c]\nresults = 'a'\n",
+            "a → (queues.a.results) → b → (queues.b.results) → c → (queues.c.results) → a;",
+        ),
+        // By address, and by the address of another name.
+        (
+            "[queues.a]\naddress = 'x'\nresults = 'b'\n[queues.b]\nresults = 'x'\n",
+            "→ b → (queues.b.results) → a;",
+        ),
+        ("[queues.a]\nresults = 'b'\n[queues.b]\naddress = 'a'\n", "a → (queues.a.results) → a;"),
+        // A circle that the first queue only leads into.
+        (
+            "[queues.a]\nresults = 'b'\n[queues.b]\ndead_letters = 'c'\n[queues.c]\nresults = 'b'\n",
+            "b → (queues.b.dead_letters) → c → (queues.c.results) → b;",
+        ),
+        ("[tasks.t]\nresults = 'b'\n[queues.a]\n[queues.b]\n", "b → (tasks.t.results) → b;"),
+        ("[tasks.t]\nresults = 'default'\n", "default → (tasks.t.results) → default;"),
+        // Another worker takes what this one does not.
+        (
+            "[worker]\nqueues = ['a']\n[queues.a]\nresults = 'b'\n[queues.b]\nresults = 'a'\n",
+            "a → (queues.a.results) → b",
+        ),
+    ];
+    for (text, circle) in cases {
+        let error = load(&format!("{bare}{text}"), &[]).unwrap_err();
+        assert!(error.contains("in a circle") && error.contains(circle), "{text}: {error}");
+    }
+    let error = load("[defaults]\nresults = 'b'\n[queues.a]\n[queues.b]\n", &[]).unwrap_err();
+    assert!(error.contains("b → (defaults.results) → b;"), "{error}");
+}
+
+#[test]
+fn bare_results_may_be_the_jobs_of_another_queue_and_envelopes_may_not() {
+    let chain =
+        "[queues.a]\nresults = 'b'\n[queues.b]\nresults = 'c'\n[queues.c]\nconsume = false\n";
+    let error = load(chain, &[]).unwrap_err();
+    assert!(error.contains("results of the queue `a` go to `b` as envelopes"), "{error}");
+    assert!(error.contains("set queues.b.consume = false"), "{error}");
+    let bare = [("LOVAGE__QUEUES__A__RESULT_FORMAT", "bare")];
+    load(chain, &bare).unwrap();
+    load(chain, &[("LOVAGE__QUEUES__B__CONSUME", "false")]).unwrap();
+    load(chain, &[("LOVAGE__QUEUES__B__FORMAT", "raw")]).unwrap();
+    // A task's own format stands over the queue's.
+    let task = [("LOVAGE__TASKS__T__RESULT_FORMAT", "envelope"), bare[0]];
+    assert!(load(chain, &task).unwrap_err().contains("as envelopes"));
 }
 
 #[test]

@@ -24,6 +24,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::load::announce;
+use super::trust::{self, Besides, Distrust};
 use crate::sandbox::{Kind, Problem, Sandbox, Source};
 
 /// How many bytes a cache holds unless somebody says otherwise: 2 GiB.
@@ -50,23 +51,13 @@ pub enum CacheError {
         /// Why.
         error: io::Error,
     },
-    /// Somebody else's.
-    #[error("{}: belongs to user {owner}, and this is user {us}: whoever owns the directory can have this program run any code", dir.display())]
-    NotOurs {
+    /// Others could put code there.
+    #[error("{}: {why}", dir.display())]
+    Distrusted {
         /// The directory.
         dir: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Who we are.
-        us: u32,
-    },
-    /// Everybody's.
-    #[error("{}: others can write to it (mode {mode:o}), and so can have this program run any code: `chmod go-w` it", dir.display())]
-    OthersCanWrite {
-        /// The directory.
-        dir: PathBuf,
-        /// Its permission bits.
-        mode: u32,
+        /// Why.
+        why: Distrust,
     },
 }
 
@@ -103,17 +94,8 @@ impl CompileCache {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = sys::open(dir, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
         let stat = sys::fstat(&fd).map_err(|error| failed(error.into()))?;
-        let us = rustix::process::geteuid().as_raw();
-        if stat.st_uid != us {
-            return Err(CacheError::NotOurs { dir: dir.to_owned(), owner: stat.st_uid, us });
-        }
-        let mode = Mode::from_raw_mode(stat.st_mode);
-        if mode.intersects(Mode::WGRP | Mode::WOTH) {
-            return Err(CacheError::OthersCanWrite {
-                dir: dir.to_owned(),
-                mode: mode.as_raw_mode(),
-            });
-        }
+        trust::check(&stat, Besides::Nobody)
+            .map_err(|why| CacheError::Distrusted { dir: dir.to_owned(), why })?;
         Ok(Self(Arc::new(Inner { path: dir.to_owned(), dir: fd, max_bytes })))
     }
 
@@ -211,10 +193,8 @@ impl CompileCache {
     fn load(engine: &Engine, file: &OwnedFd) -> wasmtime::Result<Component> {
         let stat = sys::fstat(file)?;
         let regular = sys::FileType::from_raw_mode(stat.st_mode) == sys::FileType::RegularFile;
-        let ours = stat.st_uid == rustix::process::geteuid().as_raw();
-        let private = !Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH);
         wasmtime::ensure!(
-            regular && ours && private,
+            regular && trust::check(&stat, Besides::Nobody).is_ok(),
             "it is not a file that only this user can write to"
         );
         // By the open file and not by its path, which could be another file by now.
@@ -287,7 +267,11 @@ impl CompileCache {
                 break;
             }
             // A process that has it mapped keeps it.
-            sys::unlinkat(dir, name.as_c_str(), AtFlags::empty())?;
+            match sys::unlinkat(dir, name.as_c_str(), AtFlags::empty()) {
+                // Somebody else was faster.
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
             total = total.saturating_sub(size);
         }
         Ok(())

@@ -79,8 +79,9 @@ impl Loaded {
     }
 
     fn add(&mut self, component: Arc<LoadedComponent>) -> Result<(), RegistryError> {
-        // One file that is named twice, by itself and by its directory, is no conflict.
-        if self.components.iter().any(|other| other.source == component.source) {
+        // One component that is named twice, by itself and by its directory, or by another way to
+        // the same file, is no conflict.
+        if self.components.iter().any(|other| is_same(&other.source, &component.source)) {
             return Ok(());
         }
         for spec in &component.tasks {
@@ -97,6 +98,13 @@ impl Loaded {
         self.components.push(component);
         Ok(())
     }
+}
+
+/// Whether two sources are one: the same content, or the same file, which may have been replaced
+/// in between.
+fn is_same(one: &Source, other: &Source) -> bool {
+    let file = |source: &Source| std::fs::canonicalize(&source.file).ok();
+    one.digest == other.digest || file(one).is_some_and(|one| Some(one) == file(other))
 }
 
 /// The file itself, or the files of a directory with that ending, in the order of their names.

@@ -10,6 +10,7 @@ mod error;
 mod inspect;
 mod load;
 pub mod precompiled;
+mod trust;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -18,6 +19,7 @@ pub use self::cache::{CacheError, CompileCache, DEFAULT_MAX_BYTES};
 pub use self::error::RegistryError;
 pub use self::inspect::{Inspection, inspect};
 pub use self::load::{LoadOptions, Origin};
+pub use self::trust::Distrust;
 
 use self::load::Loaded;
 use crate::sandbox::{LoadedComponent, Sandbox, TaskSpec};

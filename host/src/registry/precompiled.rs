@@ -3,8 +3,10 @@
 //! A bundle is two files beside each other. `NAME.cwasm` is native code for one kind of machine;
 //! `NAME.json` says what it was made from and by what, and which tasks it serves, so that a start
 //! need not ask. Native code cannot be checked: it is loaded only from where the operator named it
-//! as precompiled, and is trusted as this program is.
+//! as precompiled, and nobody else can write it; then it is trusted as this program is.
 
+#[cfg(feature = "compiler")]
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::trust::{self, Distrust};
 use crate::sandbox::{
     CodeSettings, ComponentError, EngineError, Limits, LoadedComponent, Sandbox, Source, TaskSpec,
     WASMTIME_VERSION,
@@ -101,6 +104,15 @@ pub enum BundleProblem {
         /// The size that the manifest has.
         expected: u64,
     },
+    /// Others could have written it.
+    #[error("{0}")]
+    Distrusted(Distrust),
+    /// Two components whose bundles would have one name.
+    #[error("would be written over by the code of {}: compile them to different directories, or rename one", other.display())]
+    SameName {
+        /// The other component.
+        other: PathBuf,
+    },
     /// wasmtime refuses the code.
     #[error("is refused by wasmtime: {0}")]
     Refused(String),
@@ -140,6 +152,19 @@ impl Bundle {
     pub fn beside(file: &Path) -> Self {
         Self { code: file.with_extension("cwasm"), manifest: file.with_extension("json") }
     }
+}
+
+/// Checks that no two components' bundles have one name, which is that of the file: the second
+/// would be written over the first.
+#[cfg(feature = "compiler")]
+pub fn check_names(wasm_files: &[PathBuf]) -> Result<(), BundleError> {
+    let mut seen = BTreeMap::new();
+    for file in wasm_files {
+        if let Some(other) = seen.insert(file.file_stem(), file) {
+            return Err(BundleProblem::SameName { other: file.clone() }.of(other));
+        }
+    }
+    Ok(())
 }
 
 /// Compiles a component to a bundle in a directory, which is made where it is not there.
@@ -198,10 +223,17 @@ pub async fn compile(
     let bundle = Bundle::beside(&dir.join(file_name));
     let json = serde_json::to_string_pretty(&manifest)
         .map_err(|error| BundleProblem::BadManifest(error.to_string()).of(&bundle.manifest))?;
-    std::fs::create_dir_all(dir).map_err(|error| BundleProblem::Io(error).of(dir))?;
+    make_dir(dir).map_err(|error| BundleProblem::Io(error).of(dir))?;
     write(dir, &bundle.code, &code)?;
     write(dir, &bundle.manifest, json.as_bytes())?;
     Ok((bundle, manifest))
+}
+
+/// Makes a directory that `load` trusts, however generous the user's umask is.
+#[cfg(feature = "compiler")]
+fn make_dir(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
 }
 
 /// Writes beside, then renames, so that nobody loads half of a file.
@@ -234,13 +266,17 @@ fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
 
 /// Loads a bundle, named by either of its files.
 ///
-/// The operator vouches for the files: what they say is believed, and the code is run.
+/// The operator vouches for the files: what they say is believed, and the code is run. So they
+/// must be the operator's: see [`Distrust`].
 pub async fn load(
     sandbox: &Sandbox,
     file: &Path,
     limits: &Limits,
 ) -> Result<LoadedComponent, CompileError> {
     let bundle = Bundle::beside(file);
+    for file in [&bundle.manifest, &bundle.code] {
+        check_trust(file)?;
+    }
     let manifest = read_manifest(&bundle.manifest)?;
     let code = |problem: BundleProblem| problem.of(&bundle.code);
     if manifest.wasmtime != WASMTIME_VERSION {
@@ -263,6 +299,17 @@ pub async fn load(
         size: manifest.size,
     };
     Ok(sandbox.load(source, component, Some(manifest.tasks), limits).await?)
+}
+
+/// Checks a file, and the directory that it is really in.
+fn check_trust(file: &Path) -> Result<(), BundleError> {
+    let io = |error| BundleProblem::Io(error).of(file);
+    let real = file.canonicalize().map_err(io)?;
+    for path in real.parent().into_iter().chain([real.as_path()]) {
+        let trusted = trust::check_path(path).map_err(|error| BundleProblem::Io(error).of(path))?;
+        trusted.map_err(|why| BundleProblem::Distrusted(why).of(path))?;
+    }
+    Ok(())
 }
 
 fn read_manifest(file: &Path) -> Result<Manifest, BundleError> {

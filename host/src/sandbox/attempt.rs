@@ -131,12 +131,30 @@ impl Sandbox {
             Err(End::Error(error)) => crash::outcome(&error, store.data(), limits),
         };
         let state = store.data();
+        let (stdout, stderr) = (state.stdout.take(), state.stderr.take());
         Report {
-            outcome,
+            outcome: with_tails(outcome, &stdout, &stderr),
             usage: Usage { peak_memory_bytes: state.limiter.peak_bytes(), ..Usage::default() },
-            stdout: state.stdout.take(),
-            stderr: state.stderr.take(),
+            stdout,
+            stderr,
         }
+    }
+}
+
+/// Adds what a guest wrote to a failure that says no more: where it stood when its time was over,
+/// or what it logged before it gave up.
+fn with_tails(outcome: Outcome, stdout: &Tail, stderr: &Tail) -> Outcome {
+    let own = |failure: Failure| match failure.detail {
+        None => failure.with_detail(crash::tails(&Tail::default(), stderr)),
+        Some(_) => failure,
+    };
+    match outcome {
+        Outcome::TimedOut(failure) => {
+            Outcome::TimedOut(failure.with_detail(crash::tails(stdout, stderr)))
+        }
+        Outcome::Failed(failure) => Outcome::Failed(own(failure)),
+        Outcome::Retry { failure, after } => Outcome::Retry { failure: own(failure), after },
+        other => other,
     }
 }
 

@@ -1,7 +1,8 @@
 //! What it means when a guest does not return.
 //!
 //! A trap says little: a guest that panicked, that was refused memory, or that met a bug all reach
-//! the same `unreachable`. The limiter's notes and the tail of standard error tell them apart.
+//! the same `unreachable`. The limiter's notes and the tail of standard error tell them apart. A
+//! guest may have coped with a refusal, so that counts only where the end looks like one.
 
 use std::fmt::Write as _;
 
@@ -10,8 +11,9 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::failure;
-use super::limits::{Bytes, Limit, Limits};
+use super::limits::{Bytes, Limit, Limits, Refusal};
 use super::state::State;
+use super::stdio::Tail;
 use crate::outcome::{Failure, Outcome};
 
 /// The outcome of an attempt that ended with an error.
@@ -24,51 +26,63 @@ pub(super) fn outcome(error: &wasmtime::Error, state: &State, limits: &Limits) -
     }
 }
 
-/// Why a call into a guest ended with an error. Leaves the tail of standard error to the caller.
+/// Why a call into a guest ended with an error, with the tails of its output.
 pub(super) fn failure(error: &wasmtime::Error, state: &State, limits: &Limits) -> Failure {
-    let stderr = state.stderr.peek();
-    let stderr_text = stderr.text();
+    let (stdout, stderr) = (state.stdout.peek(), state.stderr.peek());
     let refused = state.limiter.refused();
-    let trap = error.downcast_ref::<Trap>();
+    let backtrace = error.downcast_ref::<WasmBacktrace>();
     let (kind, message) = if let Some(exit) = error.downcast_ref::<I32Exit>() {
         let code = exit.0;
         ("exit".to_owned(), format!("exited with code {code} instead of returning"))
-    } else if let Some(message) = panic_message(&stderr.bytes) {
-        ("panic".to_owned(), message)
-    } else if let Some(refusal) = refused {
-        ("memory_limit".to_owned(), refusal.to_string())
-    } else if let Some(trap) = trap {
-        describe_trap(*trap)
     } else if is_hostcall_fuel(error) {
         // Lifting a result happens outside of the guest, so that no frame of it is there.
-        if error.downcast_ref::<WasmBacktrace>().is_none() {
-            return Failure::new("output_too_large", too_large(None, limits.output_bytes))
-                .with_detail(stderr_text);
+        if backtrace.is_none() {
+            ("output_too_large".to_owned(), too_large(None, limits.output_bytes))
+        } else {
+            let allowed = Bytes(limits.hostcall_bytes() as u64);
+            ("host_call_too_large".to_owned(), format!("gave a host call more than {allowed}"))
         }
-        (
-            "host_call_too_large".to_owned(),
-            format!("gave a host call more than {}", Bytes(limits.hostcall_bytes() as u64)),
-        )
     } else if is_handle_limit(error) {
         ("handle_limit".to_owned(), format!("held more than {} handles at once", limits.handles))
+    } else if let Some(message) = panic_message(&stderr.bytes) {
+        ("panic".to_owned(), message)
+    } else if let Some(refusal) = refused.filter(|_| may_be_of_a_refusal(error)) {
+        ("memory_limit".to_owned(), refusal.to_string())
+    } else if let Some(trap) = error.downcast_ref::<Trap>() {
+        describe_trap(*trap)
     } else {
         ("trap:other".to_owned(), error.root_cause().to_string())
     };
-    let mut detail = String::new();
-    if let (Some(refusal), "panic" | "exit") = (refused, kind.as_str()) {
-        detail = format!("before that it was refused memory: {refusal}\n");
-    }
-    if !stderr_text.is_empty() {
-        detail.push_str(&stderr_text);
-        if !detail.ends_with('\n') {
-            detail.push('\n');
-        }
-    }
-    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+    let named = kind == "memory_limit";
+    let mut detail = refused.filter(|_| !named).map_or_else(String::new, before);
+    detail.push_str(&tails(&stdout, &stderr));
+    if let Some(backtrace) = backtrace {
         // Writing to a string cannot fail.
         let _ = write!(detail, "backtrace:\n{backtrace}");
     }
     failure::fit(Failure::new(kind, message).with_detail(detail))
+}
+
+/// What is worth knowing beside another reason: the guest may not have coped as well as it thought.
+fn before(refusal: Refusal) -> String {
+    format!("before that it was refused memory: {refusal}\n")
+}
+
+/// The most bytes of either tail in a failure's detail: both, and a backtrace, have room there.
+const TAIL_BYTES: usize = failure::DETAIL_BYTES * 3 / 8;
+
+/// The ends of what a guest wrote, for a failure's detail; bounded, and fit to be shown.
+pub(super) fn tails(stdout: &Tail, stderr: &Tail) -> String {
+    let mut detail = String::new();
+    for (name, tail) in [("standard error", stderr), ("standard output", stdout)] {
+        let text = tail.end(TAIL_BYTES);
+        if !text.is_empty() {
+            let newline = if text.ends_with('\n') { "" } else { "\n" };
+            // Writing to a string cannot fail.
+            let _ = write!(detail, "{name}:\n{text}{newline}");
+        }
+    }
+    detail
 }
 
 /// How an output that is too large is told.
@@ -98,6 +112,17 @@ fn is_handle_limit(error: &wasmtime::Error) -> bool {
 /// error has no type; a test holds wasmtime to the words.
 pub(super) fn is_instance_limit(error: &wasmtime::Error) -> bool {
     error.root_cause().to_string().contains("resource limit exceeded: instance count too high")
+}
+
+/// Whether an error is one that a guest comes to whose memory was refused: it aborts, it writes to
+/// where it has none, or it never began.
+fn may_be_of_a_refusal(error: &wasmtime::Error) -> bool {
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return matches!(trap, Trap::UnreachableCodeReached | Trap::MemoryOutOfBounds);
+    }
+    // wasmtime has no type for it; a test holds it to these words.
+    let reason = error.root_cause().to_string();
+    reason.contains("exceeds memory limits") || reason.contains("exceeds table limits")
 }
 
 /// What the panic hook of the Rust SDK writes: `lovage: panic: MESSAGE (at FILE:LINE)`, one line
@@ -151,5 +176,17 @@ mod tests {
         assert_eq!(panic_message(stderr).as_deref(), Some("second\\nline (at b.rs:2)"));
         assert_eq!(panic_message(b"a lovage: panic: x"), None);
         assert_eq!(panic_message(b""), None);
+    }
+
+    #[test]
+    fn both_tails_have_room_in_a_detail_beside_a_backtrace() {
+        let tail = |byte: u8| Tail { bytes: vec![byte; 1 << 20], total: 1 << 20 };
+        let all = tails(&tail(b'o'), &tail(0x1b));
+        assert!(all.len() < failure::DETAIL_BYTES * 7 / 8, "{}", all.len());
+        assert!(all.starts_with("standard error:\n[") && all.contains("\nstandard output:\n["));
+        assert!(!all.contains('\u{1b}'));
+        let few = Tail { bytes: b"few".to_vec(), total: 3 };
+        assert_eq!(tails(&Tail::default(), &few), "standard error:\nfew\n");
+        assert_eq!(tails(&few, &Tail::default()), "standard output:\nfew\n");
     }
 }

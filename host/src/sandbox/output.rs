@@ -15,6 +15,10 @@ use crate::text::one_line;
 /// who adds one to a time has to think of overflow.
 const MAX_DELAY: Duration = Duration::from_hours(365 * 24);
 
+/// The shortest snooze: it spends no attempt, so a guest that always asked for none at all would
+/// be run in a loop without end or pause.
+const MIN_SNOOZE: Duration = Duration::from_secs(1);
+
 /// The longest media type, in bytes.
 const MAX_CONTENT_TYPE_BYTES: usize = 255;
 
@@ -29,7 +33,7 @@ pub(super) fn settle(outcome: Outcome, limits: &Limits) -> Outcome {
             failure: failure::fit(failure),
             after: after.map(|after| after.min(MAX_DELAY)),
         },
-        Outcome::Snooze { after } => Outcome::Snooze { after: after.min(MAX_DELAY) },
+        Outcome::Snooze { after } => Outcome::Snooze { after: after.clamp(MIN_SNOOZE, MAX_DELAY) },
         Outcome::Failed(failure) => Outcome::Failed(failure::fit(failure)),
         Outcome::Rejected(failure) => Outcome::Rejected(failure::fit(failure)),
         other => other,
@@ -118,5 +122,7 @@ mod tests {
         let forever = Duration::from_millis(u64::MAX);
         let settled = settle(Outcome::Snooze { after: forever }, &Limits::default());
         assert_eq!(settled, Outcome::Snooze { after: MAX_DELAY });
+        let settled = settle(Outcome::Snooze { after: Duration::ZERO }, &Limits::default());
+        assert_eq!(settled, Outcome::Snooze { after: Duration::from_secs(1) });
     }
 }

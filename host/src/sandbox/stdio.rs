@@ -14,6 +14,9 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+/// Stands where the beginning of a tail was left out.
+const LEFT_OUT: &str = "[what was before this is left out]\n";
+
 /// The end of what a guest wrote to one stream.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tail {
@@ -36,6 +39,17 @@ impl Tail {
             0 => text,
             left_out => format!("[{left_out} bytes before this were not kept]\n{text}"),
         }
+    }
+
+    /// [`text`](Self::text), of which no more than the last `max` bytes are shown.
+    pub(super) fn end(&self, max: usize) -> String {
+        // An escape takes up to ten bytes in place of one; so what fits is found on the text.
+        let text = self.text();
+        if text.len() <= max {
+            return text;
+        }
+        let start = text.ceil_char_boundary(text.len() - max.saturating_sub(LEFT_OUT.len()));
+        format!("{LEFT_OUT}{}", text.get(start..).unwrap_or_default())
     }
 }
 

@@ -100,14 +100,77 @@ fn help_explains_every_command() {
         &["inspect"],
         &["compile"],
         &["dlq"],
+        &["dlq", "list"],
+        &["dlq", "show"],
         &["dlq", "redrive"],
         &["config"],
+        &["config", "check"],
+        &["config", "show"],
         &["completions"],
     ];
     for command in commands {
         let arguments: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
-        insta::assert_snapshot!(format!("help-{}", command.join("-")), cli.run(&arguments).stdout);
+        let help = cli.run(&arguments).stdout;
+        let is_example = |line: &str| line.starts_with("  ") && line.contains("lovage ");
+        assert!(help.lines().any(is_example), "no example: {help}");
+        insta::assert_snapshot!(format!("help-{}", command.join("-")), help);
     }
+}
+
+#[test]
+fn misuse_ends_with_2_and_says_what_is_right() {
+    let cli = Cli::new();
+    cli.write("lovage.toml", "[queues.jobs]\n[queues.more]\n");
+    cli.write("sqs.toml", "broker.kind = 'sqs'\n[queues.jobs]\n");
+    cli.write("a.wasm", "");
+    std::fs::create_dir(cli.folder.path().join("b")).unwrap();
+    cli.write("b/a.wasm", "");
+    let send = ["send", "--data", "1"];
+    let jobs = [&send[..], &["--queue", "jobs"]].concat();
+    let sqs = [&["--config", "sqs.toml"], &send[..], &["--wait"]].concat();
+    let raw = ["--raw", "text/plain"];
+    let cases = [
+        (send.to_vec(), "which queue? use --queue with one of: jobs, more"),
+        ([&send[..], &["--queue", "job"]].concat(), "did you mean `jobs`?"),
+        ([&jobs[..], &raw, &["--max-attempts", "2"]].concat(), "leave --raw away"),
+        ([&sqs[..], &raw].concat(), "leave --raw away"),
+        ([&sqs[..], &["--reply-to", "mine"]].concat(), "leave one of them away"),
+        (vec!["dlq", "list"], "use --queue with one of: jobs, more"),
+        (vec!["dlq", "list", "--queue", "mor"], "did you mean `more`?"),
+        (vec!["worker", "--queue", "nope"], "worker.queues names `nope`"),
+        (vec!["compile", "--out", "out", "a.wasm", "b/a.wasm"], "rename one"),
+        (vec!["dispatch", "--event", "hello"], "is not JSON"),
+    ];
+    for (arguments, part) in cases {
+        let ended = cli.run(&arguments);
+        assert_eq!(ended.code, 2, "{arguments:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(part), "{arguments:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_reader_who_goes_away_is_no_failure() {
+    let cli = Cli::new();
+    for arguments in [&["completions", "bash"][..], &["config", "show"], &["config", "check"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = cli.command(arguments);
+        let ended = ended(command.stdout(writer).stderr(Stdio::piped()).output().unwrap());
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn services_log_json_when_asked_to() {
+    let cli = Cli::new();
+    cli.write("text.wasm", "hello");
+    // Something that is logged before the start fails: a cache that cannot be.
+    let mut command = cli.command(&["worker", "--json", "--components", "text.wasm"]);
+    let ended =
+        ended(command.env("LOVAGE__COMPONENTS__CACHE_DIR", "text.wasm/x").output().unwrap());
+    assert_eq!(ended.code, 1);
+    let line: Value = serde_json::from_str(ended.stderr.lines().next().unwrap()).unwrap();
+    assert_eq!(line["level"], "WARN", "{line}");
 }
 
 #[test]

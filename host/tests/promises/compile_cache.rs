@@ -113,7 +113,7 @@ fn a_directory_others_can_write_is_refused() {
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let error = CompileCache::open(&path, 1).unwrap_err();
-        assert!(matches!(error, CacheError::OthersCanWrite { .. }), "{error}");
+        assert!(matches!(error, CacheError::Distrusted { .. }), "{error}");
         assert!(error.to_string().contains("chmod go-w"), "{error}");
         assert!(CompileCache::open_or_warn(Some(&path), 1).is_none());
     }

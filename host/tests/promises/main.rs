@@ -14,6 +14,7 @@
 
 #[cfg(all(feature = "cli", feature = "compiler"))]
 mod cli;
+mod commands;
 #[cfg(feature = "compiler")]
 mod compile_cache;
 #[cfg(feature = "compiler")]

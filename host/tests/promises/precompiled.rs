@@ -1,6 +1,7 @@
 //! What is promised of code that was compiled elsewhere.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use lovage::registry::precompiled::{self, Bundle, BundleProblem, CompileError, Manifest};
 use lovage::registry::{LoadOptions, Origin, Registry};
@@ -86,6 +87,51 @@ async fn code_that_does_not_fit_says_why_and_what_to_do() {
     fs::write(&bundle.code, "garbage").unwrap();
     write(&Manifest { code_size: 7, ..manifest.clone() });
     assert!(matches!(problem(&bundle, &ours).await, BundleProblem::Refused(_)));
+}
+
+#[tokio::test]
+async fn code_that_others_can_write_is_not_run() {
+    let dir = TempDir::new().unwrap();
+    let (bundle, _) = compiled(&dir).await;
+    let ours = sandbox();
+    let allow = |path: &std::path::Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for path in [dir.path(), &bundle.code, &bundle.manifest] {
+        let before = fs::metadata(path).unwrap().permissions().mode();
+        for mode in [0o777, 0o775] {
+            allow(path, mode);
+            let error =
+                precompiled::load(&ours, &bundle.code, &Limits::default()).await.unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("chmod go-w"), "{error}");
+            assert!(error.starts_with(&format!("{}: ", path.display())), "{error}");
+        }
+        allow(path, before);
+    }
+    precompiled::load(&ours, &bundle.code, &Limits::default()).await.unwrap();
+    // A link is as good as what it leads to.
+    let links = TempDir::new().unwrap();
+    for file in [&bundle.code, &bundle.manifest] {
+        let link = links.path().join(file.file_name().unwrap());
+        std::os::unix::fs::symlink(file, link).unwrap();
+    }
+    let link = links.path().join("echo.cwasm");
+    precompiled::load(&ours, &link, &Limits::default()).await.unwrap();
+    allow(dir.path(), 0o777);
+    precompiled::load(&ours, &link, &Limits::default()).await.unwrap_err();
+}
+
+#[test]
+fn two_components_of_one_name_are_refused_before_one_is_lost() {
+    let files = ["a/task.wasm", "b/task.wasm", "b/other.wasm"].map(std::path::PathBuf::from);
+    let error = precompiled::check_names(&files).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "a/task.wasm: would be written over by the code of b/task.wasm: compile them to different \
+         directories, or rename one"
+    );
+    precompiled::check_names(&files[1..]).unwrap();
 }
 
 #[tokio::test]

@@ -21,8 +21,10 @@ async fn a_directory_serves_the_tasks_of_all_its_components() {
     fs::write(dir.path().join("notes.txt"), "no component").unwrap();
     let registry = load(&[
         Origin::Wasm(dir.path().to_owned()),
-        // Named twice is no conflict.
+        // Named twice is no conflict, nor is another way to write it, nor a copy.
         Origin::Wasm(dir.path().join("echo.wasm")),
+        Origin::Wasm(dir.path().join("../").join(dir.path().file_name().unwrap())),
+        Origin::Wasm(file("sleep")),
     ])
     .await
     .unwrap();
@@ -46,7 +48,9 @@ async fn what_cannot_be_served_is_named() {
     assert!(error.contains("gone.wasm: cannot be read"), "{error}");
 
     fs::copy(file("echo"), dir.path().join("a.wasm")).unwrap();
-    fs::copy(file("echo"), dir.path().join("b.wasm")).unwrap();
+    // Another component for the same tasks: with one more custom section, `x`, of nothing.
+    let other = [fs::read(file("echo")).unwrap(), b"\0\x02\x01x".to_vec()].concat();
+    fs::write(dir.path().join("b.wasm"), other).unwrap();
     let error = load(&[here()]).await.unwrap_err().to_string();
     assert!(error.contains("the task `echo` is served by two components: "), "{error}");
     assert!(error.contains("a.wasm") && error.contains("b.wasm"), "{error}");

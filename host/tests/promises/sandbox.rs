@@ -219,6 +219,52 @@ async fn a_guest_that_starts_larger_than_its_limit_is_told_so() {
     assert!(failure.message.contains("64 KiB are allowed"), "{}", failure.message);
 }
 
+/// Whatever else ends a guest is told as what it is, even if it was refused memory before, and
+/// went on without.
+#[tokio::test]
+async fn a_refusal_that_a_guest_coped_with_hides_no_other_reason() {
+    let sandbox = sandbox();
+    let cases = [
+        ("(drop (i32.div_u (i32.const 1) (i32.const 0)))", "trap:integer_division_by_zero"),
+        ("(loop $forever (drop (call $network)) (br $forever))", "handle_limit"),
+        ("(unreachable)", "memory_limit"),
+        ("(drop (i32.load (i32.const -4)))", "memory_limit"),
+        // An output beyond what may cross at once.
+        (
+            "(i32.store (i32.const 264) (i32.const 32)) (i32.store (i32.const 268) (i32.const 1))
+             (i32.store (i32.const 272) (i32.const 0)) (i32.store (i32.const 276) (i32.const 4000000))",
+            "output_too_large",
+        ),
+    ];
+    for (body, kind) in cases {
+        let component = component_that_imports(
+            &WASI,
+            "import wasi:sockets/instance-network@0.2.0;",
+            &format!(
+                r#"(module
+                    (import "wasi:sockets/instance-network@0.2.0" "instance-network"
+                      (func $network (result i32)))
+                    (memory (export "memory") 80)
+                    TASK REALLOC
+                    (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
+                      (drop (memory.grow (i32.const 60000)))
+                      {body}
+                      (i32.const 256)))"#
+            ),
+        );
+        let component =
+            sandbox.prepare_bytes("copes", &component, &Limits::default()).await.unwrap();
+        let outcome = run(&sandbox, &component, "t", "", |_| {}).await.outcome;
+        let failure = match outcome {
+            Outcome::Crashed(failure) | Outcome::Failed(failure) => failure,
+            other => panic!("{body}: {other:?}"),
+        };
+        assert_eq!(failure.kind, kind, "{body}: {failure:?}");
+        let all = format!("{} {}", failure.message, failure.detail.unwrap_or_default());
+        assert!(all.contains("128 MiB are allowed"), "the refusal is not told: {all}");
+    }
+}
+
 #[tokio::test]
 async fn many_memories_count_together() {
     let component = component_from_text(
@@ -303,8 +349,57 @@ async fn a_panic_gives_its_message_and_where_it_was() {
     assert_eq!(failure.kind, "panic");
     assert!(failure.message.starts_with(r"no\nway \u{1b}[31m (at "), "{}", failure.message);
     let detail = failure.detail.unwrap();
-    assert!(detail.contains("lovage: panic: "), "{detail}");
+    assert!(detail.starts_with("standard error:\nlovage: panic: "), "{detail}");
+    assert!(detail.contains("\nbacktrace:\n"), "{detail}");
     assert!(!detail.contains('\u{1b}'), "{detail}");
+}
+
+#[tokio::test]
+async fn a_failure_shows_the_ends_of_what_the_guest_wrote() {
+    // Writes to both streams; then what its payload's length says: fails without detail, asks to
+    // be tried again, is too slow, or crashes.
+    let component = component_that_imports(
+        &WASI_OUTPUT,
+        "import wasi:cli/stdout@0.2.0; import wasi:cli/stderr@0.2.0;",
+        r#"(module
+            (import "wasi:cli/stdout@0.2.0" "get-stdout" (func $stdout (result i32)))
+            (import "wasi:cli/stderr@0.2.0" "get-stderr" (func $stderr (result i32)))
+            (import "wasi:io/streams@0.2.0" "[method]output-stream.blocking-write-and-flush"
+              (func $write (param i32 i32 i32 i32)))
+            (memory (export "memory") 1)
+            TASK REALLOC
+            (data (i32.const 512) "to stdout")
+            (data (i32.const 528) "to stderr")
+            (func (export "lovage:task/handler@1.0.0#run") (param $invocation i32) (result i32)
+              (local $id i32)
+              (call $write (call $stdout) (i32.const 512) (i32.const 9) (i32.const 600))
+              (call $write (call $stderr) (i32.const 528) (i32.const 9) (i32.const 600))
+              ;; The length of the id.
+              (local.set $id (i32.load (i32.add (local.get $invocation) (i32.const 4))))
+              (if (i32.eq (local.get $id) (i32.const 1)) (then (unreachable)))
+              (if (i32.eq (local.get $id) (i32.const 2)) (then (loop $ever (br $ever))))
+              ;; An error, at 264 which one: 0 is `retry`, 2 is `fail`. The rest is zeros: empty
+              ;; texts, and options that are none.
+              (i32.store8 (i32.const 256) (i32.const 1))
+              (if (i32.eq (local.get $id) (i32.const 3))
+                (then (i32.store8 (i32.const 264) (i32.const 2))))
+              (i32.const 256)))"#,
+    );
+    let sandbox = sandbox();
+    let component = sandbox.prepare_bytes("writes", &component, &Limits::default()).await.unwrap();
+    let mut plan = Plan::default();
+    plan.limits.timeout = Duration::from_millis(500);
+    let attempt = async |id: &str| sandbox.run(&component, &Job::new(id, "t", ""), &plan).await;
+    let both = "standard error:\nto stderr\nstandard output:\nto stdout\n";
+    let crash = crashed(attempt("1").await.outcome).detail.unwrap();
+    assert!(crash.starts_with(both), "{crash}");
+    assert_eq!(timed_out(attempt("22").await.outcome).detail.as_deref(), Some(both));
+    let own = Some("standard error:\nto stderr\n");
+    assert_eq!(failed(attempt("333").await.outcome).detail.as_deref(), own);
+    match attempt("4444").await.outcome {
+        Outcome::Retry { failure, .. } => assert_eq!(failure.detail.as_deref(), own),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
@@ -441,6 +536,28 @@ const WASI: [&str; 3] = [
        use tcp.{tcp-socket};
        create-tcp-socket: func(address-family: ip-address-family)
          -> result<tcp-socket, error-code>;
+     }",
+];
+
+/// As much of it as a guest needs that writes.
+const WASI_OUTPUT: [&str; 2] = [
+    "package wasi:io@0.2.0;
+     interface error { resource error; }
+     interface streams {
+       use error.{error};
+       variant stream-error { last-operation-failed(error), closed }
+       resource output-stream {
+         blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>;
+       }
+     }",
+    "package wasi:cli@0.2.0;
+     interface stdout {
+       use wasi:io/streams@0.2.0.{output-stream};
+       get-stdout: func() -> output-stream;
+     }
+     interface stderr {
+       use wasi:io/streams@0.2.0.{output-stream};
+       get-stderr: func() -> output-stream;
      }",
 ];
 

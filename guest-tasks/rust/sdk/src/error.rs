@@ -22,7 +22,7 @@ pub enum TaskError {
         /// How long to wait; the host's own back-off when absent.
         after: Option<Duration>,
     },
-    /// Not ready yet: put the job back for so long, without spending an attempt.
+    /// Not ready yet: put the job back for so long, without spending an attempt. At least a second.
     Snooze(Duration),
     /// It failed, and would fail again. Never retried.
     Fail {
@@ -30,7 +30,7 @@ pub enum TaskError {
         kind: String,
         /// One line for a person.
         message: String,
-        /// Free text for a person: a stack trace, say.
+        /// Free text for a person: a stack trace, say. The end of standard error when absent.
         detail: Option<String>,
     },
     /// The payload is not what this task takes; the text says why. Never retried.
@@ -48,7 +48,7 @@ impl TaskError {
         Self::Retry { reason: reason.into(), after: Some(after) }
     }
 
-    /// Not ready yet: come back after this long. Spends no attempt.
+    /// Not ready yet: come back after this long, at least a second. Spends no attempt.
     pub fn snooze(after: Duration) -> Self {
         Self::Snooze(after)
     }

@@ -22,7 +22,8 @@
 //!
 //! Nothing, a payload, a [`&Context`](Context), or both. The payload is any type that is
 //! `Deserialize + JsonSchema`, read as JSON, or [`Raw`] for the bytes as they were sent. A
-//! payload that does not fit is rejected with serde's reason and the path to the place.
+//! payload that does not fit is rejected with the path to the place and what is taken there; never
+//! with values of the payload, since reasons are logged.
 //!
 //! # What a task gives back
 //!

@@ -5,6 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
+use serde_path_to_error::Segment;
 
 use crate::bindings::exports::lovage::task::handler::Output as WitOutput;
 use crate::{Context, TaskError};
@@ -118,20 +119,125 @@ fn is_json(content_type: &str) -> bool {
 /// Why the payload does not fit, with the path to the place. The path is found by reading the
 /// payload a second time, so that a payload that fits does not pay for it; a payload that is no
 /// JSON at all has a line and a column instead.
+///
+/// Reasons are logged, and travel with results and dead letters; so this one holds no values of
+/// the payload, which may be secrets: only where, what kind of value is there, and what is taken.
 #[cold]
 fn rejection<T: DeserializeOwned>(payload: &[u8], error: &serde_json::Error) -> String {
-    if error.classify() == Category::Data {
-        let mut json = serde_json::Deserializer::from_slice(payload);
-        if let Err(error) = serde_path_to_error::deserialize::<_, T>(&mut json) {
-            let path = error.path().to_string();
-            if path != "." {
-                return format!("the payload does not fit: {path}: {}", error.inner());
+    if error.classify() != Category::Data {
+        return format!("the payload is no JSON: {error}");
+    }
+    let mut json = serde_json::Deserializer::from_slice(payload);
+    let found_again = serde_path_to_error::deserialize::<_, T>(&mut json).err();
+    let (place, error) = match &found_again {
+        Some(error) => (place(error), error.inner()),
+        None => (String::new(), error),
+    };
+    let (line, column) = (error.line(), error.column());
+    format!(
+        "the payload does not fit: {place}{} at line {line} column {column}",
+        Reason::of(error).text
+    )
+}
+
+/// The path to a place, with a colon; empty for the whole. A name that is itself what does not fit
+/// is left out.
+fn place(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let found = Reason::of(error.inner()).found;
+    let is_found = |segment: &Segment| match segment {
+        Segment::Map { key } | Segment::Enum { variant: key } => {
+            [key.clone(), format!("{key:?}"), format!("`{key}`")].contains(&found)
+        }
+        Segment::Seq { .. } | Segment::Unknown => false,
+    };
+    let mut segments: Vec<&Segment> = error.path().iter().collect();
+    segments.pop_if(|last| is_found(last));
+    let mut place = String::new();
+    for segment in segments {
+        if !place.is_empty() && !matches!(segment, Segment::Seq { .. }) {
+            place.push('.');
+        }
+        place.push_str(&segment.to_string());
+    }
+    if place.is_empty() { place } else { place + ": " }
+}
+
+/// serde's reason, taken apart.
+struct Reason {
+    /// The reason without what was found.
+    text: String,
+    /// What was found.
+    found: String,
+}
+
+impl Reason {
+    /// serde has its reasons as text only. What is not one of its own forms comes from the type
+    /// that is read, and could hold anything.
+    fn of(error: &serde_json::Error) -> Self {
+        let text = error.to_string();
+        let at = format!(" at line {} column {}", error.line(), error.column());
+        let text = text.strip_suffix(&at).unwrap_or(&text);
+        for form in ["invalid type", "invalid value"] {
+            let rest = text.strip_prefix(form).and_then(|rest| rest.strip_prefix(": "));
+            // The last one, since what was found could have these words in it.
+            if let Some((found, expected)) = rest.and_then(|rest| rest.rsplit_once(", expected ")) {
+                let kind = found.split(['`', '"']).next().unwrap_or_default().trim_end();
+                let value = found.strip_prefix(kind).unwrap_or_default().trim_start();
+                let kind = if KINDS.contains(&kind) { kind } else { "something else" };
+                return Self {
+                    text: format!("{form}: {kind}, expected {expected}"),
+                    found: value.to_owned(),
+                };
             }
         }
-        return format!("the payload does not fit: {error}");
+        for form in ["unknown field", "unknown variant"] {
+            let rest = text.strip_prefix(form).and_then(|rest| rest.strip_prefix(" `"));
+            let Some(rest) = rest else { continue };
+            let none = ["`, there are no fields", "`, there are no variants"];
+            let end = none
+                .iter()
+                .find(|end| rest.ends_with(**end))
+                .map_or_else(|| rest.rfind("`, expected "), |end| Some(rest.len() - end.len()));
+            if let Some((found, expected)) = end.and_then(|end| rest.split_at_checked(end)) {
+                let expected = expected.trim_start_matches('`');
+                return Self { text: format!("{form}{expected}"), found: found.to_owned() };
+            }
+        }
+        let safe = [
+            "missing field `",
+            "duplicate field `",
+            "invalid length ",
+            "data did not match any variant of untagged enum ",
+        ];
+        let text = if safe.iter().any(|form| text.starts_with(form)) {
+            text
+        } else {
+            "a value that the task's type does not take"
+        };
+        Self { text: text.to_owned(), found: String::new() }
     }
-    format!("the payload is no JSON: {error}")
 }
+
+/// What serde and `serde_json` call the kinds of values that they found.
+const KINDS: [&str; 17] = [
+    "boolean",
+    "integer",
+    "floating point",
+    "number",
+    "character",
+    "string",
+    "byte array",
+    "null",
+    "unit value",
+    "Option value",
+    "newtype struct",
+    "sequence",
+    "map",
+    "enum",
+    "unit variant",
+    "newtype variant",
+    "struct variant",
+];
 
 #[cfg(test)]
 mod tests {
@@ -174,8 +280,8 @@ mod tests {
     fn a_rejection_names_the_path() {
         assert_eq!(
             rejected::<Order>(r#"{"lines":[{"count":1},{"count":-1}]}"#),
-            "the payload does not fit: lines[1].count: invalid value: integer `-1`, expected u32 \
-             at line 1 column 33"
+            "the payload does not fit: lines[1].count: invalid value: integer, expected u32 at line \
+             1 column 33"
         );
     }
 
@@ -183,7 +289,69 @@ mod tests {
     fn a_rejection_of_the_whole_has_no_path() {
         assert_eq!(
             rejected::<String>("1"),
-            "the payload does not fit: invalid type: integer `1`, expected a string at line 1 column 1"
+            "the payload does not fit: invalid type: integer, expected a string at line 1 column 1"
+        );
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields, rename_all = "lowercase")]
+    #[allow(dead_code, reason = "only ever read")]
+    enum Unit {
+        Piece,
+        Kilo(f32),
+        Pack { of: u8 },
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only ever read")]
+    struct Strict {
+        unit: Option<Unit>,
+        prices: Option<BTreeMap<u8, u8>>,
+        letter: Option<char>,
+        #[serde(default, deserialize_with = "never")]
+        custom: (),
+    }
+
+    fn never<'de, D: serde::Deserializer<'de>>(from: D) -> Result<(), D::Error> {
+        let text = String::deserialize(from)?;
+        Err(serde::de::Error::custom(format!("{text} is refused")))
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+
+    #[test]
+    fn a_rejection_holds_no_values_of_the_payload() {
+        let cases = [
+            (r#"{"unit": "SECRET"}"#, "unit: unknown variant, expected one of `piece`,"),
+            (r#"{"unit": {"SECRET": 1}}"#, "unit: unknown variant, expected one of `piece`,"),
+            (r#"{"unit": {"kilo": "SECRET"}}"#, "unit.kilo: invalid type: string, expected f32"),
+            (r#"{"unit": {"pack": {"SECRET": 1}}}"#, "unit.pack: unknown field, expected `of`"),
+            (r#"{"unit": {"pack": {"of": "SECRET"}}}"#, "unit.pack.of: invalid type: string"),
+            (r#"{"unit": {"pack": {}}}"#, "unit.pack: missing field `of`"),
+            (r#"{"SECRET": 1}"#, "unknown field, expected one of `unit`, `prices`,"),
+            (r#"{"a`, expected SECRET": 1}"#, "unknown field, expected one of `unit`, `prices`,"),
+            (
+                r#"{"prices": {"7": "a\", expected SECRET"}}"#,
+                "prices.7: invalid type: string, expected u8",
+            ),
+            (r#"{"prices": {"7": 31337}}"#, "prices.7: invalid value: integer, expected u8"),
+            (r#"{"prices": {"7": 3.1337}}"#, "prices.7: invalid type: floating point, expected u8"),
+            (r#"{"prices": ["SECRET"]}"#, "prices: invalid type: sequence, expected a map"),
+            (r#"{"letter": "SECRET"}"#, "letter: invalid value: string, expected a character"),
+            (r#"{"custom": "SECRET"}"#, "custom: a value that the task's type does not take"),
+        ];
+        for (payload, reason) in cases {
+            let rejected = rejected::<Strict>(payload);
+            let reason = format!("the payload does not fit: {reason}");
+            assert!(rejected.starts_with(&reason), "{payload}: {rejected}");
+            assert!(!rejected.contains("SECRET") && !rejected.contains("1337"), "{rejected}");
+        }
+        assert_eq!(
+            rejected::<Nothing>(r#"{"SECRET, there are no fields": 1}"#),
+            "the payload does not fit: unknown field, there are no fields at line 1 column 30"
         );
     }
 

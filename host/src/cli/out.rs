@@ -1,0 +1,55 @@
+//! Standard output: where results go, for other programs and for people.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+
+use crate::text::printable;
+
+/// Whoever read standard output has seen enough, as `head` does: nobody's fault, and the command's
+/// end.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
+pub struct Closed;
+
+/// Prints a line: `println!` would panic where nobody reads.
+macro_rules! say {
+    ($($what:tt)*) => {
+        $crate::cli::out::write(format!("{}\n", format_args!($($what)*)).as_bytes())
+    };
+}
+pub(super) use say;
+
+/// Writes bytes as they are.
+pub fn write(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed.into()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
+/// Writes what a guest or a stranger wrote: byte for byte where a program reads it, and made
+/// visible where a terminal would obey it.
+pub fn write_foreign(bytes: &[u8]) -> anyhow::Result<()> {
+    if io::stdout().is_terminal() {
+        return write(for_terminal(bytes).as_bytes());
+    }
+    write(bytes)
+}
+
+fn for_terminal(bytes: &[u8]) -> String {
+    printable(&String::from_utf8_lossy(bytes), usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_does_not_steer_a_terminal() {
+        assert_eq!(for_terminal(b"\x1b]0;title\x07 \xff\n"), "\\u{1b}]0;title\\u{7} \u{fffd}\n");
+        // C1 controls need no escape in JSON.
+        assert_eq!(for_terminal("\"\u{9b}2J\"".as_bytes()), "\"\\u{9b}2J\"");
+    }
+}
