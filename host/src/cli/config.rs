@@ -28,7 +28,13 @@ enum Verb {
 
 impl ConfigCommand {
     pub(super) fn execute(&self, global: &Global) -> anyhow::Result<ExitCode> {
-        let config = match Config::load(global.config.as_deref(), environment()) {
+        let checked = Config::load(global.config.as_deref(), environment()).and_then(|config| {
+            if matches!(self.command, Verb::Check) {
+                config.check_dispatch()?;
+            }
+            Ok(config)
+        });
+        let config = match checked {
             Ok(config) => config,
             Err(error) if global.json && matches!(self.command, Verb::Check) => {
                 say!("{}", serde_json::json!({"ok": false, "error": error.to_string()}))?;

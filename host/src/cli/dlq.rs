@@ -225,6 +225,8 @@ async fn redrive(pair: &Pair, ids: &[String], all: bool, json: bool) -> anyhow::
     while fruitless < FRUITLESS && (all || if turning { unturned > 0 } else { !missing.is_empty() })
     {
         let most = pair.broker.limits().receive_batch;
+        // No more than there were: what comes after that are copies.
+        let most = if turning { most.min(unturned) } else { most };
         let received = match pair.broker.receive(&pair.letters, most, WAIT, HOLD).await {
             Ok(received) => received,
             Err(error) => {

@@ -83,7 +83,6 @@ fn settings_that_contradict_each_other_are_refused() {
         ("[broker]\nkind = \"sqs\"\n[queues.a]\nfifo = true\n", ".fifo"),
         ("[lambda]\nqueue = \"b\"\n", "lambda.queue"),
         ("[dispatch]\nqueue = \"a\"\n", "dispatch.kind"),
-        ("[dispatch]\nkind = \"queue\"\n", "set dispatch.queue"),
         ("[log]\nlevel = \"inof\"\n", "did you mean `info`?"),
         (
             "[sandbox]\nmemory_reservation_bytes = 67108864\n",

@@ -130,18 +130,27 @@ impl Config {
             ));
         }
         let dispatch = &self.dispatch;
-        match dispatch.kind {
-            DispatchKind::Lambda if dispatch.queue.is_some() && dispatch.function.is_none() => {
-                Err("dispatch.queue is set, but dispatch.kind is `lambda`; set it to `queue`, or \
-                 name dispatch.function"
-                    .to_owned())
-            }
-            DispatchKind::Queue if dispatch.queue.is_none() => {
-                Err("dispatch.kind is `queue`, but no queue is named; set dispatch.queue"
-                    .to_owned())
-            }
-            _ => Ok(()),
+        if dispatch.kind == DispatchKind::Lambda
+            && dispatch.queue.is_some()
+            && dispatch.function.is_none()
+        {
+            return Err(
+                "dispatch.queue is set, but dispatch.kind is `lambda`; set it to `queue`, \
+                        or name dispatch.function"
+                    .to_owned(),
+            );
         }
+        Ok(())
+    }
+
+    /// What a check before a deployment tells, and a dispatcher tells who calls it: it has to
+    /// start, in order to answer.
+    pub fn check_dispatch(&self) -> Result<(), ConfigError> {
+        if self.dispatch.kind == DispatchKind::Queue && self.dispatch.queue.is_none() {
+            let why = "dispatch.kind is `queue`, but no queue is named; set dispatch.queue";
+            return Err(ConfigError(why.to_owned()));
+        }
+        Ok(())
     }
 
     fn check_log(&self) -> Result<(), String> {

@@ -121,7 +121,7 @@ async fn what_a_raw_message_cannot_carry_is_told(kind: Kind) {
     ] {
         let send = format!("send echo --data 1 --raw text/plain {flag}");
         let output = stage.lovage(&send.split(' ').collect::<Vec<_>>()).await;
-        assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{flag}: {output:?}");
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{flag}: {output:?}");
         assert!(output.stderr.contains("a raw message cannot carry --eta"), "{flag}: {output:?}");
     }
     stage.is_done().await;
@@ -167,7 +167,7 @@ async fn raw_payloads_are_waited_for_where_the_broker_keeps_results(kind: Kind) 
             assert_eq!((output.code, output.stdout.as_str()), (Some(0), "hello"), "{output:?}");
         }
         Kind::Sqs => {
-            assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output:?}");
+            assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
             assert!(output.stderr.contains("(on SQS) --wait"), "{output:?}");
         }
     }
@@ -199,7 +199,7 @@ async fn who_waits_does_not_send_the_result_elsewhere_unasked(kind: Kind) {
             receive_one(&*stage.broker, &stage.letters, SOON, Duration::from_secs(30)).await;
         }
         Kind::Sqs => {
-            assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{output:?}");
+            assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
             assert!(output.stderr.contains("leave --reply-to away"), "{output:?}");
         }
     }

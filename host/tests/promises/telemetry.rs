@@ -8,7 +8,7 @@ use lovage::{
     events::{
         AttemptAbandoned, AttemptStarted, DeadLettered, HostPanicked, JobFinished, JobReleased,
         LeaseLost, MessagesReceived, ReceiveFailed, RenewalFailed, ReplyRefused, SettleFailed,
-        WorkerDraining, WorkerStarted, WorkerStopped,
+        TaskNotServed, WorkerDraining, WorkerStarted, WorkerStopped,
     },
     outcome::Status,
     usage::Usage,
@@ -157,6 +157,12 @@ fn every_event_is_a_line_and_a_count_at_once() {
             HostPanicked { queue: "jobs" },
             ERROR "a bug in the host ended an attempt; the message comes again" { "queue": "jobs" },
             "lovage_host_panics_total{queue=jobs}" += 1
+        ),
+        event!(
+            TaskNotServed { task: "ehco", nearest: Some("echo") },
+            WARN "[tasks.ehco] is for a task that no component serves; did you mean `echo`?"
+                { "task": "ehco", "nearest": "echo" },
+            "lovage_tasks_not_served_total" += 1
         ),
     ];
     for event in &events {
