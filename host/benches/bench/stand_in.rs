@@ -94,6 +94,12 @@ struct Entry<'a> {
     id: &'a str,
 }
 
+#[derive(Deserialize)]
+struct Receive {
+    #[serde(rename = "MaxNumberOfMessages")]
+    max: usize,
+}
+
 /// The stand-in's own `main`.
 pub fn serve(jobs: usize) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -128,7 +134,8 @@ fn converse(stream: TcpStream, counts: &Counts) -> Option<()> {
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line.split_once(':')?;
+            // The first line is no header.
+            let Some((name, value)) = line.split_once(':') else { continue };
             if name.eq_ignore_ascii_case("content-length") {
                 length = value.trim().parse().ok()?;
             } else if name.eq_ignore_ascii_case("x-amz-target") {
@@ -151,7 +158,7 @@ fn converse(stream: TcpStream, counts: &Counts) -> Option<()> {
 impl Counts {
     fn answer(&self, operation: &str, body: &[u8], answer: &mut String) {
         match operation {
-            "ReceiveMessage" => self.receive(answer),
+            "ReceiveMessage" => self.receive(body, answer),
             "SendMessageBatch" => {
                 self.sent.fetch_add(accept(body, answer), Ordering::SeqCst);
             }
@@ -178,8 +185,9 @@ impl Counts {
         }
     }
 
-    fn receive(&self, answer: &mut String) {
-        let first = self.handed_out.fetch_add(10, Ordering::SeqCst);
+    fn receive(&self, body: &[u8], answer: &mut String) {
+        let request: Receive = serde_json::from_slice(body).unwrap();
+        let first = self.handed_out.fetch_add(request.max, Ordering::SeqCst);
         if first >= self.jobs {
             // A long poll of an empty queue.
             let done = self.done.lock().unwrap();
@@ -189,7 +197,7 @@ impl Counts {
             return;
         }
         answer.push_str(r#"{"Messages":["#);
-        for number in first..(first + 10).min(self.jobs) {
+        for number in first..(first + request.max).min(self.jobs) {
             let comma = if number > first { "," } else { "" };
             // As long as SQS's own, which are some 400 characters.
             let _ = write!(

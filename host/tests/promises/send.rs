@@ -200,7 +200,7 @@ async fn who_waits_does_not_send_the_result_elsewhere_unasked(kind: Kind) {
         }
         Kind::Sqs => {
             assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
-            assert!(output.stderr.contains("leave --reply-to away"), "{output:?}");
+            assert!(output.stderr.contains("--reply-to to another one"), "{output:?}");
         }
     }
     worker.stop().await;
