@@ -33,6 +33,10 @@ mod worker;
 
 use report::Report;
 
+/// The one that the program has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Section = (&'static str, fn(&mut Report));
 
 const SECTIONS: &[Section] = &[

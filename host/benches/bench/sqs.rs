@@ -22,9 +22,11 @@ const RESULT: &str = r#"{"id":"job-1234","task":"process_data","tenant":"","stat
 
 pub fn run(report: &mut Report) {
     let runtime = worker::runtime();
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let (mut ours, mut bare, mut requests) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        ours.push(runtime.block_on(drain()));
+        let (cost, asked) = runtime.block_on(drain());
+        ours.push(cost);
+        requests.push(asked as f64 / JOBS as f64);
         let mut stand_in = StandIn::start(JOBS);
         bare.push(floor::drain(&runtime, &mut stand_in, JOBS, LOOPS, RESULT));
     }
@@ -37,6 +39,8 @@ pub fn run(report: &mut Report) {
     report.figure(name, "floor_jobs_per_s", "a bare loop over the SDK", floor_rate, "");
     report.figure(name, "cpu_ms_per_job", "CPU of a job", cpu, &part(cpu, floor_cpu));
     report.figure(name, "floor_cpu_ms_per_job", "of the bare loop", floor_cpu, "");
+    let requests = median(requests);
+    report.figure(name, "requests_per_job", "requests for a job", requests, "the bare loop: 0.3");
 }
 
 /// Jobs a second, and CPU milliseconds of one.
@@ -47,15 +51,16 @@ fn of(costs: &[Cost]) -> (f64, f64) {
     )
 }
 
-async fn drain() -> Cost {
+/// What it takes to work off the queue, and in how many requests.
+async fn drain() -> (Cost, usize) {
     let mut stand_in = StandIn::start(JOBS);
     let broker = Arc::new(SqsBroker::from_config(&stand_in.config()).await.unwrap());
     let config = worker::config("[worker]\nreceive_wait_ms = 1000");
     let ready = Ready::new(config, broker).await;
     let stop = stopwatch();
     let running = ready.start();
-    tokio::task::block_in_place(|| stand_in.done(JOBS));
+    let requests = tokio::task::block_in_place(|| stand_in.done(JOBS));
     let cost = stop();
     running.stop().await;
-    cost
+    (cost, requests)
 }

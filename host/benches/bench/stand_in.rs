@@ -44,9 +44,13 @@ impl StandIn {
         stand_in
     }
 
-    /// Waits until each job was deleted, and holds the number of results to that of the jobs.
-    pub fn done(&mut self, jobs: usize) {
-        assert_eq!(self.line(), format!("{jobs} deleted, {jobs} sent"));
+    /// Waits until each job was deleted, and holds the number of results to that of the jobs. How
+    /// many requests it took.
+    pub fn done(&mut self, jobs: usize) -> usize {
+        let line = self.line();
+        let (done, requests) = line.rsplit_once(", ").unwrap();
+        assert_eq!(done, format!("{jobs} deleted, {jobs} sent"));
+        requests.strip_suffix(" requests").unwrap().parse().unwrap()
     }
 
     fn line(&mut self) -> String {
@@ -78,6 +82,7 @@ struct Counts {
     handed_out: AtomicUsize,
     deleted: AtomicUsize,
     sent: AtomicUsize,
+    requests: AtomicUsize,
     done: Mutex<bool>,
     changed: Condvar,
 }
@@ -109,6 +114,7 @@ pub fn serve(jobs: usize) {
         handed_out: AtomicUsize::new(0),
         deleted: AtomicUsize::new(0),
         sent: AtomicUsize::new(0),
+        requests: AtomicUsize::new(0),
         done: Mutex::new(false),
         changed: Condvar::new(),
     });
@@ -157,6 +163,7 @@ fn converse(stream: TcpStream, counts: &Counts) -> Option<()> {
 
 impl Counts {
     fn answer(&self, operation: &str, body: &[u8], answer: &mut String) {
+        self.requests.fetch_add(1, Ordering::SeqCst);
         match operation {
             "ReceiveMessage" => self.receive(body, answer),
             "SendMessageBatch" => {
@@ -166,7 +173,9 @@ impl Counts {
                 let count = accept(body, answer);
                 let deleted = self.deleted.fetch_add(count, Ordering::SeqCst) + count;
                 if deleted == self.jobs {
-                    println!("{deleted} deleted, {} sent", self.sent.load(Ordering::SeqCst));
+                    let sent = self.sent.load(Ordering::SeqCst);
+                    let requests = self.requests.load(Ordering::SeqCst);
+                    println!("{deleted} deleted, {sent} sent, {requests} requests");
                     *self.done.lock().unwrap() = true;
                     self.changed.notify_all();
                 }
