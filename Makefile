@@ -67,7 +67,7 @@ deny: ## Check licences, bans and sources of dependencies (installs cargo-deny);
 
 .PHONY: bench
 bench: guests ## Measure; prints a table, writes target/bench.json
-	$(CARGO) bench --workspace
+	$(CARGO) bench -p lovage
 
 .PHONY: lambda
 lambda: guests build ## Build dist/lovage-lambda-x86_64.zip and say its size
