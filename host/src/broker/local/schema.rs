@@ -138,6 +138,9 @@ enum Found {
 }
 
 fn identify(connection: &Connection) -> rusqlite::Result<Found> {
+    // One look, or a file that another process is just making is taken for a stranger's.
+    let alone = connection.is_autocommit();
+    let _snapshot = alone.then(|| connection.unchecked_transaction()).transpose()?;
     let read = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get(0));
     let (application, version): (i32, i32) = (read("application_id")?, read("user_version")?);
     let tables: i64 =
