@@ -30,7 +30,7 @@ guests: ## Build the guest tasks to guest-tasks/dist/NAME.wasm
 	guest-tasks/build.sh
 
 .PHONY: test
-test: test-setup guests check-wit lint test-guests test-host ## Set up what the tests need, and pass them all
+test: test-setup guests check-wit lint test-guests test-host demo ## Set up what the tests need, and pass them all
 
 .PHONY: test-setup
 test-setup: ## Install what the tests need: a local AWS in a venv
