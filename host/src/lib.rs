@@ -19,6 +19,7 @@ pub mod load;
 pub mod message;
 pub mod outcome;
 pub mod pipeline;
+pub mod policy;
 pub mod publish;
 pub mod registry;
 pub mod result;

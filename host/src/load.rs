@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     config::{AllocatorKind, Config},
     registry::{LoadOptions, Origin, Registry},
-    sandbox::{Allocator, EngineOptions, Limits, Sandbox},
+    sandbox::{Allocator, EngineOptions, Limits, Sandbox, Services},
     settings::{Advice, Settings},
 };
 
@@ -32,11 +32,15 @@ pub fn sandbox(config: &Config, slots: usize) -> anyhow::Result<Sandbox> {
     if let Some(bytes) = config.sandbox.memory_reservation_bytes {
         options.memory_reservation = bytes;
     }
-    let asked =
-        config.tasks.values().chain([&config.defaults]).filter_map(|task| task.memory_bytes);
-    let most = asked.map(Into::into).max().unwrap_or(0);
-    options.max_memory_bytes = options.max_memory_bytes.max(most);
-    Ok(Sandbox::new(options)?)
+    // The pool has room for whatever some task may have.
+    let most = largest(config);
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    options.max_memory_bytes = options.max_memory_bytes.max(most.memory_bytes);
+    options.memories = count(most.memories);
+    options.tables = count(most.tables);
+    options.instances = count(most.instances);
+    options.table_elements = most.table_elements;
+    Ok(Sandbox::with(options, Services::default())?)
 }
 
 /// Loads all components that the configuration names.
@@ -71,10 +75,17 @@ pub fn options(config: &Config) -> LoadOptions {
 }
 
 fn largest(config: &Config) -> Limits {
-    let of_task = |task: &str| Settings::of_task(config, task, Advice::default()).limits();
+    let of_task = |task: &str| Settings::of_task(config, task, Advice::default()).limits;
     config.tasks.keys().map(|task| of_task(task)).fold(of_task(""), |most, task| Limits {
         memory_bytes: most.memory_bytes.max(task.memory_bytes),
         timeout: most.timeout.max(task.timeout),
+        cpu: most.cpu.max(task.cpu),
+        host_calls: most.host_calls.max(task.host_calls),
+        handles: most.handles.max(task.handles),
+        memories: most.memories.max(task.memories),
+        tables: most.tables.max(task.tables),
+        instances: most.instances.max(task.instances),
+        table_elements: most.table_elements.max(task.table_elements),
         ..most
     })
 }
@@ -93,7 +104,7 @@ mod tests {
         let limits = largest(&Config::parse(config, "test").unwrap());
         assert_eq!((limits.memory_bytes, limits.timeout), (300, Duration::from_secs(3)));
         let none = largest(&Config::default());
-        let usual = Settings::of_task(&Config::default(), "", Advice::default()).limits();
+        let usual = Settings::of_task(&Config::default(), "", Advice::default()).limits;
         assert_eq!(none, usual);
     }
 }

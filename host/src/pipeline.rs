@@ -21,6 +21,7 @@ use crate::{
     job::Job,
     message::decode,
     outcome::{Decision, Failure, Outcome, decide},
+    policy::Policies,
     publish,
     registry::{Registry, Task},
     result::JobResult,
@@ -52,6 +53,7 @@ pub struct Pipeline {
     config: Arc<Config>,
     registry: Arc<Registry>,
     sandbox: Sandbox,
+    policies: Policies,
     routes: Arc<Routes>,
     message_bytes: usize,
     keeps_results: bool,
@@ -125,6 +127,7 @@ impl Pipeline {
     ) -> Self {
         let limits = broker.limits();
         Self {
+            policies: Policies::new(Arc::clone(&config)),
             config,
             registry,
             sandbox,
@@ -282,9 +285,10 @@ impl Pipeline {
         Span::current().record("component", &digest);
         AttemptStarted { queue: &source.name }.emit();
         let deadline = end.map(|end| end.at);
+        let grants = self.policies.of(&job.task, &job.tenant);
         let plan =
-            Plan { limits: settings.limits(), max_attempts: settings.max_attempts, deadline };
-        let report = self.sandbox.run(&task.component, job, &plan).await;
+            Plan { limits: settings.limits, max_attempts: settings.max_attempts, deadline, grants };
+        let report = self.sandbox.run(&task.component, job.clone(), &plan).await;
         let run = Run { started_at: now, component: digest, usage: report.usage };
         let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
         let outcome = if cut_short && end.is_some_and(|end| end.late) {
@@ -310,7 +314,9 @@ impl Pipeline {
             Outcome::Rejected(Failure::new("unknown_task", message))
         })?;
         let advice = Advice::from(&task.spec);
-        let settings = Settings::of_task(&self.config, &job.task, advice).for_job(job);
+        let settings = Settings::of_task(&self.config, &job.task, advice)
+            .for_tenant(&self.config, &job.tenant)
+            .for_job(job);
         Ok(Ready { task, settings })
     }
 

@@ -241,6 +241,7 @@ mod tests {
                 cpu: Duration::from_micros(21),
                 wall: Duration::from_micros(60),
                 peak_memory_bytes: 7,
+                ..Usage::default()
             }),
         }
     }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::{
-    config::{Config, ResultFormat, TaskConfig},
+    config::{Config, LimitValues, ResultFormat, TaskConfig},
     job::Job,
     retry::Backoff,
     sandbox::{Limits, TaskSpec},
@@ -54,14 +54,8 @@ pub struct Advice {
 pub struct Settings {
     /// Attempts it gets, at least 1.
     pub max_attempts: u32,
-    /// Wall time for one attempt.
-    pub timeout: Duration,
-    /// Memory for one attempt, in bytes.
-    pub memory_bytes: u64,
-    /// The largest output, in bytes.
-    pub output_bytes: u64,
-    /// What is kept of standard output and error, in bytes each.
-    pub stdio_bytes: u64,
+    /// What one attempt may use.
+    pub limits: Limits,
     /// Delays between attempts.
     pub backoff: Backoff,
     /// The results' format, where the task's settings name one.
@@ -87,8 +81,6 @@ impl Settings {
         };
         let max_attempts: Option<u32> = all.max_attempts.map(Into::into);
         let most_attempts = max_attempts.unwrap_or(ceilings::MAX_ATTEMPTS);
-        let timeout = all.timeout_ms.map(|ms| Duration::from_millis(ms.get()));
-        let longest = timeout.unwrap_or(Duration::from_millis(ceilings::TIMEOUT_MS));
         Self {
             max_attempts: own
                 .max_attempts
@@ -97,21 +89,7 @@ impl Settings {
                 .or(max_attempts)
                 .unwrap_or(defaults::MAX_ATTEMPTS)
                 .max(1),
-            timeout: own
-                .timeout_ms
-                .map(|ms| Duration::from_millis(ms.get()))
-                .or(advice.timeout.map(|advised| advised.min(longest)))
-                .or(timeout)
-                .unwrap_or(Duration::from_millis(defaults::TIMEOUT_MS)),
-            memory_bytes: own
-                .memory_bytes
-                .or(all.memory_bytes)
-                .map_or(defaults::MEMORY_BYTES, Into::into),
-            output_bytes: own
-                .output_bytes
-                .or(all.output_bytes)
-                .map_or(defaults::OUTPUT_BYTES, Into::into),
-            stdio_bytes: own.stdio_bytes.or(all.stdio_bytes).unwrap_or(defaults::STDIO_BYTES),
+            limits: limits(own.limits(), advice, all.limits()),
             backoff: Backoff {
                 base: millis(own.retry_base_ms, all.retry_base_ms, defaults::RETRY_BASE_MS),
                 cap: millis(own.retry_cap_ms, all.retry_cap_ms, defaults::RETRY_CAP_MS),
@@ -121,15 +99,13 @@ impl Settings {
         }
     }
 
-    /// The sandbox's part of it.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            memory_bytes: self.memory_bytes,
-            timeout: self.timeout,
-            output_bytes: usize::try_from(self.output_bytes).unwrap_or(usize::MAX),
-            stdio_bytes: usize::try_from(self.stdio_bytes).unwrap_or(usize::MAX),
-            ..Limits::default()
+    /// What holds where the job is for that tenant: its limits, where they are less.
+    #[must_use]
+    pub fn for_tenant(mut self, config: &Config, tenant: &str) -> Self {
+        if let Some(tenant) = config.tenants.get(tenant) {
+            self.limits = self.limits.tightened_by(tenant.limits.limits());
         }
+        self
     }
 
     /// What holds for a job: what its sender asks for, where that is less.
@@ -137,9 +113,29 @@ impl Settings {
     pub fn for_job(mut self, job: &Job) -> Self {
         self.max_attempts =
             job.max_attempts.map_or(self.max_attempts, |asked| asked.clamp(1, self.max_attempts));
-        self.timeout = job.timeout.map_or(self.timeout, |asked| asked.min(self.timeout));
+        let timeout = self.limits.timeout;
+        self.limits.timeout = job.timeout.map_or(timeout, |asked| asked.min(timeout));
         self
     }
+}
+
+/// A task's own limits over the component's advice over everybody's over the last values.
+fn limits(own: LimitValues, advice: Advice, all: LimitValues) -> Limits {
+    let longest = all.timeout_ms.unwrap_or(ceilings::TIMEOUT_MS);
+    let advised = advice.timeout.map(|advised| whole_ms(advised).min(longest));
+    let advised = LimitValues { timeout_ms: advised, ..LimitValues::default() };
+    let last = Limits {
+        timeout: Duration::from_millis(defaults::TIMEOUT_MS),
+        memory_bytes: defaults::MEMORY_BYTES,
+        output_bytes: defaults::OUTPUT_BYTES as usize,
+        stdio_bytes: defaults::STDIO_BYTES as usize,
+        ..Limits::default()
+    };
+    last.set(own.or(advised).or(all))
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -158,10 +154,13 @@ mod tests {
              [tasks.a]\nmax_attempts = 9\n",
         );
         let a = Settings::of_task(&config, "a", advice);
-        assert_eq!((a.max_attempts, a.timeout), (9, Duration::from_secs(1)));
-        assert_eq!((a.memory_bytes, a.output_bytes), (5, defaults::OUTPUT_BYTES));
+        assert_eq!((a.max_attempts, a.limits.timeout), (9, Duration::from_secs(1)));
+        assert_eq!(
+            (a.limits.memory_bytes, a.limits.output_bytes),
+            (5, defaults::OUTPUT_BYTES as usize)
+        );
         let b = Settings::of_task(&config, "b", Advice::default());
-        assert_eq!((b.max_attempts, b.timeout), (2, Duration::from_secs(2)));
+        assert_eq!((b.max_attempts, b.limits.timeout), (2, Duration::from_secs(2)));
     }
 
     #[test]
@@ -172,15 +171,15 @@ mod tests {
              [tasks.free]\nmax_attempts = 99\ntimeout_ms = 7200000\n",
         );
         let any = Settings::of_task(&limited, "any", advice);
-        assert_eq!((any.max_attempts, any.timeout), (2, Duration::from_secs(2)));
+        assert_eq!((any.max_attempts, any.limits.timeout), (2, Duration::from_secs(2)));
         let free = Settings::of_task(&limited, "free", advice);
-        assert_eq!((free.max_attempts, free.timeout), (99, Duration::from_hours(2)));
+        assert_eq!((free.max_attempts, free.limits.timeout), (99, Duration::from_hours(2)));
         // Where nobody says anything it may have more than the defaults, but not without end.
         let any = Settings::of_task(&config(""), "any", advice);
-        assert_eq!((any.max_attempts, any.timeout), (25, Duration::from_hours(1)));
+        assert_eq!((any.max_attempts, any.limits.timeout), (25, Duration::from_hours(1)));
         let modest = Advice { max_attempts: Some(9), timeout: Some(Duration::from_mins(9)) };
         let any = Settings::of_task(&config(""), "any", modest);
-        assert_eq!((any.max_attempts, any.timeout), (9, Duration::from_mins(9)));
+        assert_eq!((any.max_attempts, any.limits.timeout), (9, Duration::from_mins(9)));
     }
 
     #[test]
@@ -190,7 +189,7 @@ mod tests {
         job.max_attempts = Some(2);
         job.timeout = Some(Duration::from_secs(5));
         let less = settings.clone().for_job(&job);
-        assert_eq!((less.max_attempts, less.timeout), (2, Duration::from_secs(5)));
+        assert_eq!((less.max_attempts, less.limits.timeout), (2, Duration::from_secs(5)));
         job.max_attempts = Some(99);
         job.timeout = Some(Duration::from_secs(9999));
         assert_eq!(settings.clone().for_job(&job), settings);

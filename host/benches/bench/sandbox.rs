@@ -1,7 +1,7 @@
 //! A whole attempt in a sandbox of its own, beside what wasmtime makes of it as it comes, the same
 //! call without a sandbox of its own, and no WebAssembly at all.
 
-use std::{hint::black_box, path::Path, time::Duration};
+use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
 
 use lovage::{
     job::Job,
@@ -78,7 +78,7 @@ fn cost(mut one: impl FnMut()) -> f64 {
 /// An attempt as workers make it.
 struct Ours {
     sandbox: Sandbox,
-    component: LoadedComponent,
+    component: Arc<LoadedComponent>,
     job: Job,
     plan: Plan,
 }
@@ -93,7 +93,8 @@ impl Ours {
     }
 
     fn attempt(&self, runtime: &Runtime) {
-        let report = runtime.block_on(self.sandbox.run(&self.component, &self.job, &self.plan));
+        let report =
+            runtime.block_on(self.sandbox.run(&self.component, self.job.clone(), &self.plan));
         assert!(matches!(&report.outcome, Outcome::Done(output) if output.data == "42"));
     }
 }

@@ -1,6 +1,6 @@
 //! `lovage run`
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
@@ -14,6 +14,7 @@ use crate::{
     load,
     message::raw::is_json,
     outcome::{Failure, Outcome},
+    policy::Grants,
     registry::{Origin, Registry},
     sandbox::{Plan, Report},
     settings::{Advice, Settings},
@@ -106,14 +107,19 @@ impl Run {
             .into_iter()
             .map(|(name, value)| (name.to_ascii_lowercase(), value))
             .collect();
-        let mut settings = Settings::of_task(config, &job.task, Advice::from(&task.spec));
-        settings.timeout = self.timeout.unwrap_or(settings.timeout);
+        let mut settings = Settings::of_task(config, &job.task, Advice::from(&task.spec))
+            .for_tenant(config, &job.tenant);
+        settings.limits.timeout = self.timeout.unwrap_or(settings.limits.timeout);
+        let grants = Grants::of_task(config, &job.task)
+            .and_then(|grants| grants.narrowed_by(config, &job.tenant))
+            .map_err(anyhow::Error::msg)?;
         let plan = Plan {
-            limits: settings.limits(),
+            limits: settings.limits,
+            grants: Arc::new(grants),
             max_attempts: settings.max_attempts.max(job.attempt),
             ..Plan::default()
         };
-        let report = sandbox.run(&task.component, &job, &plan).await;
+        let report = sandbox.run(&task.component, job.clone(), &plan).await;
         if self.show_output {
             for (name, tail) in [("stdout", &report.stdout), ("stderr", &report.stderr)] {
                 for line in tail.text().lines() {
@@ -125,7 +131,7 @@ impl Run {
     }
 }
 
-fn names(tasks: &[std::sync::Arc<crate::registry::Task>]) -> String {
+fn names(tasks: &[Arc<crate::registry::Task>]) -> String {
     tasks.iter().map(|task| task.spec.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 

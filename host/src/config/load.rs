@@ -76,6 +76,8 @@ impl Config {
     fn rebase(&mut self, base: &Path) {
         let rebase = |path: &mut PathBuf| *path = base.join(&*path);
         rebase(&mut self.broker.path);
+        rebase(&mut self.keyvalue.path);
+        self.secrets.values_mut().filter_map(|secret| secret.file.as_mut()).for_each(rebase);
         self.components.paths.iter_mut().for_each(rebase);
         self.components.precompiled.iter_mut().for_each(rebase);
         self.components.cache_dir.iter_mut().for_each(rebase);

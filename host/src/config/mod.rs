@@ -15,8 +15,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Format;
 
+mod grants;
+pub(crate) mod limits;
 mod load;
+mod tenants;
 mod validate;
+
+pub use grants::{DeterminismConfig, GrantsConfig, KeyValueConfig, KeyValueKind, SecretConfig};
+pub use limits::{LimitValues, TenantLimits};
+pub use tenants::{TenantConfig, TenantSource};
 
 pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME};
 
@@ -41,6 +48,10 @@ pub struct Config {
     pub queues: BTreeMap<String, QueueConfig>,
     /// The tenants by name. When any is named, jobs of others are rejected.
     pub tenants: BTreeMap<String, TenantConfig>,
+    /// The secrets that grants may name.
+    pub secrets: BTreeMap<String, SecretConfig>,
+    /// Where key-value buckets are kept.
+    pub keyvalue: KeyValueConfig,
     /// Where `lovage dispatch` and the dispatcher function send jobs.
     pub dispatch: DispatchConfig,
     /// How the worker's Lambda function behaves.
@@ -111,6 +122,12 @@ pub struct WorkerConfig {
     pub publish_attempts: NonZeroU32,
     /// Threads of the async runtime; as many as there are CPUs when 0.
     pub threads: usize,
+    /// How many jobs of one tenant may be held and run at once, where the tenant's own settings do
+    /// not say; three quarters of `concurrency` when absent. Jobs without a tenant may take all.
+    pub tenant_concurrency: Option<NonZeroUsize>,
+    /// Where what is counted can be asked for over HTTP (`/metrics` for Prometheus, `/usage` for
+    /// `lovage usage`): address and port, such as `127.0.0.1:9464`. Nowhere when absent.
+    pub metrics_address: Option<std::net::SocketAddr>,
 }
 
 impl Default for WorkerConfig {
@@ -126,6 +143,8 @@ impl Default for WorkerConfig {
             error_backoff_cap_ms: nonzero64(30_000),
             publish_attempts: NonZeroU32::MIN.saturating_add(4),
             threads: 0,
+            tenant_concurrency: None,
+            metrics_address: None,
         }
     }
 }
@@ -173,30 +192,29 @@ pub struct SandboxConfig {
     pub memory_reservation_bytes: Option<u64>,
 }
 
-/// `[defaults]` and `[tasks.NAME]`: what is absent in `[tasks.NAME]` is taken from the component's
-/// description where that asks for no more than `[defaults]`, then from `[defaults]`, then from
-/// the values in `lovage.sample.toml`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TaskConfig {
-    /// How many attempts a job gets. A sender may ask for fewer.
-    pub max_attempts: Option<NonZeroU32>,
-    /// Wall time for one attempt, in milliseconds. A sender may ask for less.
-    pub timeout_ms: Option<NonZeroU64>,
-    /// Bytes of memory for one attempt: all its memories and tables together.
-    pub memory_bytes: Option<NonZeroU64>,
-    /// The largest output, in bytes.
-    pub output_bytes: Option<NonZeroU64>,
-    /// How much of the end of standard output and of standard error is kept, in bytes each.
-    pub stdio_bytes: Option<u64>,
-    /// The bound of the delay after the first attempt, in milliseconds; it doubles from there.
-    pub retry_base_ms: Option<u64>,
-    /// The bound of every such delay, in milliseconds.
-    pub retry_cap_ms: Option<u64>,
-    /// The queue for results, over the queue's own setting.
-    pub results: Option<String>,
-    /// The results' format, over the queue's own setting.
-    pub result_format: Option<ResultFormat>,
+limits::with_limits! {
+    /// `[defaults]` and `[tasks.NAME]`: what is absent in `[tasks.NAME]` is taken from the
+    /// component's description where that asks for no more than `[defaults]`, then from
+    /// `[defaults]`, then from the values in `lovage.sample.toml`.
+    #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct TaskConfig {
+        /// How many attempts a job gets. A sender may ask for fewer.
+        pub max_attempts: Option<NonZeroU32>,
+        /// The bound of the delay after the first attempt, in milliseconds; it doubles from there.
+        pub retry_base_ms: Option<u64>,
+        /// The bound of every such delay, in milliseconds.
+        pub retry_cap_ms: Option<u64>,
+        /// The queue for results, over the queue's own setting.
+        pub results: Option<String>,
+        /// The results' format, over the queue's own setting.
+        pub result_format: Option<ResultFormat>,
+        /// The queue that follow-on jobs for this task are sent to; the queue that their sender
+        /// came from when absent.
+        pub queue: Option<String>,
+        /// What the task is granted, beyond its memory and time.
+        pub grants: GrantsConfig,
+    }
 }
 
 /// How a result looks on its queue.
@@ -227,6 +245,12 @@ pub struct QueueConfig {
     pub default_task: Option<String>,
     /// The tenant of messages that name none.
     pub tenant: Option<String>,
+    /// Who is believed about a job's tenant, the first that says something: `body`, `attribute`,
+    /// `group`, `queue`. A message that names another tenant where nobody is believed is
+    /// rejected: whoever may send could act for any tenant.
+    pub tenant_from: Vec<TenantSource>,
+    /// Whether jobs without a tenant are rejected.
+    pub tenant_required: bool,
     /// The media type of raw bodies that name none; JSON when absent.
     pub content_type: Option<String>,
     /// The queue for results: a name from this file, or an address. None are published when
@@ -258,6 +282,13 @@ impl Default for QueueConfig {
             format: Format::Native,
             default_task: None,
             tenant: None,
+            tenant_from: vec![
+                TenantSource::Body,
+                TenantSource::Attribute,
+                TenantSource::Group,
+                TenantSource::Queue,
+            ],
+            tenant_required: false,
             content_type: None,
             results: None,
             result_format: ResultFormat::Envelope,
@@ -271,14 +302,6 @@ impl Default for QueueConfig {
 
 /// What `dead_letters` says where they are given up.
 pub const DISCARD: &str = "discard";
-
-/// `[tenants.NAME]`
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TenantConfig {
-    /// The tasks that the tenant may run; all when absent.
-    pub tasks: Option<Vec<String>>,
-}
 
 /// How the dispatcher hands jobs on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -343,11 +366,14 @@ pub struct LogConfig {
     /// A level (`error`, `warn`, `info`, `debug`, `trace`), or directives such as
     /// `warn,lovage=debug`.
     pub level: String,
+    /// Whether what guests write to standard output and standard error is logged, line by line,
+    /// up to the limits `log_lines` and `log_bytes`. Guests may write what is in payloads.
+    pub guests: bool,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, level: "info".to_owned() }
+        Self { format: LogFormat::Auto, level: "info".to_owned(), guests: false }
     }
 }
 

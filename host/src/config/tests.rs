@@ -188,14 +188,18 @@ fn the_sample_shows_every_field_and_is_valid() {
         }
         value.as_table().unwrap().keys().cloned().collect::<Vec<_>>()
     };
-    let wanted: [(&[&str], Vec<String>); 12] = [
+    let wanted: [(&[&str], Vec<String>); 16] = [
         (&[], fields_of::<Config>()),
         (&["broker"], fields_of::<BrokerConfig>()),
         (&["worker"], fields_of::<WorkerConfig>()),
         (&["components"], fields_of::<ComponentsConfig>()),
         (&["sandbox"], fields_of::<SandboxConfig>()),
         (&["defaults"], fields_of::<TaskConfig>()),
-        (&["tasks", "process_data"], fields_of::<TaskConfig>()),
+        (&["tasks", "process_data", "grants"], fields_of::<GrantsConfig>()),
+        (&["tenants", "acme", "limits"], fields_of::<TenantLimits>()),
+        (&["tenants", "acme", "grants"], fields_of::<GrantsConfig>()),
+        (&["secrets", "example_key"], fields_of::<SecretConfig>()),
+        (&["keyvalue"], fields_of::<KeyValueConfig>()),
         (&["queues", "jobs"], fields_of::<QueueConfig>()),
         (&["tenants", "acme"], fields_of::<TenantConfig>()),
         (&["dispatch"], fields_of::<DispatchConfig>()),

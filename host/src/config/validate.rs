@@ -22,6 +22,7 @@ impl Config {
             Self::check_worker,
             Self::check_queues,
             Self::check_sandbox,
+            crate::policy::Policies::check,
             Self::check_functions,
             Self::check_log,
             Self::check_circles,

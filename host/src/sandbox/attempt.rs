@@ -1,5 +1,6 @@
 //! One attempt at one job, in a sandbox of its own.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Sandbox;
@@ -9,17 +10,18 @@ use super::cpu::metered;
 use super::crash;
 use super::limits::{Limit, Limits};
 use super::output;
-use super::state::{DeadlinePassed, State};
+use super::state::{DeadlinePassed, Scene};
 use super::stdio::Tail;
 use crate::job::Job;
 use crate::outcome::{Failure, Outcome};
+use crate::policy::Grants;
 use crate::usage::Usage;
 
 /// The kind of the failure of an attempt that the host's own end cut short ([`Plan::deadline`]).
 pub const CUT_SHORT: &str = "deadline";
 
 /// What the host decided about an attempt before it began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// What it may use.
     pub limits: Limits,
@@ -28,11 +30,13 @@ pub struct Plan {
     /// When the host itself has to end, if it has to: a Lambda function's deadline, say. The
     /// attempt is stopped then, even if its timeout has not passed.
     pub deadline: Option<Instant>,
+    /// What it may use beyond its memory and time.
+    pub grants: Arc<Grants>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { limits: Limits::default(), max_attempts: 1, deadline: None }
+        Self { limits: Limits::default(), max_attempts: 1, deadline: None, grants: Arc::default() }
     }
 }
 
@@ -78,7 +82,13 @@ impl Sandbox {
     /// Waits for a free slot first; the attempt's time begins when it has one. Nothing that goes
     /// wrong in the guest is an error here: it is the outcome. May be dropped at any time, which
     /// ends the guest and frees its slot.
-    pub async fn run(&self, component: &LoadedComponent, job: &Job, plan: &Plan) -> Report {
+    pub async fn run(
+        &self,
+        component: &Arc<LoadedComponent>,
+        job: impl Into<Arc<Job>>,
+        plan: &Plan,
+    ) -> Report {
+        let job = &job.into();
         let _slot = self.slot().await;
         let _running = self.ticker().run();
         let started = Instant::now();
@@ -90,8 +100,8 @@ impl Sandbox {
 
     async fn attempt(
         &self,
-        component: &LoadedComponent,
-        job: &Job,
+        component: &Arc<LoadedComponent>,
+        job: &Arc<Job>,
         plan: &Plan,
         started: Instant,
     ) -> Report {
@@ -103,7 +113,12 @@ impl Sandbox {
             max_attempts: plan.max_attempts,
             deadline: unix_millis(deadline.saturating_duration_since(started)),
         };
-        let mut store = State::store(self.engine(), limits, deadline);
+        let mut store = self.store(Scene {
+            limits: *limits,
+            deadline,
+            grants: Arc::clone(&plan.grants),
+            job: Some(Arc::clone(job)),
+        });
         let ended = within(deadline, async {
             let instance = component.pre.instantiate_async(&mut store).await?;
             let handler = &component.handler;

@@ -5,6 +5,7 @@
 //! nothing left to look up.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -18,7 +19,8 @@ use super::crash;
 use super::error::{ComponentError, Problem};
 use super::limits::{Limit, Limits};
 use super::spec::{self, TaskSpec};
-use super::state::{State, is_offered};
+use super::state::{Offer, Scene, State, offer};
+use crate::policy::Capability;
 
 /// Where a component came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct Import {
     pub name: String,
     /// Whether this host offers it.
     pub offered: bool,
+    /// What has to be granted for it; `None` where everybody has it.
+    pub needs: Option<Capability>,
 }
 
 /// A component whose tasks can be run.
@@ -143,7 +147,7 @@ impl Sandbox {
         &self,
         file: &Path,
         limits: &Limits,
-    ) -> Result<LoadedComponent, ComponentError> {
+    ) -> Result<Arc<LoadedComponent>, ComponentError> {
         let name = file.display().to_string();
         let wasm = std::fs::read(file).map_err(|error| Problem::Unreadable(error).of(&name))?;
         self.prepare_bytes(name, &wasm, limits).await
@@ -155,10 +159,10 @@ impl Sandbox {
         file: impl Into<String>,
         wasm: &[u8],
         limits: &Limits,
-    ) -> Result<LoadedComponent, ComponentError> {
+    ) -> Result<Arc<LoadedComponent>, ComponentError> {
         let source = Source::of(file, wasm);
         let component = self.compile(wasm).map_err(|problem| problem.of(&source.file))?;
-        self.load(source, component, None, limits).await
+        self.load(source, component, None, limits).await.map(Arc::new)
     }
 
     /// Compiles a component. Takes the CPU for seconds where a component is large: not for a
@@ -230,7 +234,9 @@ impl Sandbox {
         let _slot = self.spare_slot().await;
         let _running = self.ticker().run();
         let deadline = Instant::now() + limits.timeout;
-        let mut store = State::store(self.engine(), limits, deadline);
+        // Nothing is granted to who only says what it serves.
+        let mut store =
+            self.store(Scene { limits: *limits, deadline, grants: Arc::default(), job: None });
         let described = within(deadline, async {
             let instance = pre.instantiate_async(&mut store).await?;
             handler.describe(&mut store, &instance).await
@@ -296,19 +302,24 @@ impl Sandbox {
         component
             .component_type()
             .imports(self.engine())
-            .map(|(name, import)| Import {
-                name: name.to_owned(),
-                offered: match import.ty {
+            .map(|(name, import)| {
+                let offered = match import.ty {
                     // Types need nobody to offer them: `lovage:task/types` is one such.
-                    ComponentItem::Type(_) => true,
+                    ComponentItem::Type(_) => Some(Offer::Always),
                     ComponentItem::ComponentInstance(instance) => {
-                        is_offered(name)
-                            || instance
-                                .exports(self.engine())
-                                .all(|(_, item)| matches!(item.ty, ComponentItem::Type(_)))
+                        let only_types = || {
+                            let mut exports = instance.exports(self.engine());
+                            exports.all(|(_, item)| matches!(item.ty, ComponentItem::Type(_)))
+                        };
+                        offer(name).or_else(|| only_types().then_some(Offer::Always))
                     }
-                    _ => false,
-                },
+                    _ => None,
+                };
+                let needs = match offered {
+                    Some(Offer::Granted(capability)) => Some(capability),
+                    _ => None,
+                };
+                Import { name: name.to_owned(), offered: offered.is_some(), needs }
             })
             .collect()
     }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
+use crate::config::LimitValues;
+
 /// What one attempt may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -17,12 +19,22 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Wall time from the first instruction to the last, instantiation included. 60 s.
     pub timeout: Duration,
+    /// Wall time after which the guest is told to end. None: not before its timeout.
+    pub soft_timeout: Option<Duration>,
+    /// CPU time. None: as much as it has wall time.
+    pub cpu: Option<Duration>,
     /// Bytes of the output's data. 960 KiB: SQS takes messages of 1 MiB
     /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>),
     /// and a result has an envelope around the data.
     pub output_bytes: usize,
     /// Bytes kept of each of standard output and standard error: the last ones. 16 KiB.
     pub stdio_bytes: usize,
+    /// Lines of output that go to the log, where guests' output does. 1,000.
+    pub log_lines: u64,
+    /// Bytes of output that go to the log, where guests' output does. 64 KiB.
+    pub log_bytes: u64,
+    /// Calls of the host. 10 million.
+    pub host_calls: u64,
     /// Elements of one table. 20,000, as Python needs; each counts 8 bytes towards the memory.
     pub table_elements: usize,
     /// Core instances; one component has a handful, Python some dozens. 128.
@@ -33,6 +45,24 @@ pub struct Limits {
     pub tables: usize,
     /// Live handles of the component model, and live host resources (streams, timers). 4,096.
     pub handles: usize,
+    /// HTTP requests. 100.
+    pub http_requests: u32,
+    /// Bytes of all requests, and of all responses. 16 MiB.
+    pub http_bytes: u64,
+    /// Time for one connection to stand. 5 s.
+    pub http_connect_timeout: Duration,
+    /// Time for one request and its whole response. 30 s.
+    pub http_timeout: Duration,
+    /// Operations on key-value buckets. 1,000.
+    pub keyvalue_operations: u32,
+    /// Bytes written to the scratch directory. 64 MiB.
+    pub scratch_bytes: u64,
+    /// Files and directories made in the scratch directory. 1,000.
+    pub scratch_files: u32,
+    /// Follow-on jobs. 100.
+    pub dispatch_jobs: u32,
+    /// Length of a chain of follow-on jobs. 10.
+    pub dispatch_depth: u32,
 }
 
 impl Default for Limits {
@@ -40,13 +70,104 @@ impl Default for Limits {
         Self {
             memory_bytes: 128 << 20,
             timeout: Duration::from_mins(1),
+            soft_timeout: None,
+            cpu: None,
             output_bytes: 960 << 10,
             stdio_bytes: 16 << 10,
+            log_lines: 1_000,
+            log_bytes: 64 << 10,
+            host_calls: 10_000_000,
             table_elements: 20_000,
             instances: 128,
             memories: 4,
             tables: 16,
             handles: 4096,
+            http_requests: 100,
+            http_bytes: 16 << 20,
+            http_connect_timeout: Duration::from_secs(5),
+            http_timeout: Duration::from_secs(30),
+            keyvalue_operations: 1_000,
+            scratch_bytes: 64 << 20,
+            scratch_files: 1_000,
+            dispatch_jobs: 100,
+            dispatch_depth: 10,
+        }
+    }
+}
+
+impl Limits {
+    /// These, with what the configuration sets in their place.
+    #[must_use]
+    pub fn set(self, values: LimitValues) -> Self {
+        let size = |value: Option<u64>, or: usize| {
+            value.map_or(or, |value| usize::try_from(value).unwrap_or(usize::MAX))
+        };
+        let count = |value: Option<u64>, or: u32| {
+            value.map_or(or, |value| u32::try_from(value).unwrap_or(u32::MAX))
+        };
+        let millis = |value: Option<u64>| value.map(Duration::from_millis);
+        Self {
+            memory_bytes: values.memory_bytes.unwrap_or(self.memory_bytes),
+            timeout: millis(values.timeout_ms).unwrap_or(self.timeout),
+            soft_timeout: millis(values.soft_timeout_ms).or(self.soft_timeout),
+            cpu: millis(values.cpu_ms).or(self.cpu),
+            output_bytes: size(values.output_bytes, self.output_bytes),
+            stdio_bytes: size(values.stdio_bytes, self.stdio_bytes),
+            log_lines: values.log_lines.unwrap_or(self.log_lines),
+            log_bytes: values.log_bytes.unwrap_or(self.log_bytes),
+            host_calls: values.host_calls.unwrap_or(self.host_calls),
+            table_elements: size(values.table_elements, self.table_elements),
+            instances: size(values.instances, self.instances),
+            memories: size(values.memories, self.memories),
+            tables: size(values.tables, self.tables),
+            handles: size(values.handles, self.handles),
+            http_requests: count(values.http_requests, self.http_requests),
+            http_bytes: values.http_bytes.unwrap_or(self.http_bytes),
+            http_connect_timeout: millis(values.http_connect_timeout_ms)
+                .unwrap_or(self.http_connect_timeout),
+            http_timeout: millis(values.http_timeout_ms).unwrap_or(self.http_timeout),
+            keyvalue_operations: count(values.keyvalue_operations, self.keyvalue_operations),
+            scratch_bytes: values.scratch_bytes.unwrap_or(self.scratch_bytes),
+            scratch_files: count(values.scratch_files, self.scratch_files),
+            dispatch_jobs: count(values.dispatch_jobs, self.dispatch_jobs),
+            dispatch_depth: count(values.dispatch_depth, self.dispatch_depth),
+        }
+    }
+}
+
+impl Limits {
+    /// These, with what the configuration sets where that is less.
+    #[must_use]
+    pub fn tightened_by(self, values: LimitValues) -> Self {
+        let other = self.set(values);
+        let less = |one: Option<Duration>, other: Option<Duration>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            memory_bytes: self.memory_bytes.min(other.memory_bytes),
+            timeout: self.timeout.min(other.timeout),
+            soft_timeout: less(self.soft_timeout, other.soft_timeout),
+            cpu: less(self.cpu, other.cpu),
+            output_bytes: self.output_bytes.min(other.output_bytes),
+            stdio_bytes: self.stdio_bytes.min(other.stdio_bytes),
+            log_lines: self.log_lines.min(other.log_lines),
+            log_bytes: self.log_bytes.min(other.log_bytes),
+            host_calls: self.host_calls.min(other.host_calls),
+            table_elements: self.table_elements.min(other.table_elements),
+            instances: self.instances.min(other.instances),
+            memories: self.memories.min(other.memories),
+            tables: self.tables.min(other.tables),
+            handles: self.handles.min(other.handles),
+            http_requests: self.http_requests.min(other.http_requests),
+            http_bytes: self.http_bytes.min(other.http_bytes),
+            http_connect_timeout: self.http_connect_timeout.min(other.http_connect_timeout),
+            http_timeout: self.http_timeout.min(other.http_timeout),
+            keyvalue_operations: self.keyvalue_operations.min(other.keyvalue_operations),
+            scratch_bytes: self.scratch_bytes.min(other.scratch_bytes),
+            scratch_files: self.scratch_files.min(other.scratch_files),
+            dispatch_jobs: self.dispatch_jobs.min(other.dispatch_jobs),
+            dispatch_depth: self.dispatch_depth.min(other.dispatch_depth),
         }
     }
 }

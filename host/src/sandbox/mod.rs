@@ -25,6 +25,7 @@ mod error;
 mod failure;
 mod limits;
 mod output;
+mod services;
 mod spec;
 mod state;
 mod stdio;
@@ -44,8 +45,9 @@ pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION}
 pub use self::error::{ComponentError, EngineError, Problem};
 pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 pub use self::limits::{Bytes, Limit, Limits, Refusal};
+pub use self::services::Services;
 pub use self::spec::TaskSpec;
-pub use self::state::{OFFERED, is_offered};
+pub use self::state::{OFFERED, Offer, Offered, Versions, offer};
 pub use self::stdio::Tail;
 
 use self::state::State;
@@ -61,6 +63,7 @@ struct Inner {
     ticker: Ticker,
     options: EngineOptions,
     allocator: Allocator,
+    services: Services,
     /// The pool has room for so many; whoever has no permit would meet an error there.
     slots: Semaphore,
     spare: Semaphore,
@@ -76,8 +79,13 @@ impl std::fmt::Debug for Sandbox {
 }
 
 impl Sandbox {
-    /// Sets up an engine, its clock, and what guests may import.
+    /// A sandbox in which no grant leads anywhere.
     pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
+        Self::with(options, Services::default())
+    }
+
+    /// Sets up an engine, its clock, and what guests may import.
+    pub fn with(options: EngineOptions, services: Services) -> Result<Self, EngineError> {
         let (engine, allocator) = options.build()?;
         let linker =
             state::linker(&engine).map_err(|error| EngineError::Wasi(format!("{error:#}")))?;
@@ -85,6 +93,7 @@ impl Sandbox {
         Ok(Self(Arc::new(Inner {
             ticker,
             linker,
+            services,
             slots: Semaphore::new(options.slots as usize),
             spare: Semaphore::new(engine::SPARE_SLOTS as usize),
             options,
@@ -114,6 +123,10 @@ impl Sandbox {
 
     fn linker(&self) -> &Linker<State> {
         &self.0.linker
+    }
+
+    fn services(&self) -> &Services {
+        &self.0.services
     }
 
     fn ticker(&self) -> &Ticker {

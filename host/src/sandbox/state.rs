@@ -3,20 +3,38 @@
 //! Nothing is inherited. There are no environment variables, no arguments, no files, no sockets,
 //! and standard input is empty. Clocks and random numbers work; output is kept as a short tail.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::Sandbox;
 use super::limits::{Limiter, Limits, RANDOM_BYTES};
 use super::stdio::Stream;
+use crate::job::Job;
+use crate::policy::{Capability, Grants};
+
+/// What a store is made for.
+pub(super) struct Scene {
+    /// What the guest may use.
+    pub limits: Limits,
+    /// When it stops, even if it never waits for anything.
+    pub deadline: Instant,
+    /// What it may use beyond its memory and time.
+    pub grants: Arc<Grants>,
+    /// The job, where there is one: `describe` has none.
+    pub job: Option<Arc<Job>>,
+}
 
 /// A store's data.
 pub struct State {
     wasi: WasiCtx,
     table: ResourceTable,
     pub(super) limiter: Limiter,
+    pub(super) grants: Arc<Grants>,
+    pub(super) job: Option<Arc<Job>>,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
 }
@@ -39,7 +57,8 @@ impl WasiView for State {
 pub(super) struct DeadlinePassed;
 
 impl State {
-    fn new(limits: &Limits) -> Self {
+    fn new(scene: Scene) -> Self {
+        let limits = &scene.limits;
         let stdout = Stream::new(limits.stdio_bytes);
         let stderr = Stream::new(limits.stdio_bytes);
         let mut wasi = WasiCtx::builder();
@@ -52,12 +71,23 @@ impl State {
             .max_random_size(RANDOM_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
-        Self { wasi: wasi.build(), table, limiter: Limiter::new(*limits), stdout, stderr }
+        Self {
+            wasi: wasi.build(),
+            table,
+            limiter: Limiter::new(*limits),
+            grants: scene.grants,
+            job: scene.job,
+            stdout,
+            stderr,
+        }
     }
+}
 
-    /// A fresh store, whose guest stops at the deadline even if it never waits for anything.
-    pub(super) fn store(engine: &Engine, limits: &Limits, deadline: Instant) -> Store<Self> {
-        let mut store = Store::new(engine, Self::new(limits));
+impl Sandbox {
+    /// A fresh store.
+    pub(super) fn store(&self, scene: Scene) -> Store<State> {
+        let (limits, deadline) = (scene.limits, scene.deadline);
+        let mut store = Store::new(self.engine(), State::new(scene));
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.hostcall_bytes());
         store.set_max_component_handles(limits.handles);
@@ -78,7 +108,8 @@ impl State {
     }
 }
 
-/// All that a guest may import: WASI 0.2 and 0.3.
+/// All that a guest may import, granted or not: a component that imports what its tasks are not
+/// granted is not loaded, and what a tenant is not granted is refused when it is used.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -86,57 +117,144 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     Ok(linker)
 }
 
-/// The interfaces that [`linker`] offers, by package and series: `wasi:io/poll@0.2.3` is served by
-/// any 0.2, since minor versions of WASI only add. Interfaces of nothing but types need nobody to
-/// offer them. A test holds this list to the linker.
-pub const OFFERED: &[(&str, &[u64], &[&str])] = &[
-    (
-        "wasi:cli",
-        &[2, 3],
+/// Interfaces that are offered, and on what terms.
+#[derive(Debug, Clone, Copy)]
+pub struct Offered {
+    /// The package, without its version.
+    pub package: &'static str,
+    /// Its versions.
+    pub versions: Versions,
+    /// The interfaces.
+    pub interfaces: &'static [&'static str],
+    /// On what terms.
+    pub offer: Offer,
+}
+
+/// Versions of a package that one implementation serves.
+#[derive(Debug, Clone, Copy)]
+pub enum Versions {
+    /// Any release `0.N.x`: minor versions of WASI only add.
+    Wasi(u64),
+    /// Any release `MAJOR.N.x` with N up to that minor version.
+    UpTo(u64, u64),
+    /// This one, a pre-release, with which nothing else is compatible.
+    Exactly(&'static str),
+}
+
+/// On what terms an interface is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// To everybody; there is nothing behind it that could be granted.
+    Always,
+    /// To tasks that are granted the capability.
+    Granted(Capability),
+}
+
+const fn always(
+    package: &'static str,
+    versions: Versions,
+    interfaces: &'static [&'static str],
+) -> Offered {
+    Offered { package, versions, interfaces, offer: Offer::Always }
+}
+
+const fn granted(
+    package: &'static str,
+    versions: Versions,
+    interfaces: &'static [&'static str],
+    capability: Capability,
+) -> Offered {
+    Offered { package, versions, interfaces, offer: Offer::Granted(capability) }
+}
+
+const CLI: &[&str] = &[
+    "environment",
+    "exit",
+    "stdin",
+    "stdout",
+    "stderr",
+    "terminal-input",
+    "terminal-output",
+    "terminal-stdin",
+    "terminal-stdout",
+    "terminal-stderr",
+];
+const RANDOM: &[&str] = &["random", "insecure", "insecure-seed"];
+
+/// The interfaces that the host offers. Interfaces of nothing but types need nobody to offer
+/// them. A test holds this list to the linker.
+pub const OFFERED: &[Offered] = &[
+    always("wasi:cli", Versions::Wasi(2), CLI),
+    always("wasi:cli", Versions::Wasi(3), CLI),
+    always("wasi:clocks", Versions::Wasi(2), &["monotonic-clock", "wall-clock"]),
+    always("wasi:clocks", Versions::Wasi(3), &["monotonic-clock", "system-clock"]),
+    always("wasi:filesystem", Versions::Wasi(2), &["types", "preopens"]),
+    always("wasi:filesystem", Versions::Wasi(3), &["types", "preopens"]),
+    always("wasi:io", Versions::Wasi(2), &["error", "poll", "streams"]),
+    always("wasi:random", Versions::Wasi(2), RANDOM),
+    always("wasi:random", Versions::Wasi(3), RANDOM),
+    always(
+        "wasi:sockets",
+        Versions::Wasi(2),
         &[
-            "environment",
-            "exit",
-            "stdin",
-            "stdout",
-            "stderr",
-            "terminal-input",
-            "terminal-output",
-            "terminal-stdin",
-            "terminal-stdout",
-            "terminal-stderr",
+            "ip-name-lookup",
+            "network",
+            "instance-network",
+            "tcp",
+            "tcp-create-socket",
+            "udp",
+            "udp-create-socket",
         ],
     ),
-    ("wasi:clocks", &[2, 3], &["monotonic-clock"]),
-    ("wasi:clocks", &[2], &["wall-clock"]),
-    ("wasi:clocks", &[3], &["system-clock"]),
-    ("wasi:filesystem", &[2, 3], &["types", "preopens"]),
-    ("wasi:io", &[2], &["error", "poll", "streams"]),
-    ("wasi:random", &[2, 3], &["random", "insecure", "insecure-seed"]),
-    ("wasi:sockets", &[2, 3], &["ip-name-lookup"]),
-    (
-        "wasi:sockets",
-        &[2],
-        &["network", "instance-network", "tcp", "tcp-create-socket", "udp", "udp-create-socket"],
-    ),
-    ("wasi:sockets", &[3], &["types"]),
+    always("wasi:sockets", Versions::Wasi(3), &["ip-name-lookup", "types"]),
+    always("lovage:task", Versions::UpTo(1, 1), &["progress"]),
+    granted("lovage:task", Versions::UpTo(1, 1), &["dispatch"], Capability::Dispatch),
 ];
 
-/// Whether an interface that a component imports is offered.
-pub fn is_offered(import: &str) -> bool {
-    let parse = || {
-        let (name, version) = import.split_once('@')?;
-        let (package, interface) = name.split_once('/')?;
-        let series: u64 =
-            version.strip_prefix("0.")?.split_once('.').and_then(|(minor, patch)| {
-                // Nothing is compatible with a pre-release but itself.
-                let released = patch.bytes().all(|b| b.is_ascii_digit());
-                released.then(|| minor.parse().ok()).flatten()
-            })?;
-        Some(OFFERED.iter().any(|(offered, all_series, interfaces)| {
-            *offered == package && all_series.contains(&series) && interfaces.contains(&interface)
-        }))
-    };
-    parse().unwrap_or(false)
+/// On what terms an interface that a component imports is offered; `None` where it is not.
+pub fn offer(import: &str) -> Option<Offer> {
+    let (name, version) = import.split_once('@')?;
+    let (package, interface) = name.split_once('/')?;
+    OFFERED
+        .iter()
+        .find(|offered| {
+            offered.package == package
+                && offered.interfaces.contains(&interface)
+                && offered.versions.serve(version)
+        })
+        .map(|offered| offered.offer)
+}
+
+impl Versions {
+    fn serve(self, version: &str) -> bool {
+        let release = || {
+            let mut parts = version.split('.').map(|part| {
+                part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u64>().ok()).flatten()
+            });
+            match (parts.next(), parts.next(), parts.next(), parts.next()) {
+                (Some(Some(major)), Some(Some(minor)), Some(Some(_)), None) => Some((major, minor)),
+                _ => None,
+            }
+        };
+        match self {
+            Self::Wasi(series) => release() == Some((0, series)),
+            Self::UpTo(major, most) => {
+                release().is_some_and(|(found, minor)| found == major && minor <= most)
+            }
+            Self::Exactly(only) => version == only,
+        }
+    }
+
+    /// One of them.
+    #[cfg(test)]
+    fn example(self) -> String {
+        match self {
+            Self::Wasi(2) => "0.2.12".to_owned(),
+            Self::Wasi(series) => format!("0.{series}.0"),
+            Self::UpTo(major, minor) => format!("{major}.{minor}.0"),
+            Self::Exactly(only) => only.to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +269,7 @@ mod tests {
             "wasi:sockets/types@0.3.0",
             "wasi:io/poll@0.2.3",
         ] {
-            assert!(is_offered(import), "{import}");
+            assert_eq!(offer(import), Some(Offer::Always), "{import}");
         }
         for import in [
             "wasi:cli/stdout",
@@ -163,7 +281,7 @@ mod tests {
             "wasi:cli/run@0.2.0",
             "mine",
         ] {
-            assert!(!is_offered(import), "{import}");
+            assert_eq!(offer(import), None, "{import}");
         }
     }
 
@@ -172,16 +290,14 @@ mod tests {
     fn what_is_said_to_be_offered_is_linked() {
         let engine = Engine::default();
         let mut linker = linker(&engine).unwrap();
-        for (package, all_series, interfaces) in OFFERED {
-            for series in *all_series {
-                let version = if *series == 2 { "0.2.12" } else { "0.3.0" };
-                for interface in *interfaces {
-                    let name = format!("{package}/{interface}@{version}");
-                    assert!(is_offered(&name));
-                    // A name cannot be defined twice.
-                    let twice = linker.root().func_wrap(&name, |_, (): ()| Ok(()));
-                    assert!(twice.is_err(), "{name} is not linked");
-                }
+        for offered in OFFERED {
+            for interface in offered.interfaces {
+                let name =
+                    format!("{}/{interface}@{}", offered.package, offered.versions.example());
+                assert_eq!(offer(&name), Some(offered.offer));
+                // A name cannot be defined twice.
+                let twice = linker.root().func_wrap(&name, |_, (): ()| Ok(()));
+                assert!(twice.is_err(), "{name} is not linked");
             }
         }
     }

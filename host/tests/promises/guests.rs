@@ -1,7 +1,7 @@
 //! The guests that tests run: those that ship, the hostile ones, and some made from text.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lovage::job::Job;
@@ -38,7 +38,7 @@ pub fn load_options() -> lovage::registry::LoadOptions {
 }
 
 /// Loads a guest that `make guests` built.
-pub async fn load(sandbox: &Sandbox, name: &str) -> std::sync::Arc<LoadedComponent> {
+pub async fn load(sandbox: &Sandbox, name: &str) -> Arc<LoadedComponent> {
     let origin = lovage::registry::Origin::Wasm(file(name));
     let registry =
         lovage::registry::Registry::load(sandbox, &[origin], &load_options()).await.unwrap();
@@ -48,7 +48,7 @@ pub async fn load(sandbox: &Sandbox, name: &str) -> std::sync::Arc<LoadedCompone
 /// Runs a job once, under the default limits but for what `change` changes.
 pub async fn run(
     sandbox: &Sandbox,
-    component: &LoadedComponent,
+    component: &Arc<LoadedComponent>,
     task: &str,
     payload: &str,
     change: impl FnOnce(&mut Plan),
@@ -57,7 +57,7 @@ pub async fn run(
     let mut plan = Plan::default();
     plan.limits.timeout = Duration::from_secs(30);
     change(&mut plan);
-    sandbox.run(component, &job, &plan).await
+    sandbox.run(component, job.clone(), &plan).await
 }
 
 /// A component from the text of a core module, which has to export

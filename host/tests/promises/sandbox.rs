@@ -43,7 +43,7 @@ async fn a_payload_arrives_byte_for_byte_and_the_output_comes_back() {
     let payload: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     let mut job = Job::new("job-1", "echo", payload.clone());
     job.content_type = "application/octet-stream".to_owned();
-    let report = sandbox.run(&echo, &job, &Plan::default()).await;
+    let report = sandbox.run(&echo, job.clone(), &Plan::default()).await;
     assert_eq!(
         report.outcome,
         Outcome::Done(Output {
@@ -77,7 +77,7 @@ async fn a_guest_is_told_about_its_attempt() {
     job.parent_id = Some("id-3".to_owned());
     job.headers = vec![("traceparent".to_owned(), "00-ü".to_owned())];
     let plan = Plan { max_attempts: 5, ..Plan::default() };
-    let report = sandbox.run(&echo, &job, &plan).await;
+    let report = sandbox.run(&echo, job.clone(), &plan).await;
     let context: serde_json::Value = serde_json::from_str(text(&report.outcome)).unwrap();
     let shown = context.to_string();
     for part in ["id-7", "echo_context", "acme", "id-1", "id-3", "traceparent", "00-ü"] {
@@ -389,7 +389,7 @@ async fn a_failure_shows_the_ends_of_what_the_guest_wrote() {
     let component = sandbox.prepare_bytes("writes", &component, &Limits::default()).await.unwrap();
     let mut plan = Plan::default();
     plan.limits.timeout = Duration::from_millis(500);
-    let attempt = async |id: &str| sandbox.run(&component, &Job::new(id, "t", ""), &plan).await;
+    let attempt = async |id: &str| sandbox.run(&component, Job::new(id, "t", ""), &plan).await;
     let both = "standard error:\nto stderr\nstandard output:\nto stdout\n";
     let crash = crashed(attempt("1").await.outcome).detail.unwrap();
     assert!(crash.starts_with(both), "{crash}");
@@ -447,10 +447,10 @@ async fn json_that_is_none_is_refused() {
     let echo = load(&sandbox, "echo").await;
     let mut job = Job::new("job-1", "echo", "{\"a\":");
     job.content_type = "application/json; charset=utf-8".to_owned();
-    let report = sandbox.run(&echo, &job, &Plan::default()).await;
+    let report = sandbox.run(&echo, job.clone(), &Plan::default()).await;
     assert_eq!(failed(report.outcome).kind, "invalid_output");
     job.payload = "{}".into();
-    let report = sandbox.run(&echo, &job, &Plan::default()).await;
+    let report = sandbox.run(&echo, job.clone(), &Plan::default()).await;
     assert!(
         matches!(&report.outcome, Outcome::Done(output) if output.content_type == JSON),
         "{:?}",
@@ -694,7 +694,7 @@ async fn wasi_0_3_is_there_too_but_a_task_cannot_wait_for_its_async_functions() 
     let sandbox = sandbox();
     let component = sandbox.prepare_bytes("waits", &component, &Limits::default()).await.unwrap();
     let attempt = async |id: &str| {
-        sandbox.run(&component, &Job::new(id, "t", ""), &Plan::default()).await.outcome
+        sandbox.run(&component, Job::new(id, "t", ""), &Plan::default()).await.outcome
     };
     match attempt("short").await {
         Outcome::Done(output) => assert_ne!(*output.data, [0; 8]),

@@ -50,7 +50,8 @@ fn every_event_is_a_line_and_a_count_at_once() {
     let error = BrokerError::caused_by(Fault::Unavailable, "no answer", io("connection reset"));
     let queues = ["jobs".to_owned(), "more".to_owned()];
     let ms = Duration::from_millis;
-    let usage = Usage { cpu: ms(250), wall: ms(500), peak_memory_bytes: 65_536 };
+    let usage =
+        Usage { cpu: ms(250), wall: ms(500), peak_memory_bytes: 65_536, ..Usage::default() };
     let events = [
         event!(
             WorkerStarted { broker: "local", queues: &queues, tasks: 3, concurrency: 8 },
@@ -200,6 +201,7 @@ fn what_an_attempt_cost_is_recorded_where_a_guest_ran() {
         cpu: Duration::from_millis(250),
         wall: Duration::from_millis(500),
         peak_memory_bytes: 1,
+        ..Usage::default()
     };
     for usage in [Some(cost), None] {
         let counts = Counts::default();
