@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds every task and every hostile fixture, in release, into dist/ beside this file:
 #
-#   dist/NAME.wasm           the tasks
+#   dist/NAME.wasm           the tasks that need no grant
+#   dist/granted/NAME.wasm   those that do
 #   dist/hostile/NAME.wasm   the fixtures of the host's tests
 #
 # A component that did not change keeps its file and its time, so that nothing downstream
@@ -49,4 +50,5 @@ collect() {
 }
 
 collect rust dist
+collect granted dist/granted
 collect hostile dist/hostile

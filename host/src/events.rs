@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 use metrics::{counter, histogram};
 use tracing::{debug, error, info, warn};
 
-use crate::{broker::BrokerError, outcome::Status, text::one_line, usage::Usage};
+use crate::{broker::BrokerError, outcome::Status, text::one_line, usage::Usage, wanted::Progress};
 
 /// How long a reason may be in a log line, in bytes.
 const REASON_BYTES: usize = 1024;
@@ -186,6 +186,23 @@ impl AttemptAbandoned<'_> {
     pub fn emit(self) {
         warn!(queue = self.queue, "attempt given up before its end");
         counter!("lovage_attempts_abandoned_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
+/// A running job said how far it is.
+pub struct JobProgress<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// How far; the message is one line, made fit to be shown.
+    pub progress: &'a Progress,
+}
+
+impl JobProgress<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Progress { percent, message } = self.progress;
+        info!(queue = self.queue, percent, said = %message, "job progress");
+        counter!("lovage_progress_reports_total", "queue" => self.queue.to_owned()).increment(1);
     }
 }
 

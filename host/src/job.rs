@@ -45,6 +45,8 @@ pub struct Job {
     pub root_id: Option<String>,
     /// The id of the job that asked for this one.
     pub parent_id: Option<String>,
+    /// How many jobs of that chain were before this one.
+    pub depth: u32,
 }
 
 impl Job {
@@ -65,6 +67,7 @@ impl Job {
             headers: Vec::new(),
             root_id: None,
             parent_id: None,
+            depth: 0,
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     config::{AllocatorKind, Config},
+    policy::Policies,
     registry::{LoadOptions, Origin, Registry},
     sandbox::{Allocator, EngineOptions, Limits, Sandbox, Services},
     settings::{Advice, Settings},
@@ -71,6 +72,7 @@ pub fn options(config: &Config) -> LoadOptions {
             config.components.cache_bytes.unwrap_or(crate::registry::DEFAULT_MAX_BYTES),
         ),
         limits: largest(config),
+        policies: Arc::new(Policies::new(Arc::new(config.clone()))),
     }
 }
 

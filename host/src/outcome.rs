@@ -12,6 +12,7 @@
 //! | timed out, none left | deleted | `timed_out` | yes |
 //! | crashed, none left | deleted | `crashed` | yes |
 //! | expired | deleted | `expired` | – |
+//! | revoked | deleted | `revoked` | – |
 //! | abandoned | back at once, attempt not spent | – | – |
 //!
 //! [`decide`] is that table. Everything that follows (publish, dead letter, delete, release) is
@@ -85,6 +86,8 @@ pub enum Outcome {
     Crashed(Failure),
     /// The job's `expires` had passed before it ran.
     Expired,
+    /// Somebody revoked the job, before it ran or before it was done.
+    Revoked,
     /// The host had to end before the job had its time, and had begun it late. Nobody's fault.
     Abandoned,
 }
@@ -105,6 +108,8 @@ pub enum Status {
     Crashed,
     /// It was not run, since its time was over.
     Expired,
+    /// It was revoked.
+    Revoked,
 }
 
 impl Status {
@@ -117,6 +122,7 @@ impl Status {
             Self::TimedOut => "timed_out",
             Self::Crashed => "crashed",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -170,6 +176,11 @@ pub fn decide(outcome: Outcome, attempt: u32, max_attempts: u32, backoff: &Backo
             Err(Failure::new("expired", "the job's expiry had passed before it could run")),
             false,
         ),
+        Outcome::Revoked => finish(
+            Status::Revoked,
+            Err(Failure::new("revoked", "the job was revoked before it was done")),
+            false,
+        ),
         Outcome::Snooze { after } => Decision::Release { after, spent: false, reason: None },
         Outcome::Abandoned => {
             Decision::Release { after: Duration::ZERO, spent: false, reason: None }
@@ -210,6 +221,10 @@ mod tests {
                 decide(Outcome::Rejected(failure())),
                 finish(Status::Rejected, Err(failure()), true)
             );
+            assert!(matches!(
+                decide(Outcome::Revoked),
+                Decision::Finish { status: Status::Revoked, dead_letter: false, .. }
+            ));
             assert!(matches!(
                 decide(Outcome::Expired),
                 Decision::Finish { status: Status::Expired, dead_letter: false, .. }

@@ -3,14 +3,18 @@
 //! The worker and the Lambda function share it. It does not touch the broker but to find queues:
 //! leases, deletes and retries of publishing are for whoever holds the message.
 
+mod follow;
 mod recourse;
+mod watch;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use self::follow::Unsent;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field::Empty, info_span};
 
 use crate::{
@@ -18,6 +22,7 @@ use crate::{
     broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue},
     config::Config,
     events::{AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
+    follow_on::FollowOn,
     job::Job,
     message::decode,
     outcome::{Decision, Failure, Outcome, decide},
@@ -30,6 +35,7 @@ use crate::{
     settings::{Advice, Settings},
     text::one_line,
     usage::Usage,
+    wanted::{Progress, Wanted},
 };
 
 /// How many deliveries beyond its attempts a message gets before it is given up unrun.
@@ -58,6 +64,8 @@ pub struct Pipeline {
     message_bytes: usize,
     keeps_results: bool,
     counts_waits: bool,
+    broker: Arc<dyn Broker>,
+    stopping: CancellationToken,
 }
 
 /// A job with all that it takes to run it.
@@ -72,6 +80,8 @@ struct Ended {
     settings: Settings,
     /// `None` where no guest ran.
     run: Option<Run>,
+    /// Jobs that it leads to.
+    follow_ons: Vec<FollowOn>,
 }
 
 /// When a caller has to end, and what comes of an attempt that it cuts short.
@@ -123,7 +133,7 @@ impl Pipeline {
         registry: Arc<Registry>,
         sandbox: Sandbox,
         routes: Arc<Routes>,
-        broker: &dyn Broker,
+        broker: Arc<dyn Broker>,
     ) -> Self {
         let limits = broker.limits();
         Self {
@@ -135,7 +145,16 @@ impl Pipeline {
             message_bytes: limits.message_bytes,
             keeps_results: limits.keeps_results,
             counts_waits: limits.counts_waits,
+            broker,
+            stopping: CancellationToken::new(),
         }
+    }
+
+    /// The pipeline of a worker that tells its guests to end when `stopping` is cancelled.
+    #[must_use]
+    pub fn until(mut self, stopping: CancellationToken) -> Self {
+        self.stopping = stopping;
+        self
     }
 
     /// Runs one message to what becomes of it. Never fails: whatever is wrong is an outcome.
@@ -259,7 +278,7 @@ impl Pipeline {
     /// An end without a guest having been run.
     fn unrun(&self, job: &Job, outcome: Outcome) -> Ended {
         let settings = Settings::of_task(&self.config, &job.task, Advice::default()).for_job(job);
-        Ended { outcome, settings, run: None }
+        Ended { outcome, settings, run: None, follow_ons: Vec::new() }
     }
 
     /// Finds the job's component and runs it, or says why that cannot be.
@@ -279,24 +298,41 @@ impl Pipeline {
                     job.attempt, settings.max_attempts
                 ),
             );
-            return Ended { outcome: Outcome::Crashed(failure), settings, run: None };
+            let outcome = Outcome::Crashed(failure);
+            return Ended { outcome, settings, run: None, follow_ons: Vec::new() };
+        }
+        // Who cannot be asked is no reason not to run.
+        if self.keeps_results && self.broker.is_revoked(&job.id).await.unwrap_or(false) {
+            return self.unrun(job, Outcome::Revoked);
         }
         let digest = task.component.source.digest.clone();
         Span::current().record("component", &digest);
         AttemptStarted { queue: &source.name }.emit();
         let deadline = end.map(|end| end.at);
         let grants = self.policies.of(&job.task, &job.tenant);
-        let plan =
-            Plan { limits: settings.limits, max_attempts: settings.max_attempts, deadline, grants };
-        let report = self.sandbox.run(&task.component, job.clone(), &plan).await;
+        let wanted = Wanted::until(self.stopping.clone());
+        let plan = Plan {
+            limits: settings.limits,
+            max_attempts: settings.max_attempts,
+            deadline,
+            grants,
+            wanted: wanted.clone(),
+        };
+        let report = tokio::select! {
+            biased;
+            report = self.sandbox.run(&task.component, job.clone(), &plan) => report,
+            never = watch::watch(&self.broker, &source.name, job, &wanted) => match never {},
+        };
         let run = Run { started_at: now, component: digest, usage: report.usage };
         let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
         let outcome = if cut_short && end.is_some_and(|end| end.late) {
             Outcome::Abandoned
+        } else if wanted.is_revoked() && !matches!(report.outcome, Outcome::Done(_)) {
+            Outcome::Revoked
         } else {
-            report.outcome
+            told_how_far(report.outcome, &wanted)
         };
-        Ended { outcome, settings, run: Some(run) }
+        Ended { outcome, settings, run: Some(run), follow_ons: report.follow_ons }
     }
 
     fn ready(&self, job: &Job, now: Timestamp) -> Result<Ready, Outcome> {
@@ -354,7 +390,15 @@ impl Pipeline {
         ended: Ended,
         way: Way,
     ) -> Concluded {
-        let Ended { outcome, settings, run } = ended;
+        let Ended { mut outcome, settings, run, follow_ons } = ended;
+        let follow_ons = match self.follow_ons(source, message, job, &follow_ons).await {
+            Ok(sends) => sends,
+            Err(Unsent::For(failure)) => {
+                outcome = Outcome::Failed(failure);
+                Vec::new()
+            }
+            Err(Unsent::Now(error)) => return self.put_back(source, "dispatch", &error),
+        };
         let decision = decide(outcome, job.attempt, settings.max_attempts, &settings.backoff);
         let (status, value, dead_letter) = match decision {
             Decision::Release { after, spent, reason } => {
@@ -385,7 +429,7 @@ impl Pipeline {
             component: run.as_ref().map(|run| run.component.clone()),
             usage: run.as_ref().map(|run| run.usage),
         };
-        let mut sends = Vec::with_capacity(2);
+        let mut sends = Vec::with_capacity(2 + follow_ons.len());
         let to = match (&reply, &settings.results) {
             (Some(reply), _) => Some(reply.clone()),
             // It was found at the start, unless its task came later.
@@ -410,10 +454,28 @@ impl Pipeline {
                 publish::dead_letter(message, &source.queue, to, &result, self.message_bytes)
             }));
         }
+        sends.extend(follow_ons);
         let kept = self
             .keeps_results
             .then(|| KeptResult { job_id: result.id.clone(), envelope: result.envelope() });
         Concluded { disposal: Disposal::Finish { result: kept, sends }, told: Ok(result) }
+    }
+}
+
+/// Adds how far it was to the failure of an attempt that did not get to its end.
+fn told_how_far(outcome: Outcome, wanted: &Wanted) -> Outcome {
+    let told = |mut failure: Failure| {
+        if let Some(Progress { percent, message }) = wanted.progress() {
+            let detail = failure.detail.take().unwrap_or_default();
+            let space = if message.is_empty() { "" } else { " " };
+            failure.detail = Some(format!("progress: {percent}%{space}{message}\n{detail}"));
+        }
+        failure
+    };
+    match outcome {
+        Outcome::TimedOut(failure) => Outcome::TimedOut(told(failure)),
+        Outcome::Crashed(failure) => Outcome::Crashed(told(failure)),
+        other => other,
     }
 }
 

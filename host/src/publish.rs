@@ -18,7 +18,8 @@ use crate::{
         },
     },
     config::ResultFormat,
-    job::JSON,
+    follow_on::{FollowOn, Lineage},
+    job::{JSON, Job},
     message::raw::is_json,
     outcome::Status,
     result::{JobResult, whole_millis},
@@ -118,18 +119,70 @@ fn render(result: &JobResult, format: ResultFormat) -> Outgoing {
             *value = escape_json(value).into_owned();
         }
     }
-    let Ok(text) = std::str::from_utf8(&outgoing.body) else { return outgoing };
-    if attributes.get(attribute::CONTENT_TYPE).is_some_and(|it| is_json(it)) {
+    fit_body(&mut outgoing);
+    outgoing
+}
+
+/// Makes a body fit for SQS: JSON is escaped, other text that is not, and what is no text, is
+/// base64.
+fn fit_body(outgoing: &mut Outgoing) {
+    let attributes = &mut outgoing.attributes;
+    let text = std::str::from_utf8(&outgoing.body).ok();
+    if let Some(text) = text
+        && attributes.get(attribute::CONTENT_TYPE).is_some_and(|it| is_json(it))
+    {
         if let Cow::Owned(escaped) = escape_json(text) {
             outgoing.body = escaped.into();
         }
-    } else if text.is_empty() || first_refused(text).is_some() {
+    } else if text.is_none_or(|text| text.is_empty() || first_refused(text).is_some()) {
         attributes.insert(attribute::CONTENT_ENCODING.to_owned(), "base64".to_owned());
         // SQS takes no message without a body; a line feed is base64 of nothing.
         let encoded = BASE64_STANDARD.encode(&outgoing.body);
         outgoing.body = if encoded.is_empty() { "\n".into() } else { encoded.into() };
     }
-    outgoing
+}
+
+/// A job that a job leads to, as a message: a raw one, with all but the payload in attributes. It
+/// is for the tenant of the job that it came from. Errors where it is larger than `limit` bytes,
+/// with its size.
+pub fn follow_on(
+    parent: &Job,
+    job: &FollowOn,
+    message: &Message,
+    to: &Queue,
+    limit: usize,
+) -> Result<Send, usize> {
+    let lineage = serde_json::to_string(&Lineage::of_child(parent)).unwrap_or_default();
+    let mut attributes = Attributes::from([
+        (attribute::FORMAT.to_owned(), "raw".to_owned()),
+        (attribute::TASK.to_owned(), job.task.clone()),
+        (attribute::ID.to_owned(), job.id.clone()),
+        (attribute::CONTENT_TYPE.to_owned(), job.content_type.clone()),
+        (attribute::LINEAGE.to_owned(), escape_json(&lineage).into_owned()),
+    ]);
+    if !parent.tenant.is_empty() {
+        attributes.insert(attribute::TENANT.to_owned(), parent.tenant.clone());
+    }
+    let mut outgoing = Outgoing {
+        body: job.payload.clone(),
+        attributes,
+        delay: job.delay,
+        trace_header: message.trace_header.clone(),
+        ..Outgoing::default()
+    };
+    fit_body(&mut outgoing);
+    let size = size(&outgoing.body, &outgoing.attributes);
+    if size > limit {
+        return Err(size);
+    }
+    if to.fifo {
+        outgoing.group = Some(group(message, &parent.id, &parent.tenant));
+        outgoing.deduplication_id = Some(deduplication_id(&job.id));
+    } else if !parent.tenant.is_empty() {
+        // The tenant of fair queues.
+        outgoing.group = Some(parent.tenant.clone());
+    }
+    Ok(Send { to: to.address.clone(), message: outgoing })
 }
 
 /// The message itself, whole, with the reason why it is a dead letter.

@@ -98,7 +98,7 @@ impl Ready {
         let routes = Arc::new(Routes::new(Arc::clone(&broker), Arc::clone(&config)));
         let source = routes.source(JOBS).await.unwrap();
         let pipeline =
-            Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, &*broker);
+            Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, broker.clone());
         let worker = Worker::new(broker, Arc::new(pipeline), config.worker.clone());
         Self { worker, sources: vec![(source, None)] }
     }

@@ -20,6 +20,8 @@ pub mod sqs;
 
 pub use error::{BrokerError, Fault};
 
+use crate::wanted::Progress;
+
 /// Names of the message attributes that Lovage reads and writes.
 pub mod attribute {
     /// The job's id, where the body does not say it.
@@ -38,6 +40,9 @@ pub mod attribute {
     pub const DEFERRED: &str = "lovage-deferred";
     /// Why a message is a dead letter ([`DeadLetter`](super::DeadLetter)), as JSON.
     pub const DEAD_LETTER: &str = "lovage-dead-letter";
+    /// Where a job stands in the chain of jobs that led to it
+    /// ([`Lineage`](crate::follow_on::Lineage)), as JSON.
+    pub const LINEAGE: &str = "lovage-lineage";
     /// The result's status.
     pub const STATUS: &str = "lovage-status";
     /// The attempt that gave the result.
@@ -289,6 +294,42 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
     /// Up to `max` messages, for a person to look at: they stay where they are. On SQS each is
     /// hidden for a moment and counted as received once more.
     async fn browse(&self, queue: &Queue, max: usize) -> Result<Vec<Message>, BrokerError>;
+
+    /// Keeps how far a job is, for [`progress`](Self::progress), until its result is kept.
+    /// [`Fault::Unsupported`] where the broker keeps no results either.
+    async fn report_progress(&self, job_id: &str, progress: &Progress) -> Result<(), BrokerError> {
+        let _ = (job_id, progress);
+        Err(self.keeps_nothing())
+    }
+
+    /// How far a job was when that was last heard.
+    async fn progress(&self, job_id: &str) -> Result<Option<Progress>, BrokerError> {
+        let _ = job_id;
+        Err(self.keeps_nothing())
+    }
+
+    /// Says that nobody wants a job any more: one that has yet to run is not run, one that runs is
+    /// told so. Whether the job exists is not asked: what is said is kept for as long as results
+    /// are. [`Fault::Unsupported`] where the broker cannot keep it.
+    async fn revoke(&self, job_id: &str) -> Result<(), BrokerError> {
+        let _ = job_id;
+        Err(self.keeps_nothing())
+    }
+
+    /// Whether a job was revoked. Cheap where none is; what another process said may take a
+    /// second to be seen.
+    async fn is_revoked(&self, job_id: &str) -> Result<bool, BrokerError> {
+        let _ = job_id;
+        Ok(false)
+    }
+
+    /// What a broker says that keeps nothing by the job's id.
+    fn keeps_nothing(&self) -> BrokerError {
+        BrokerError::new(
+            Fault::Unsupported,
+            format!("the broker `{}` keeps nothing by a job's id", self.kind()),
+        )
+    }
 
     /// The result kept for a job, once there is one; waits up to `wait` for it.
     /// [`Fault::Unsupported`] where the broker keeps none.

@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use self::out::Closed;
 use crate::config::{Config, LogFormat};
 
+mod check;
 mod compile;
 mod config;
 mod data;
@@ -82,6 +83,8 @@ enum Command {
     Dispatch(dispatch::Dispatch),
     /// Show what a component is: its tasks, schemas, imports and contract
     Inspect(inspect::Inspect),
+    /// Show what a component asks for and what of it is granted
+    Check(check::Check),
     /// Compile components ahead of time, for builds without a compiler
     Compile(compile::Compile),
     /// Look at dead letters, and send them back
@@ -126,6 +129,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Send(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dispatch(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Inspect(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Check(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Compile(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Worker(command) => {

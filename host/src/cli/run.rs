@@ -158,7 +158,7 @@ fn explain(outcome: &Outcome) -> (&'static str, Option<Failure>) {
         Outcome::Rejected(failure) => ("rejected", Some(failure.clone())),
         Outcome::TimedOut(failure) => ("timed_out", Some(failure.clone())),
         Outcome::Crashed(failure) => ("crashed", Some(failure.clone())),
-        Outcome::Expired | Outcome::Abandoned => {
+        Outcome::Expired | Outcome::Revoked | Outcome::Abandoned => {
             ("abandoned", Some(Failure::new("abandoned", "it was not run")))
         }
     }

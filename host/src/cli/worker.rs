@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, time::
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::Misuse;
 use crate::{
@@ -53,7 +54,7 @@ impl Worker {
         tokio::spawn(watch_signals(stop.clone())?);
         // Nothing is held before the start is over, so that it can be broken off anywhere.
         let (worker, sources) = tokio::select! {
-            started = start(Arc::new(config)) => started?,
+            started = start(Arc::new(config), stop.drain.clone()) => started?,
             () = stop.drain.cancelled() => return Ok(ExitCode::SUCCESS),
         };
         worker.run(sources, stop).await;
@@ -65,6 +66,7 @@ impl Worker {
 /// jobs at once.
 async fn start(
     config: Arc<Config>,
+    stopping: CancellationToken,
 ) -> anyhow::Result<(Arc<Service>, Vec<(Source, Option<usize>)>)> {
     let host = load::host(&config).await?;
     let broker = connect(&config).await?;
@@ -85,7 +87,8 @@ async fn start(
     }
     let tasks = host.registry.tasks().len();
     let pipeline =
-        Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, &*broker);
+        Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, broker.clone())
+            .until(stopping);
     WorkerStarted {
         broker: broker.kind(),
         queues: &names,

@@ -36,6 +36,23 @@ pub struct GrantsConfig {
     pub deterministic: Option<DeterminismConfig>,
 }
 
+impl GrantsConfig {
+    /// These, and where they are silent the others.
+    #[must_use]
+    pub fn or(self, others: &Self) -> Self {
+        Self {
+            http: self.http.or_else(|| others.http.clone()),
+            http_networks: self.http_networks.or_else(|| others.http_networks.clone()),
+            config: self.config.or_else(|| others.config.clone()),
+            secrets: self.secrets.or_else(|| others.secrets.clone()),
+            keyvalue: self.keyvalue.or_else(|| others.keyvalue.clone()),
+            scratch: self.scratch.or(others.scratch),
+            dispatch: self.dispatch.or_else(|| others.dispatch.clone()),
+            deterministic: self.deterministic.or(others.deterministic),
+        }
+    }
+}
+
 /// What a deterministic task sees in place of time and chance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]

@@ -199,7 +199,7 @@ impl Function {
             host.registry,
             host.sandbox,
             Arc::clone(&routes),
-            &*broker,
+            broker.clone(),
         );
         let slots = Arc::new(Semaphore::new(config.worker.concurrency.get()));
         Ok(Self { config, broker, routes, pipeline, slots, sources: sources::Sources::default() })

@@ -14,7 +14,9 @@ use jiff::Timestamp;
 
 use crate::{
     broker::{Message, attribute},
+    follow_on::Lineage,
     job::{Job, MAX_NAME_BYTES},
+    text::without_values,
 };
 
 pub mod native;
@@ -89,7 +91,7 @@ pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malform
 }
 
 fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), String> {
-    take_attributes(job, message, defaults);
+    take_attributes(job, message, defaults)?;
     let format = match message.attributes.get(attribute::FORMAT).map(String::as_str) {
         None => defaults.format,
         Some("native") => Format::Native,
@@ -128,12 +130,13 @@ fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), Str
 }
 
 /// What attributes say holds for every format; a body that says otherwise wins.
-fn take_attributes(job: &mut Job, message: &Message, defaults: &Defaults) {
+fn take_attributes(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), String> {
     for (name, value) in &message.attributes {
         match name.to_ascii_lowercase().as_str() {
             attribute::ID => job.id.clone_from(value),
             attribute::TASK => job.task.clone_from(value),
             attribute::TENANT => job.tenant.clone_from(value),
+            attribute::LINEAGE => take_lineage(job, value)?,
             attribute::CONTENT_TYPE | attribute::CONTENT_ENCODING => {}
             own if own.starts_with("lovage-") => {}
             header => job.headers.push((header.to_owned(), value.clone())),
@@ -148,6 +151,24 @@ fn take_attributes(job: &mut Job, message: &Message, defaults: &Defaults) {
     {
         job.tenant.clone_from(group);
     }
+    Ok(())
+}
+
+/// Where a follow-on job stands in its chain.
+fn take_lineage(job: &mut Job, value: &str) -> Result<(), String> {
+    let lineage: Lineage = serde_json::from_str(value).map_err(|error| {
+        let reason = without_values(&error.to_string());
+        format!(
+            "the message attribute `{}` is not what Lovage writes: {reason}",
+            attribute::LINEAGE
+        )
+    })?;
+    check_name("root", &lineage.root)?;
+    check_name("parent", &lineage.parent)?;
+    job.root_id = Some(lineage.root);
+    job.parent_id = Some(lineage.parent);
+    job.depth = lineage.depth;
+    Ok(())
 }
 
 /// Ids, tasks and tenants end up in logs, attributes and keys: short, and nothing invisible.

@@ -68,6 +68,7 @@ impl Grants {
         let none = GrantsConfig::default();
         let own = config.tasks.get(task).map_or(&none, |task| &task.grants);
         let all = &config.defaults.grants;
+        let granted = own.clone().or(all);
         let section = |is_own: bool, key: &str| {
             if is_own {
                 format!("tasks.{task}.grants.{key}")
@@ -75,33 +76,26 @@ impl Grants {
                 format!("defaults.grants.{key}")
             }
         };
-        let http = own.http.as_ref().or(all.http.as_ref());
-        let networks = own.http_networks.as_ref().or(all.http_networks.as_ref());
-        let values = own.config.as_ref().or(all.config.as_ref());
-        let secrets = own.secrets.as_ref().or(all.secrets.as_ref());
-        for (key, secret) in secrets.into_iter().flatten() {
+        let secrets = granted.secrets.unwrap_or_default();
+        for (key, secret) in &secrets {
             known_secret(config, &section(own.secrets.is_some(), "secrets"), key, secret)?;
         }
         Ok(Self {
             http: HttpPolicy::new(
-                http.map_or(&[][..], Vec::as_slice),
+                granted.http.as_deref().unwrap_or_default(),
                 &section(own.http.is_some(), "http"),
-                networks.map_or(&[][..], Vec::as_slice),
+                granted.http_networks.as_deref().unwrap_or_default(),
                 &section(own.http_networks.is_some(), "http_networks"),
             )?,
-            config: (values.is_some() || secrets.is_some())
-                .then(|| values.cloned().unwrap_or_default()),
-            secrets: secrets.cloned().unwrap_or_default(),
-            keyvalue: own
-                .keyvalue
-                .iter()
-                .chain(all.keyvalue.iter().filter(|_| own.keyvalue.is_none()))
-                .flatten()
-                .cloned()
-                .collect(),
-            scratch: own.scratch.or(all.scratch).unwrap_or(false),
-            dispatch: Names::new(own.dispatch.as_ref().or(all.dispatch.as_ref())),
-            deterministic: own.deterministic.or(all.deterministic),
+            config: match granted.config {
+                None if secrets.is_empty() => None,
+                values => Some(values.unwrap_or_default()),
+            },
+            secrets,
+            keyvalue: granted.keyvalue.into_iter().flatten().collect(),
+            scratch: granted.scratch.unwrap_or(false),
+            dispatch: Names::new(granted.dispatch.as_ref()),
+            deterministic: granted.deterministic,
         })
     }
 

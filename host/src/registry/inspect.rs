@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::RegistryError;
-use super::load::{LoadOptions, compile_in_background};
+use super::load::{LoadOptions, check_grants, compile_in_background};
 use crate::sandbox::{Import, Kind, Sandbox, Source, TaskSpec};
 
 /// All that is known of a file.
@@ -22,7 +22,7 @@ pub struct Inspection {
     /// The version of the contract that it would be run by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contract: Option<&'static str>,
-    /// What it serves; empty where it does not load.
+    /// What it serves; empty where it does not say.
     pub tasks: Vec<TaskSpec>,
     /// What it imports, and whether that is offered.
     pub imports: Vec<Import>,
@@ -65,6 +65,8 @@ pub async fn inspect(
     inspection.contract = sandbox.contract(&component);
     match sandbox.load(source, component, None, &options.limits).await {
         Ok(loaded) => {
+            let granted = check_grants(&loaded, &options.policies);
+            inspection.problem = granted.err().map(|problem| problem.to_string());
             inspection.tasks = loaded.tasks;
         }
         Err(error) => inspection.problem = Some(error.problem.to_string()),

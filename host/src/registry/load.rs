@@ -10,9 +10,10 @@ use wasmtime::component::Component;
 use super::cache::CompileCache;
 use super::precompiled::{self, CompileError};
 use super::{RegistryError, Task};
+use crate::policy::Policies;
 #[cfg(feature = "compiler")]
 use crate::sandbox::Bytes;
-use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source};
+use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source, Ungranted};
 
 /// Where components come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct LoadOptions {
     pub cache: Option<CompileCache>,
     /// What `describe` may use.
     pub limits: Limits,
+    /// What tasks are granted: a component that imports more is not loaded.
+    pub policies: Arc<Policies>,
 }
 
 /// The tasks and components of one moment.
@@ -59,7 +62,7 @@ impl Loaded {
                 Origin::Wasm(path) => {
                     for file in files(path, "wasm")? {
                         let component = load_wasm(sandbox, &file, options, before).await?;
-                        loaded.add(component)?;
+                        loaded.add(component, options)?;
                     }
                 }
                 Origin::Precompiled(path) => {
@@ -70,7 +73,7 @@ impl Loaded {
                                 CompileError::Component(error) => RegistryError::from(error),
                                 CompileError::Bundle(error) => RegistryError::from(error),
                             })?;
-                        loaded.add(Arc::new(component))?;
+                        loaded.add(Arc::new(component), options)?;
                     }
                 }
             }
@@ -78,7 +81,13 @@ impl Loaded {
         Ok(loaded)
     }
 
-    fn add(&mut self, component: Arc<LoadedComponent>) -> Result<(), RegistryError> {
+    fn add(
+        &mut self,
+        component: Arc<LoadedComponent>,
+        options: &LoadOptions,
+    ) -> Result<(), RegistryError> {
+        check_grants(&component, &options.policies)
+            .map_err(|problem| problem.of(&component.source.file))?;
         // One component that is named twice, by itself and by its directory, or by another way to
         // the same file, is no conflict.
         if self.components.iter().any(|other| is_same(&other.source, &component.source)) {
@@ -98,6 +107,28 @@ impl Loaded {
         self.components.push(component);
         Ok(())
     }
+}
+
+/// Checks that each task of a component is granted what the component imports. Told here, at its
+/// deployment, and not by each of its jobs.
+pub(super) fn check_grants(
+    component: &LoadedComponent,
+    policies: &Policies,
+) -> Result<(), Problem> {
+    let needed = component.imports.iter().filter_map(|import| Some((import, import.needs?)));
+    let missing: Vec<_> = needed
+        .flat_map(|(import, capability)| {
+            component.tasks.iter().filter_map(move |task| {
+                let granted = policies.of(&task.name, "").allows(capability);
+                (!granted).then(|| Ungranted {
+                    import: import.name.clone(),
+                    task: task.name.clone(),
+                    capability,
+                })
+            })
+        })
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(Problem::NotGranted { missing }) }
 }
 
 /// Whether two sources are one: the same content, or the same file, which may have been replaced

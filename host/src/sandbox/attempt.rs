@@ -12,10 +12,12 @@ use super::limits::{Limit, Limits};
 use super::output;
 use super::state::{DeadlinePassed, Scene};
 use super::stdio::Tail;
+use crate::follow_on::FollowOn;
 use crate::job::Job;
 use crate::outcome::{Failure, Outcome};
 use crate::policy::Grants;
 use crate::usage::Usage;
+use crate::wanted::Wanted;
 
 /// The kind of the failure of an attempt that the host's own end cut short ([`Plan::deadline`]).
 pub const CUT_SHORT: &str = "deadline";
@@ -32,11 +34,19 @@ pub struct Plan {
     pub deadline: Option<Instant>,
     /// What it may use beyond its memory and time.
     pub grants: Arc<Grants>,
+    /// Whether it is still wanted, and how far it is.
+    pub wanted: Wanted,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { limits: Limits::default(), max_attempts: 1, deadline: None, grants: Arc::default() }
+        Self {
+            limits: Limits::default(),
+            max_attempts: 1,
+            deadline: None,
+            grants: Arc::default(),
+            wanted: Wanted::default(),
+        }
     }
 }
 
@@ -45,6 +55,8 @@ impl Default for Plan {
 pub struct Report {
     /// What follows from it. Texts are cut and escaped, an output is checked.
     pub outcome: Outcome,
+    /// Jobs that it leads to; none unless it is done.
+    pub follow_ons: Vec<FollowOn>,
     /// What it used.
     pub usage: Usage,
     /// The end of standard output.
@@ -118,6 +130,7 @@ impl Sandbox {
             deadline,
             grants: Arc::clone(&plan.grants),
             job: Some(Arc::clone(job)),
+            wanted: plan.wanted.clone(),
         });
         let ended = within(deadline, async {
             let instance = component.pre.instantiate_async(&mut store).await?;
@@ -145,10 +158,15 @@ impl Sandbox {
             }),
             Err(End::Error(error)) => crash::outcome(&error, store.data(), limits),
         };
-        let state = store.data();
+        let state = store.data_mut();
+        let follow_ons = match outcome {
+            Outcome::Done(_) => std::mem::take(&mut state.follow_ons),
+            _ => Vec::new(),
+        };
         let (stdout, stderr) = (state.stdout.take(), state.stderr.take());
         Report {
             outcome: with_tails(outcome, &stdout, &stderr),
+            follow_ons,
             usage: Usage { peak_memory_bytes: state.limiter.peak_bytes(), ..Usage::default() },
             stdout,
             stderr,

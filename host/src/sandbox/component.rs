@@ -21,6 +21,7 @@ use super::limits::{Limit, Limits};
 use super::spec::{self, TaskSpec};
 use super::state::{Offer, Scene, State, offer};
 use crate::policy::Capability;
+use crate::wanted::Wanted;
 
 /// Where a component came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,8 +236,13 @@ impl Sandbox {
         let _running = self.ticker().run();
         let deadline = Instant::now() + limits.timeout;
         // Nothing is granted to who only says what it serves.
-        let mut store =
-            self.store(Scene { limits: *limits, deadline, grants: Arc::default(), job: None });
+        let mut store = self.store(Scene {
+            limits: *limits,
+            deadline,
+            grants: Arc::default(),
+            job: None,
+            wanted: Wanted::default(),
+        });
         let described = within(deadline, async {
             let instance = pre.instantiate_async(&mut store).await?;
             handler.describe(&mut store, &instance).await

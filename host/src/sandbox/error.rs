@@ -6,6 +6,7 @@ use std::io;
 
 use super::bindings::SERVED;
 use super::engine::Allocator;
+use crate::policy::Capability;
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +118,12 @@ pub enum Problem {
         /// All of them.
         imports: Vec<String>,
     },
+    /// It imports what its tasks are not granted.
+    #[error("imports what its tasks are not granted: {}", ungranted(.missing))]
+    NotGranted {
+        /// All of it.
+        missing: Vec<Ungranted>,
+    },
     /// It imports an offered interface in another shape.
     #[error("imports an interface in a shape that this host does not offer: {reason}")]
     WrongImport {
@@ -190,6 +197,24 @@ impl Problem {
     pub fn of(self, file: impl Into<String>) -> ComponentError {
         ComponentError { file: file.into(), problem: self }
     }
+}
+
+/// An import that a task is not granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ungranted {
+    /// The import, with its version.
+    pub import: String,
+    /// The task.
+    pub task: String,
+    /// What would have to be granted.
+    pub capability: Capability,
+}
+
+fn ungranted(missing: &[Ungranted]) -> String {
+    let each = |Ungranted { import, task, capability }: &Ungranted| {
+        format!("`{import}` for the task `{task}` (tasks.{task}.grants.{})", capability.key())
+    };
+    missing.iter().map(each).collect::<Vec<_>>().join(", ")
 }
 
 fn list(names: &[String]) -> String {

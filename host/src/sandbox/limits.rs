@@ -196,6 +196,10 @@ pub enum Limit {
     Output,
     /// [`Limits::table_elements`].
     TableElements,
+    /// [`Limits::dispatch_jobs`].
+    DispatchJobs,
+    /// [`Limits::dispatch_depth`].
+    DispatchDepth,
     /// The maximum that the component itself declares for a memory or table, or that the engine
     /// has room for (`EngineOptions::max_memory_bytes`).
     Declared,
@@ -208,6 +212,8 @@ impl Limit {
             Self::Memory => Some("memory_bytes"),
             Self::Timeout => Some("timeout_ms"),
             Self::Output => Some("output_bytes"),
+            Self::DispatchJobs => Some("dispatch_jobs"),
+            Self::DispatchDepth => Some("dispatch_depth"),
             Self::TableElements | Self::Declared => None,
         }
     }
@@ -289,6 +295,10 @@ pub(super) struct Limiter {
 impl Limiter {
     pub(super) fn new(limits: Limits) -> Self {
         Self { limits, used: 0, refused: None }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The most bytes that memories and tables took.

@@ -8,19 +8,20 @@ use super::crash::too_large;
 use super::failure;
 use super::limits::Limits;
 use crate::job::JSON;
+use crate::message::raw::is_json;
 use crate::outcome::{Failure, Outcome, Output};
 use crate::text::one_line;
 
 /// The longest delay that a guest can ask for: a year. Longer ones are shortened, so that nobody
 /// who adds one to a time has to think of overflow.
-const MAX_DELAY: Duration = Duration::from_hours(365 * 24);
+pub(super) const MAX_DELAY: Duration = Duration::from_hours(365 * 24);
 
 /// The shortest snooze: it spends no attempt, so a guest that always asked for none at all would
 /// be run in a loop without end or pause.
 const MIN_SNOOZE: Duration = Duration::from_secs(1);
 
 /// The longest media type, in bytes.
-const MAX_CONTENT_TYPE_BYTES: usize = 255;
+pub(super) const MAX_CONTENT_TYPE_BYTES: usize = 255;
 
 /// Bounds a guest's texts and delays, and checks its output.
 pub(super) fn settle(outcome: Outcome, limits: &Limits) -> Outcome {
@@ -47,16 +48,11 @@ fn check(mut output: Output, limits: &Limits) -> Result<Output, Failure> {
     }
     let invalid = |message: String| Failure::new("invalid_output", message);
     let content_type = output.content_type.as_str();
-    // It becomes a header or an attribute: visible ASCII and spaces, as RFC 9110 has it.
-    if content_type.is_empty()
-        || content_type.len() > MAX_CONTENT_TYPE_BYTES
-        || !content_type.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
-    {
+    if !is_media_type(content_type) {
         let shown = one_line(content_type, MAX_CONTENT_TYPE_BYTES);
         return Err(invalid(format!("the output's content type `{shown}` is no media type")));
     }
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case(JSON) {
+    if is_json(content_type) {
         one_json_value(&output.data).map_err(|reason| {
             invalid(format!("the output is said to be {JSON}, and is not one JSON value: {reason}"))
         })?;
@@ -69,7 +65,14 @@ fn check(mut output: Output, limits: &Limits) -> Result<Output, Failure> {
     Ok(output)
 }
 
-fn one_json_value(data: &[u8]) -> Result<(), String> {
+/// Whether a text can be a header or an attribute: visible ASCII and spaces, as RFC 9110 has it.
+pub(super) fn is_media_type(text: &str) -> bool {
+    (1..=MAX_CONTENT_TYPE_BYTES).contains(&text.len())
+        && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+}
+
+/// Whether some bytes are JSON, and if not why.
+pub(super) fn one_json_value(data: &[u8]) -> Result<(), String> {
     // serde_json leaves out this check in strings that it only skips.
     let text = std::str::from_utf8(data).map_err(|error| error.to_string())?;
     serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| error.to_string())

@@ -72,7 +72,8 @@ pub(super) fn check(tasks: &[TaskSpec]) -> Result<(), Problem> {
     Ok(())
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether the contract allows a task that name.
+pub(super) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b))
 }

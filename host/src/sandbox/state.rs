@@ -11,10 +11,14 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::Sandbox;
+use super::bindings::v1_1;
 use super::limits::{Limiter, Limits, RANDOM_BYTES};
 use super::stdio::Stream;
+use crate::follow_on::FollowOn;
 use crate::job::Job;
 use crate::policy::{Capability, Grants};
+use crate::text::one_line;
+use crate::wanted::{self, Progress, Revocation, Wanted};
 
 /// What a store is made for.
 pub(super) struct Scene {
@@ -26,6 +30,8 @@ pub(super) struct Scene {
     pub grants: Arc<Grants>,
     /// The job, where there is one: `describe` has none.
     pub job: Option<Arc<Job>>,
+    /// Whether the attempt is still wanted, and how far it is.
+    pub wanted: Wanted,
 }
 
 /// A store's data.
@@ -35,6 +41,13 @@ pub struct State {
     pub(super) limiter: Limiter,
     pub(super) grants: Arc<Grants>,
     pub(super) job: Option<Arc<Job>>,
+    pub(super) wanted: Wanted,
+    /// When the soft limit of its time is.
+    soft: Option<Instant>,
+    /// Jobs that the guest asked for.
+    pub(super) follow_ons: Vec<FollowOn>,
+    /// Bytes that went out by way of capabilities.
+    pub(super) bytes_out: u64,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
 }
@@ -77,9 +90,26 @@ impl State {
             limiter: Limiter::new(*limits),
             grants: scene.grants,
             job: scene.job,
+            wanted: scene.wanted,
+            soft: limits.soft_timeout.map(|soft| Instant::now() + soft),
+            follow_ons: Vec::new(),
+            bytes_out: 0,
             stdout,
             stderr,
         }
+    }
+}
+
+impl State {
+    /// Takes a guest's report of how far it is.
+    pub(super) fn report_progress(&self, percent: u8, message: &str) {
+        let message = one_line(message, wanted::MESSAGE_BYTES);
+        self.wanted.report(Progress { percent: percent.min(100), message });
+    }
+
+    /// Why the attempt should end; `None` while it is wanted.
+    pub(super) fn why_revoked(&self) -> Option<Revocation> {
+        self.wanted.why_revoked(self.soft)
     }
 }
 
@@ -114,6 +144,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    v1_1::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

@@ -98,6 +98,7 @@ fn help_explains_every_command() {
         &["send"],
         &["dispatch"],
         &["inspect"],
+        &["check"],
         &["compile"],
         &["dlq"],
         &["dlq", "list"],
@@ -258,7 +259,7 @@ fn inspect_shows_tasks_imports_and_contract() {
     let ended = Cli::new().run(&["inspect", file.to_str().unwrap()]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     for part in
-        ["lovage:task@1.0.0", "echo_context", "wasi:cli/stderr", "lovage:task/handler@1.0.0"]
+        ["lovage:task@1.1.0", "echo_context", "wasi:cli/stderr", "lovage:task/handler@1.1.0"]
     {
         assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
     }
@@ -268,6 +269,51 @@ fn inspect_shows_tasks_imports_and_contract() {
     let ended = Cli::new().run(&["inspect", task("hostile/wants-missing").to_str().unwrap()]);
     assert_eq!(ended.code, 1);
     assert!(ended.stdout.contains("not offered"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_component_that_asks_for_more_than_is_granted_is_not_loaded() {
+    let cli = Cli::new();
+    let file = task("granted/fan_out");
+    let file = file.to_str().unwrap();
+    let missing = "imports what its tasks are not granted: `lovage:task/dispatch@1.1.0` for the \
+                   task `fan_out` (tasks.fan_out.grants.dispatch)";
+    let (data, one) = ("--data", r#"{"task": "echo", "items": [1]}"#);
+    for arguments in [
+        &["check", file][..],
+        &["inspect", file],
+        &["run", file, data, one],
+        &["worker", "--components", file],
+    ] {
+        let ended = cli.run(arguments);
+        assert_eq!(ended.code, 1, "{arguments:?}: {ended:?}");
+        let seen = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(seen.contains(missing), "{arguments:?}: {seen}");
+    }
+    // An empty list is no grant.
+    cli.write("lovage.toml", "tasks.fan_out.grants.dispatch = []");
+    assert_eq!(cli.run(&["check", file]).code, 1);
+    cli.write(
+        "lovage.toml",
+        "defaults.grants.dispatch = ['echo']\ntenants.acme.grants.dispatch = []\n\
+         tenants.acme.limits.timeout_ms = 7",
+    );
+    let ended = cli.run(&["check", file]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    for part in
+        ["granted: lovage:task/dispatch@1.1.0", "dispatch = [\"echo\"]", "a worker loads it"]
+    {
+        assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
+    }
+    assert_eq!(cli.run(&["run", file, data, one]).code, 0);
+    let json = cli.run(&["check", file, "--tenant", "acme", "--json"]);
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    let task = &json["tasks"][0];
+    assert_eq!((&task["imports"][0]["granted"], &task["timeout_ms"]), (&false.into(), &7.into()));
+    let ended = cli.run(&["check", file, "--tenant", "acne"]);
+    assert!(ended.code == 2 && ended.stderr.contains("did you mean `acme`?"), "{ended:?}");
+    let ended = cli.run(&["run", file, data, one, "--tenant", "acme"]);
+    assert!(ended.code == 1 && ended.stderr.contains("not granted jobs"), "{ended:?}");
 }
 
 #[test]

@@ -34,7 +34,11 @@ fn cache() -> &'static CompileCache {
 
 /// The options by which tests load components: with the shared cache.
 pub fn load_options() -> lovage::registry::LoadOptions {
-    lovage::registry::LoadOptions { cache: Some(cache().clone()), limits: Limits::default() }
+    lovage::registry::LoadOptions {
+        cache: Some(cache().clone()),
+        limits: Limits::default(),
+        ..Default::default()
+    }
 }
 
 /// Loads a guest that `make guests` built.

@@ -132,14 +132,20 @@ fn guests_are_built_with_the_small_stack() {
     }
 }
 
+/// The contract's versions.
+const VERSIONS: [&str; 2] = ["wit/v1", "wit/v1.1"];
+
 /// The contract and the target that checks it, where they can be changed.
 struct Contract(tempfile::TempDir);
 
 impl Contract {
     fn copy() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(directory.path().join("wit/v1")).unwrap();
-        let released = files(&root().join("wit/v1"));
+        let mut released = Vec::new();
+        for version in VERSIONS {
+            std::fs::create_dir_all(directory.path().join(version)).unwrap();
+            released.extend(files(&root().join(version)));
+        }
         let all = [root().join("Makefile"), root().join("wit/released.sha256")];
         for path in all.into_iter().chain(released) {
             let name = path.strip_prefix(root()).unwrap();
@@ -170,12 +176,14 @@ fn a_released_file_of_the_contract_cannot_change_unseen() {
     let contract = Contract::copy();
     let (passes, said) = contract.check();
     assert!(passes, "{said}");
-    for path in files(&contract.0.path().join("wit/v1")) {
+    let of_version = |version| files(&contract.0.path().join(version));
+    for path in VERSIONS.into_iter().flat_map(of_version) {
         let name = path.file_name().unwrap().to_str().unwrap();
+        let version = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{text}// One line more.\n")).unwrap();
         let (passes, said) = contract.check();
-        assert!(!passes && said.contains(&format!("v1/{name}: FAILED")), "{name}: {said}");
+        assert!(!passes && said.contains(&format!("{version}/{name}: FAILED")), "{name}: {said}");
         std::fs::remove_file(&path).unwrap();
         let (passes, said) = contract.check();
         assert!(!passes && said.contains(name), "{name} is gone: {said}");

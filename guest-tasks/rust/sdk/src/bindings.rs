@@ -8,12 +8,12 @@
     missing_docs,
     unsafe_code,
     clippy::pedantic,
-    reason = "generated code; what it means is documented in wit/v1"
+    reason = "generated code; what it means is documented in wit/v1.1"
 )]
 
 wit_bindgen::generate!({
-    path: "../../../wit/v1",
-    world: "task",
+    path: "../../../wit/v1.1",
+    world: "dispatching-task",
     pub_export_macro: true,
     export_macro_name: "__export_handler",
     default_bindings_module: "lovage_task::__private::bindings",

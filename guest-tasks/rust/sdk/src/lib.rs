@@ -43,18 +43,24 @@ pub mod __private;
 #[doc(hidden)]
 pub mod bindings;
 mod context;
+mod dispatch;
 mod entry;
 mod error;
 mod panic;
 mod payload;
+mod progress;
 
 // The generated code and the macros name this crate by its public name, from the inside too.
 extern crate self as lovage_task;
 
 pub use context::Context;
+pub use dispatch::DispatchError;
+#[cfg(not(target_family = "wasm"))]
+pub use dispatch::native;
 pub use error::TaskError;
 pub use lovage_task_macros::task;
 pub use payload::{Input, Output, Raw};
+pub use progress::Revocation;
 pub use schemars;
 pub use serde;
 pub use serde_json::{self, Value, json};

@@ -5,6 +5,7 @@
 //! versions at all; what crosses is [`Invocation`], [`TaskSpec`] and [`Outcome`].
 
 pub mod v1;
+pub mod v1_1;
 
 use wasmtime::component::{Component, Instance, types::ComponentItem};
 use wasmtime::{Engine, Store};
@@ -19,7 +20,7 @@ use crate::outcome::Outcome;
 pub const HANDLER: &str = "lovage:task/handler";
 
 /// The versions that this host serves, as they are told to people.
-pub const SERVED: &[&str] = &[v1::VERSION];
+pub const SERVED: &[&str] = &v1::VERSIONS;
 
 /// One attempt, before it is put in the words of some version of the contract.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +37,8 @@ pub struct Invocation<'a> {
 /// a look-up by name on every attempt costs as much as a small guest does.
 #[derive(Debug, Clone)]
 pub enum Handler {
-    /// Contract 1.0.
-    V1(v1::Handler),
+    /// Contract 1, in any minor version that is served.
+    V1(v1::Handler, &'static str),
 }
 
 impl Handler {
@@ -58,9 +59,10 @@ impl Handler {
                 None => rest.is_empty().then_some("none"),
             })
             .collect();
-        if let Some(version) = versions.iter().find(|version| v1::serves(version)) {
+        let served = versions.iter().filter_map(|version| Some((v1::serves(version)?, *version)));
+        if let Some((serves, version)) = served.max() {
             let name = format!("{HANDLER}@{version}");
-            return v1::Handler::find(component, &name).map(Self::V1);
+            return v1::Handler::find(component, &name).map(|handler| Self::V1(handler, serves));
         }
         if versions.is_empty() {
             return Err(Problem::NoHandler { exports });
@@ -71,7 +73,7 @@ impl Handler {
     /// The version of the contract, such as `1.0.0`.
     pub fn version(&self) -> &'static str {
         match self {
-            Self::V1(_) => v1::VERSION,
+            Self::V1(_, version) => version,
         }
     }
 
@@ -82,7 +84,7 @@ impl Handler {
         instance: &Instance,
     ) -> wasmtime::Result<Vec<TaskSpec>> {
         match self {
-            Self::V1(handler) => handler.describe(store, instance).await,
+            Self::V1(handler, _) => handler.describe(store, instance).await,
         }
     }
 
@@ -95,7 +97,7 @@ impl Handler {
         invocation: Invocation<'_>,
     ) -> wasmtime::Result<Outcome> {
         match self {
-            Self::V1(handler) => handler.run(store, instance, invocation).await,
+            Self::V1(handler, _) => handler.run(store, instance, invocation).await,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Contract 1.0: `lovage:task/handler@1.0.0`, generated from `wit/v1`, which is frozen.
+//! The handler of contract 1: `lovage:task/handler@1.0.0`, generated from `wit/v1`, which is
+//! frozen. That of 1.1 has the same types.
 
 use std::time::Duration;
 
@@ -33,15 +34,18 @@ mod generated {
     });
 }
 
-/// The version of this contract, for messages and manifests.
-pub const VERSION: &str = "1.0.0";
+/// The versions whose handler has these types, for messages and manifests: 1.1 adds interfaces to
+/// import, and leaves the handler as it was.
+pub const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
-/// Whether an exported version is this contract: 1.0 in any patch version, but no pre-release,
-/// whose types nobody promised anything about.
-pub fn serves(version: &str) -> bool {
-    version
-        .strip_prefix("1.0.")
-        .is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
+/// Which of [`VERSIONS`] an exported version is: that minor version in any patch version, but no
+/// pre-release, whose types nobody promised anything about. `None` where it is none of them.
+pub fn serves(version: &str) -> Option<&'static str> {
+    let patch = |series: &str| {
+        let patch = version.strip_prefix(series)?;
+        (!patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit())).then_some(())
+    };
+    VERSIONS.into_iter().find(|served| patch(served.strip_suffix('0').unwrap_or(served)).is_some())
 }
 
 /// Where the two functions are.

@@ -1,0 +1,48 @@
+//! Long jobs say how far they are, and hear that they should end.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::stage::{Kind, Setup, Stage, on_both};
+use rustix::process::Signal;
+
+on_both! {
+    progress_is_told_while_a_job_runs
+    a_guest_hears_that_its_time_is_over_and_that_its_worker_stops
+}
+
+async fn progress_is_told_while_a_job_runs(kind: Kind) {
+    let setup = Setup { config: "tasks.steps.timeout_ms = 4000", ..Setup::default() };
+    let stage = Stage::set(kind, setup).await;
+    let worker = stage.worker().await;
+    stage.send_job("long", "steps", json!({"steps": 20, "ms": 100})).await;
+    let told = worker.logs("job progress", 1).await;
+    assert!(told[0]["percent"].as_u64().is_some_and(|percent| (1..100).contains(&percent)));
+    assert!(told[0]["said"].as_str().unwrap().starts_with("step "), "{told:?}");
+    assert_eq!(stage.result_of("long").await["data"], json!({"steps": 20, "why": null}));
+    // One that does not get to its end says how far it got.
+    stage.send_job("stuck", "steps", json!({"steps": 2, "ms": 60_000})).await;
+    let back = worker.logs("job goes back", 1).await;
+    assert_eq!(back[0]["kind"], "timeout");
+    worker.stop().await;
+}
+
+async fn a_guest_hears_that_its_time_is_over_and_that_its_worker_stops(kind: Kind) {
+    let setup = Setup { config: "tasks.steps.soft_timeout_ms = 1000", ..Setup::default() };
+    let stage = Stage::set(kind, setup).await;
+    let mut worker = stage.worker().await;
+    let endless = json!({"steps": 100_000, "ms": 50});
+    stage.send_job("soft", "steps", endless.clone()).await;
+    assert_eq!(stage.result_of("soft").await["data"]["why"], "out_of_time");
+    worker.signal(Signal::TERM);
+    worker.ends().await;
+    let stage = Stage::set(kind, Setup::default()).await;
+    let mut worker = stage.worker().await;
+    stage.send_job("stops", "steps", endless).await;
+    worker.logs("job progress", 1).await;
+    worker.signal(Signal::TERM);
+    assert_eq!(stage.result_of("stops").await["data"]["why"], "stopping");
+    assert!(worker.ends_within(Duration::from_secs(60)).await.success());
+    stage.is_done().await;
+}
