@@ -1,0 +1,39 @@
+//! `lovage revoke`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Global, out, out::say};
+use crate::{config::Config, connect::connect};
+
+/// Say that jobs are wanted by nobody any more
+#[derive(Debug, Args)]
+#[command(after_help = "  lovage revoke 01a21026-858c-77bc-b96a-7fd5bcc1849a\n\n\
+    A job that has yet to run is not run. One that runs is told so within a second, and ends when \
+    its task looks at it, or at its timeout. Only the embedded broker keeps what is said of jobs.")]
+pub struct Revoke {
+    /// The jobs' ids
+    #[arg(required = true, value_name = "JOB-ID")]
+    jobs: Vec<String>,
+}
+
+impl Revoke {
+    pub(super) async fn execute(
+        self,
+        global: &Global,
+        config: &Config,
+    ) -> anyhow::Result<ExitCode> {
+        let broker = connect(config).await?;
+        for job in &self.jobs {
+            broker.revoke(job).await?;
+        }
+        if global.json {
+            out::write_foreign(format!("{}\n", json!({"revoked": self.jobs})).as_bytes())?;
+        } else {
+            say!("{} job(s) revoked", self.jobs.len())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

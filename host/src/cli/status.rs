@@ -1,0 +1,54 @@
+//! `lovage status`
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Global, out, out::say};
+use crate::{
+    config::Config,
+    connect::connect,
+    text::{one_line, printable},
+};
+
+/// Show what is known of a job: its result, or how far it is
+#[derive(Debug, Args)]
+#[command(after_help = "  lovage status 01a21026-858c-77bc-b96a-7fd5bcc1849a\n\n\
+    Only the embedded broker keeps results and progress by a job's id. Exit code 1 when nothing is \
+    known: the job waits, has not said how far it is, or never was.")]
+pub struct Status {
+    /// The job's id
+    #[arg(value_name = "JOB-ID")]
+    job: String,
+}
+
+impl Status {
+    pub(super) async fn execute(
+        self,
+        global: &Global,
+        config: &Config,
+    ) -> anyhow::Result<ExitCode> {
+        let broker = connect(config).await?;
+        let known = match broker.result(&self.job, Duration::ZERO).await? {
+            Some(envelope) => serde_json::from_slice::<Value>(&envelope)?,
+            None => match broker.progress(&self.job).await? {
+                Some(progress) => json!({"id": self.job, "status": "running", "progress": progress}),
+                None => json!({"id": self.job, "status": "unknown"}),
+            },
+        };
+        let status = known["status"].as_str().unwrap_or_default();
+        if global.json {
+            out::write_foreign((serde_json::to_string_pretty(&known)? + "\n").as_bytes())?;
+        } else if let Some(progress) = known.get("progress") {
+            let said = progress["message"].as_str().unwrap_or_default();
+            say!("running: {}% {}", progress["percent"], one_line(said, 200))?;
+        } else if let Some(error) = known.get("error") {
+            let said = error["message"].as_str().unwrap_or_default();
+            say!("{status}: {}", printable(said, 8192))?;
+        } else {
+            say!("{status}")?;
+        }
+        Ok(if status == "unknown" { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
