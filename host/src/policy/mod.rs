@@ -6,6 +6,7 @@
 
 mod http;
 mod names;
+mod network;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,8 +15,9 @@ use std::{
 
 use crate::config::{Config, DeterminismConfig, GrantsConfig};
 
-pub use http::HttpPolicy;
+pub use http::{Destination, Host, HttpPolicy, HttpRules, Reach, Scheme};
 pub use names::Names;
+pub use network::not_public;
 
 /// A thing that a guest may use only if it was granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
