@@ -5,12 +5,19 @@
 //! component are fields of the span that surrounds an attempt, and not repeated here. Metrics go
 //! to whatever recorder of the `metrics` crate the process has installed.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use metrics::{counter, histogram};
 use tracing::{debug, error, info, warn};
 
-use crate::{broker::BrokerError, outcome::Status, text::one_line, usage::Usage, wanted::Progress};
+use crate::{
+    broker::BrokerError, keyvalue::StoreError, outcome::Status, secrets::SecretError,
+    text::one_line, usage::Usage, wanted::Progress,
+};
 
 /// How long a reason may be in a log line, in bytes.
 const REASON_BYTES: usize = 1024;
@@ -400,6 +407,72 @@ impl ReplyRefused<'_> {
             "the reply queue does not take the result; it goes to the queue for results, if any"
         );
         counter!("lovage_replies_refused_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
+/// A secret could not be looked up.
+pub struct SecretLookupFailed<'a> {
+    /// The secret's name.
+    pub secret: &'a str,
+    /// Why; no value is in it.
+    pub error: &'a SecretError,
+    /// Whether the value from before serves on.
+    pub stale: bool,
+}
+
+impl SecretLookupFailed<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let what = if self.stale {
+            "a secret's source is away: the value from before serves on for a while"
+        } else {
+            "a secret cannot be had: jobs that need it are tried again later"
+        };
+        warn!(secret = self.secret, error = %Chain(self.error), stale = self.stale, "{what}");
+        counter!("lovage_secret_lookup_failures_total", "secret" => self.secret.to_owned())
+            .increment(1);
+    }
+}
+
+/// The key-value store failed an operation; its guest was told that it did.
+pub struct KeyvalueFailed<'a> {
+    /// The store's kind.
+    pub kind: &'static str,
+    /// Why.
+    pub error: &'a StoreError,
+}
+
+impl KeyvalueFailed<'_> {
+    /// Logs and counts. One line in ten seconds has to do: guests can ask as often as they may.
+    pub fn emit(self) {
+        static QUIET: Quiet = Quiet::for_seconds(10);
+        if QUIET.is_over() {
+            error!(kind = self.kind, error = %Chain(self.error), "a key-value operation failed");
+        } else {
+            debug!(kind = self.kind, error = %Chain(self.error), "a key-value operation failed");
+        }
+        counter!("lovage_keyvalue_failures_total", "kind" => self.kind).increment(1);
+    }
+}
+
+/// For how long an event that guests can bring about says no more.
+struct Quiet {
+    seconds: u64,
+    /// When the last one was told, in seconds since the Unix epoch.
+    told: AtomicU64,
+}
+
+impl Quiet {
+    const fn for_seconds(seconds: u64) -> Self {
+        Self { seconds, told: AtomicU64::new(0) }
+    }
+
+    /// Whether it is time to tell again, which is then taken to be done.
+    fn is_over(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let told = self.told.load(Ordering::Relaxed);
+        now.abs_diff(told) >= self.seconds
+            && self.told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

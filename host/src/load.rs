@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     config::{AllocatorKind, Config},
+    keyvalue::KeyValue,
     policy::Policies,
     registry::{LoadOptions, Origin, Registry},
     sandbox::{Allocator, EngineOptions, Limits, Sandbox, Services},
+    secrets::Secrets,
     settings::{Advice, Settings},
 };
 
@@ -21,6 +23,20 @@ pub struct Host {
 
 /// A sandbox as the configuration describes it, with room for `slots` attempts at once.
 pub fn sandbox(config: &Config, slots: usize) -> anyhow::Result<Sandbox> {
+    sandbox_with(config, slots, services(config)?)
+}
+
+/// What stands behind the capabilities that the configuration grants. Nothing is asked, opened or
+/// connected yet.
+fn services(config: &Config) -> anyhow::Result<Services> {
+    let keyvalue = config.grants_buckets().then(|| KeyValue::new(&config.keyvalue)).transpose();
+    Ok(Services {
+        secrets: Secrets::new(&config.secrets),
+        keyvalue: keyvalue.map_err(anyhow::Error::msg)?,
+    })
+}
+
+fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Result<Sandbox> {
     let mut options = EngineOptions {
         slots: u32::try_from(slots).unwrap_or(u32::MAX),
         allocator: match config.sandbox.allocator {
@@ -41,12 +57,17 @@ pub fn sandbox(config: &Config, slots: usize) -> anyhow::Result<Sandbox> {
     options.tables = count(most.tables);
     options.instances = count(most.instances);
     options.table_elements = most.table_elements;
-    Ok(Sandbox::with(options, Services::default())?)
+    Ok(Sandbox::with(options, services)?)
 }
 
 /// Loads all components that the configuration names.
 pub async fn host(config: &Config) -> anyhow::Result<Host> {
-    let sandbox = sandbox(config, config.worker.concurrency.get())?;
+    let services = services(config)?;
+    if let Some(keyvalue) = &services.keyvalue {
+        // Better now than at the first job.
+        keyvalue.store().prepare().await?;
+    }
+    let sandbox = sandbox_with(config, config.worker.concurrency.get(), services)?;
     let components = &config.components;
     let origins: Vec<_> = components
         .paths

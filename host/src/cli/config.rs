@@ -42,6 +42,7 @@ impl ConfigCommand {
             }
             Err(error) => return Err(error.into()),
         };
+        let config = config.without_passwords();
         match (self.command, global.json) {
             (Verb::Check, true) => say!("{}", serde_json::json!({"ok": true})),
             (Verb::Check, false) => {

@@ -1,6 +1,6 @@
 //! What guests are granted, as the configuration says it.
 
-use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf};
+use std::{collections::BTreeMap, fmt, num::NonZeroU64, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +101,7 @@ pub enum KeyValueKind {
 
 /// `[keyvalue]`: where buckets are kept, and how much each may hold. A bucket is private to its
 /// tenant; jobs without a tenant have buckets of their own.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeyValueConfig {
     /// `local` or `redis`.
@@ -121,6 +121,17 @@ pub struct KeyValueConfig {
     pub max_value_bytes: u64,
     /// How long one operation may take, in milliseconds.
     pub timeout_ms: NonZeroU64,
+}
+
+/// The URL may hold a password.
+impl fmt::Debug for KeyValueConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyValueConfig")
+            .field("kind", &self.kind)
+            .field("path", &self.path)
+            .field("url", &self.url.as_deref().map(super::secrets::without_password))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for KeyValueConfig {

@@ -18,6 +18,7 @@ use crate::message::Format;
 mod grants;
 pub(crate) mod limits;
 mod load;
+mod secrets;
 mod tenants;
 mod validate;
 

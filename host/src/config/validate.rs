@@ -22,6 +22,8 @@ impl Config {
             Self::check_worker,
             Self::check_queues,
             Self::check_sandbox,
+            Self::check_secrets,
+            Self::check_keyvalue,
             crate::policy::Policies::check,
             Self::check_functions,
             Self::check_log,

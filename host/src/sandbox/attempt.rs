@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::Sandbox;
 use super::bindings::Invocation;
 use super::component::LoadedComponent;
+use super::config::{self, ConfigValues};
 use super::cpu::metered;
 use super::crash;
 use super::limits::{Limit, Limits};
@@ -63,6 +64,14 @@ pub struct Report {
     pub stdout: Tail,
     /// The end of standard error.
     pub stderr: Tail,
+}
+
+impl Report {
+    /// An attempt that ended before its guest began.
+    fn unrun(outcome: Outcome) -> Self {
+        let (stdout, stderr) = (Tail::default(), Tail::default());
+        Self { outcome, usage: Usage::default(), stdout, stderr }
+    }
 }
 
 /// How a call into a guest ended that gave no answer.
@@ -125,12 +134,21 @@ impl Sandbox {
             max_attempts: plan.max_attempts,
             deadline: unix_millis(deadline.saturating_duration_since(started)),
         };
+        let config = if component.reads_config {
+            match config::values(self.services(), &plan.grants, deadline).await {
+                Ok(config) => config,
+                Err(outcome) => return Report::unrun(outcome),
+            }
+        } else {
+            ConfigValues::default()
+        };
         let mut store = self.store(Scene {
             limits: *limits,
             deadline,
             grants: Arc::clone(&plan.grants),
             job: Some(Arc::clone(job)),
             wanted: plan.wanted.clone(),
+            config,
         });
         let ended = within(deadline, async {
             let instance = component.pre.instantiate_async(&mut store).await?;
@@ -167,7 +185,12 @@ impl Sandbox {
         Report {
             outcome: with_tails(outcome, &stdout, &stderr),
             follow_ons,
-            usage: Usage { peak_memory_bytes: state.limiter.peak_bytes(), ..Usage::default() },
+            usage: Usage {
+                peak_memory_bytes: state.limiter.peak_bytes(),
+                bytes_in: state.keyvalue.bytes_in,
+                bytes_out: state.bytes_out + state.keyvalue.bytes_out,
+                ..Usage::default()
+            },
             stdout,
             stderr,
         }

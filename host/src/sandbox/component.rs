@@ -15,6 +15,7 @@ use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 use super::Sandbox;
 use super::attempt::{End, within};
 use super::bindings::{Handler, v1::WrongTypes};
+use super::config::ConfigValues;
 use super::crash;
 use super::error::{ComponentError, Problem};
 use super::limits::{Limit, Limits};
@@ -77,6 +78,8 @@ pub struct LoadedComponent {
     pub exports: Vec<String>,
     pub(super) pre: InstancePre<State>,
     pub(super) handler: Handler,
+    /// Whether it reads configuration: only then are its secrets looked up.
+    pub(super) reads_config: bool,
 }
 
 impl std::fmt::Debug for LoadedComponent {
@@ -215,6 +218,7 @@ impl Sandbox {
         spec::check(&tasks).map_err(problem)?;
         Ok(LoadedComponent {
             contract: handler.version(),
+            reads_config: imports.iter().any(|import| import.needs == Some(Capability::Config)),
             tasks,
             imports,
             exports: self.exports(&component),
@@ -242,6 +246,7 @@ impl Sandbox {
             grants: Arc::default(),
             job: None,
             wanted: Wanted::default(),
+            config: ConfigValues::default(),
         });
         let described = within(deadline, async {
             let instance = pre.instantiate_async(&mut store).await?;

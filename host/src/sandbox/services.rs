@@ -1,5 +1,12 @@
 //! What all attempts share of the world outside: clients and stores that grants lead to.
 
+use crate::{keyvalue::KeyValue, secrets::Secrets};
+
 /// What stands behind the capabilities that guests are granted. Made once a process.
 #[derive(Debug, Default)]
-pub struct Services {}
+pub struct Services {
+    /// The operator's secrets.
+    pub secrets: Secrets,
+    /// Where key-value buckets are kept; `None` where nobody is granted any.
+    pub keyvalue: Option<KeyValue>,
+}

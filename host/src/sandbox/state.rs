@@ -9,10 +9,14 @@ use std::time::Instant;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_config::WasiConfig;
 
 use super::Sandbox;
 use super::bindings::v1_1;
+use super::config::ConfigValues;
+use super::keyvalue::{self, Access};
 use super::limits::{Limiter, Limits, RANDOM_BYTES};
+use super::services::Services;
 use super::stdio::Stream;
 use crate::follow_on::FollowOn;
 use crate::job::Job;
@@ -32,6 +36,8 @@ pub(super) struct Scene {
     pub job: Option<Arc<Job>>,
     /// Whether the attempt is still wanted, and how far it is.
     pub wanted: Wanted,
+    /// What it reads by `wasi:config/store`.
+    pub config: ConfigValues,
 }
 
 /// A store's data.
@@ -50,6 +56,9 @@ pub struct State {
     pub(super) bytes_out: u64,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
+    /// What it reads by `wasi:config/store`; placeholders are for requests to replace.
+    pub(super) config: ConfigValues,
+    pub(super) keyvalue: Access,
 }
 
 impl std::fmt::Debug for State {
@@ -70,7 +79,12 @@ impl WasiView for State {
 pub(super) struct DeadlinePassed;
 
 impl State {
-    fn new(scene: Scene) -> Self {
+    /// What `wasi:keyvalue` is served with.
+    pub(super) fn keyvalue(&mut self) -> (&mut ResourceTable, &mut Access) {
+        (&mut self.table, &mut self.keyvalue)
+    }
+
+    fn new(scene: Scene, services: &Services) -> Self {
         let limits = &scene.limits;
         let stdout = Stream::new(limits.stdio_bytes);
         let stderr = Stream::new(limits.stdio_bytes);
@@ -88,6 +102,8 @@ impl State {
             wasi: wasi.build(),
             table,
             limiter: Limiter::new(*limits),
+            keyvalue: Access::new(services, &scene.grants, scene.job.as_deref(), limits),
+            config: scene.config,
             grants: scene.grants,
             job: scene.job,
             wanted: scene.wanted,
@@ -117,7 +133,7 @@ impl Sandbox {
     /// A fresh store.
     pub(super) fn store(&self, scene: Scene) -> Store<State> {
         let (limits, deadline) = (scene.limits, scene.deadline);
-        let mut store = Store::new(self.engine(), State::new(scene));
+        let mut store = Store::new(self.engine(), State::new(scene, self.services()));
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.hostcall_bytes());
         store.set_max_component_handles(limits.handles);
@@ -145,6 +161,10 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     v1_1::add_to_linker(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| {
+        WasiConfig::from(&state.config.variables)
+    })?;
+    keyvalue::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
@@ -210,6 +230,7 @@ const CLI: &[&str] = &[
     "terminal-stdout",
     "terminal-stderr",
 ];
+const KEYVALUE: &[&str] = &["store", "atomics", "batch"];
 const RANDOM: &[&str] = &["random", "insecure", "insecure-seed"];
 
 /// The interfaces that the host offers. Interfaces of nothing but types need nobody to offer
@@ -238,6 +259,9 @@ pub const OFFERED: &[Offered] = &[
         ],
     ),
     always("wasi:sockets", Versions::Wasi(3), &["ip-name-lookup", "types"]),
+    granted("wasi:config", Versions::Exactly("0.2.0-rc.1"), &["store"], Capability::Config),
+    granted("wasi:keyvalue", Versions::Exactly("0.2.0-draft2"), KEYVALUE, Capability::Keyvalue),
+    granted("wasi:keyvalue", Versions::Exactly("0.2.0-draft"), KEYVALUE, Capability::Keyvalue),
     always("lovage:task", Versions::UpTo(1, 1), &["progress"]),
     granted("lovage:task", Versions::UpTo(1, 1), &["dispatch"], Capability::Dispatch),
 ];
