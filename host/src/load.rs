@@ -27,6 +27,7 @@ pub fn sandbox(config: &Config, slots: usize) -> anyhow::Result<Sandbox> {
             AllocatorKind::Pooling => Allocator::Pooling,
             AllocatorKind::OnDemand => Allocator::OnDemand,
         },
+        threads: config.worker.threads,
         ..EngineOptions::default()
     };
     if let Some(bytes) = config.sandbox.memory_reservation_bytes {

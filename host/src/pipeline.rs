@@ -6,6 +6,7 @@
 mod recourse;
 
 use std::{
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -286,8 +287,14 @@ impl Pipeline {
         AttemptStarted { queue: &source.name }.emit();
         let deadline = end.map(|end| end.at);
         let grants = self.policies.of(&job.task, &job.tenant);
-        let plan =
-            Plan { limits: settings.limits, max_attempts: settings.max_attempts, deadline, grants };
+        let tenant = self.config.tenants.get(&job.tenant);
+        let plan = Plan {
+            limits: settings.limits,
+            max_attempts: settings.max_attempts,
+            deadline,
+            grants,
+            tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
+        };
         let report = self.sandbox.run(&task.component, job.clone(), &plan).await;
         let run = Run { started_at: now, component: digest, usage: report.usage };
         let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
