@@ -12,6 +12,7 @@ pub mod config;
 pub mod connect;
 pub mod dispatch;
 pub mod events;
+pub mod fair;
 pub mod follow_on;
 pub mod job;
 pub mod keyvalue;

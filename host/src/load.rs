@@ -44,6 +44,7 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
             AllocatorKind::Pooling => Allocator::Pooling,
             AllocatorKind::OnDemand => Allocator::OnDemand,
         },
+        threads: config.worker.threads,
         ..EngineOptions::default()
     };
     if let Some(bytes) = config.sandbox.memory_reservation_bytes {

@@ -8,6 +8,7 @@ mod recourse;
 mod watch;
 
 use std::{
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -311,12 +312,14 @@ impl Pipeline {
         let deadline = end.map(|end| end.at);
         let grants = self.policies.of(&job.task, &job.tenant);
         let wanted = Wanted::until(self.stopping.clone());
+        let tenant = self.config.tenants.get(&job.tenant);
         let plan = Plan {
             limits: settings.limits,
             max_attempts: settings.max_attempts,
             deadline,
             grants,
             wanted: wanted.clone(),
+            tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
         };
         let report = tokio::select! {
             biased;

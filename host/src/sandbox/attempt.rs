@@ -7,8 +7,9 @@ use super::Sandbox;
 use super::bindings::Invocation;
 use super::component::LoadedComponent;
 use super::config::{self, ConfigValues};
-use super::cpu::metered;
+use super::cpu::Meter;
 use super::crash;
+use super::hogs::Whose;
 use super::limits::{Limit, Limits};
 use super::output;
 use super::state::{DeadlinePassed, Scene};
@@ -37,6 +38,9 @@ pub struct Plan {
     pub grants: Arc<Grants>,
     /// Whether it is still wanted, and how far it is.
     pub wanted: Wanted,
+    /// The part of the CPU that the attempts of the job's tenant have together, beside those of
+    /// other tenants, when there is not enough for all; at least 1.
+    pub tenant_weight: u32,
 }
 
 impl Default for Plan {
@@ -47,6 +51,7 @@ impl Default for Plan {
             deadline: None,
             grants: Arc::default(),
             wanted: Wanted::default(),
+            tenant_weight: 1,
         }
     }
 }
@@ -79,22 +84,34 @@ impl Report {
 pub(super) enum End {
     /// It was stopped at its deadline.
     Deadline,
+    /// It was stopped when it had used so much CPU time, which is all that it may.
+    Cpu(Duration),
     /// It trapped, or broke a limit.
     Error(wasmtime::Error),
 }
 
-/// Runs a guest until its deadline. A guest that waits is stopped by the executor's timer, one
-/// that computes by the epoch's callback; each alone would miss the other.
+/// Runs a guest until its deadline, or until it has used its CPU time, which `meter` tells. A guest
+/// that waits is stopped by the executor's timer, one that computes by the epoch's callback; each
+/// alone would miss the other.
 pub(super) async fn within<T>(
     deadline: Instant,
+    cpu: Option<Duration>,
+    meter: &Meter,
     call: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, End> {
-    match tokio::time::timeout_at(deadline.into(), call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) if error.is::<DeadlinePassed>() => Err(End::Deadline),
-        Ok(Err(error)) => Err(End::Error(error)),
-        Err(_elapsed) => Err(End::Deadline),
+    let call = meter.up_to(cpu, tokio::time::timeout_at(deadline.into(), call));
+    match (call.await, cpu) {
+        (Some(Ok(Ok(answer))), _) => Ok(answer),
+        (Some(Ok(Err(error))), _) if error.is::<DeadlinePassed>() => Err(End::Deadline),
+        (Some(Ok(Err(error))), _) => Err(End::Error(error)),
+        (Some(Err(_elapsed)), _) => Err(End::Deadline),
+        (None, budget) => Err(End::Cpu(budget.unwrap_or_default())),
     }
+}
+
+/// How it is told that a guest was stopped for the CPU time that it had used.
+pub(super) fn over_budget(budget: Duration) -> String {
+    format!("used more than {budget:?} of CPU time{}", Limit::Cpu.hint())
 }
 
 impl Sandbox {
@@ -102,21 +119,32 @@ impl Sandbox {
     ///
     /// Waits for a free slot first; the attempt's time begins when it has one. Nothing that goes
     /// wrong in the guest is an error here: it is the outcome. May be dropped at any time, which
-    /// ends the guest and frees its slot.
+    /// ends the guest and frees its slot: at once if the guest waits, at the next tick if it
+    /// computes. Needs tokio's runtime around it.
     pub async fn run(
         &self,
         component: &Arc<LoadedComponent>,
         job: impl Into<Arc<Job>>,
         plan: &Plan,
     ) -> Report {
-        let job = &job.into();
-        let _slot = self.slot().await;
-        let _running = self.ticker().run();
-        let started = Instant::now();
-        let (mut report, cpu) = metered(self.attempt(component, job, plan, started)).await;
-        report.usage.cpu = cpu;
-        report.usage.wall = started.elapsed();
-        report
+        let (job, meter) = (job.into(), Arc::new(Meter::default()));
+        let whole = {
+            // All its own, since it goes to another thread if it takes long.
+            let (sandbox, component, plan) = (self.clone(), Arc::clone(component), plan.clone());
+            let (job, meter) = (Arc::clone(&job), Arc::clone(&meter));
+            async move {
+                let _slot = sandbox.slot().await;
+                let _running = sandbox.ticker().run();
+                let started = Instant::now();
+                let attempt = sandbox.attempt(&component, &job, &plan, &meter, started);
+                let mut report = meter.run(attempt).await;
+                report.usage.cpu = meter.spent();
+                report.usage.wall = started.elapsed();
+                report
+            }
+        };
+        let whose = Whose { tenant: &job.tenant, weight: plan.tenant_weight, task: &job.task };
+        self.hogs().run(whose, &meter, Box::pin(whole)).await
     }
 
     async fn attempt(
@@ -124,6 +152,7 @@ impl Sandbox {
         component: &Arc<LoadedComponent>,
         job: &Arc<Job>,
         plan: &Plan,
+        meter: &Meter,
         started: Instant,
     ) -> Report {
         let limits = &plan.limits;
@@ -150,7 +179,7 @@ impl Sandbox {
             wanted: plan.wanted.clone(),
             config,
         });
-        let ended = within(deadline, async {
+        let ended = within(deadline, limits.cpu, meter, async {
             let instance = component.pre.instantiate_async(&mut store).await?;
             let handler = &component.handler;
             handler.run(&mut store, &instance, invocation).await
@@ -158,6 +187,9 @@ impl Sandbox {
         .await;
         let outcome = match ended {
             Ok(outcome) => output::settle(outcome, limits),
+            Err(End::Cpu(budget)) => {
+                Outcome::TimedOut(Failure::new("cpu_limit", over_budget(budget)))
+            }
             Err(End::Deadline) => Outcome::TimedOut(if deadline == timeout {
                 Failure::new(
                     "timeout",

@@ -16,6 +16,7 @@ use super::Sandbox;
 use super::attempt::{End, within};
 use super::bindings::{Handler, v1::WrongTypes};
 use super::config::ConfigValues;
+use super::cpu::Meter;
 use super::crash;
 use super::error::{ComponentError, Problem};
 use super::limits::{Limit, Limits};
@@ -248,11 +249,12 @@ impl Sandbox {
             wanted: Wanted::default(),
             config: ConfigValues::default(),
         });
-        let described = within(deadline, async {
+        let meter = Meter::default();
+        let described = within(deadline, limits.cpu, &meter, async {
             let instance = pre.instantiate_async(&mut store).await?;
             handler.describe(&mut store, &instance).await
-        })
-        .await;
+        });
+        let described = meter.run(described).await;
         described.map_err(|end| match end {
             End::Error(error) if error.is::<WrongTypes>() => {
                 Problem::WrongTypes { reason: error.root_cause().to_string() }
@@ -272,6 +274,7 @@ impl Sandbox {
                     ),
                 }
             }
+            End::Cpu(budget) => Problem::Describe { reason: super::attempt::over_budget(budget) },
             End::Deadline => Problem::Describe {
                 reason: format!("did not end within {:?}{}", limits.timeout, Limit::Timeout.hint()),
             },

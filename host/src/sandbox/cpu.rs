@@ -2,30 +2,72 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Runs a future, and says how much time its polls kept a processor busy: what other futures do
-/// on the same thread in between is not counted.
-pub(super) async fn metered<F: Future>(future: F) -> (F::Output, Duration) {
-    let mut future = pin!(future);
-    let mut spent = Duration::ZERO;
-    let output = poll_fn(|context| {
-        let start = of_this_thread();
-        let poll = future.as_mut().poll(context);
-        spent += of_this_thread().saturating_sub(start);
-        poll
-    })
-    .await;
-    (output, spent)
+/// What the polls of a future kept a processor busy for: what others do on the same thread in
+/// between is not counted, and neither is the time that it waits.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    /// Nanoseconds of the polls that have ended.
+    spent: AtomicU64,
+    /// Where the thread's clock was when the poll under way began. Only that thread looks at it.
+    began: AtomicU64,
 }
 
-/// The CPU time that this thread has taken. A poll begins and ends on one thread, so the
-/// difference of two of them is the poll's.
-fn of_this_thread() -> Duration {
+impl Meter {
+    /// The polls that have ended.
+    pub(super) fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Ordering::Relaxed))
+    }
+
+    /// The same with the poll under way, for who is within it.
+    fn spent_so_far(&self) -> Duration {
+        let poll = of_this_thread().saturating_sub(self.began.load(Ordering::Relaxed));
+        self.spent() + Duration::from_nanos(poll)
+    }
+
+    /// Runs a future by this meter. It may go from thread to thread between polls.
+    pub(super) async fn run<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            let start = of_this_thread();
+            self.began.store(start, Ordering::Relaxed);
+            let poll = future.as_mut().poll(context);
+            let took = of_this_thread().saturating_sub(start);
+            self.spent.fetch_add(took, Ordering::Relaxed);
+            poll
+        })
+        .await
+    }
+
+    /// Runs a future within [`run`](Self::run) until it has used so much; then there is no
+    /// output. It is looked at whenever the future waits: a guest that computes does so at every
+    /// tick of the epoch.
+    pub(super) async fn up_to<F: Future>(
+        &self,
+        budget: Option<Duration>,
+        future: F,
+    ) -> Option<F::Output> {
+        let Some(budget) = budget else { return Some(future.await) };
+        let mut future = pin!(future);
+        poll_fn(|context| match future.as_mut().poll(context) {
+            std::task::Poll::Pending if self.spent_so_far() < budget => std::task::Poll::Pending,
+            std::task::Poll::Pending => std::task::Poll::Ready(None),
+            std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
+        })
+        .await
+    }
+}
+
+/// The CPU time that this thread has taken, in nanoseconds. A poll begins and ends on one thread,
+/// so the difference of two of them is the poll's.
+fn of_this_thread() -> u64 {
     let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(nanos.unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -33,17 +75,45 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
+    fn burn(time: Duration) {
+        let start = of_this_thread();
+        while u128::from(of_this_thread() - start) < time.as_nanos() {}
+    }
+
     #[tokio::test]
     async fn work_is_counted_and_waiting_is_not() {
         let wall = Instant::now();
-        let ((), spent) = metered(async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let start = of_this_thread();
-            while of_this_thread() < start + Duration::from_millis(20) {}
-        })
-        .await;
+        let meter = Meter::default();
+        meter
+            .run(async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                burn(Duration::from_millis(20));
+                assert_eq!(meter.spent().as_millis() / 20, 0);
+                assert!(meter.spent_so_far() >= Duration::from_millis(20));
+            })
+            .await;
+        let spent = meter.spent();
         assert!(wall.elapsed() >= Duration::from_millis(70));
         assert!(spent >= Duration::from_millis(20), "{spent:?}");
         assert!(spent < Duration::from_millis(45), "{spent:?}");
+    }
+
+    #[tokio::test]
+    async fn a_budget_ends_what_computes_and_not_what_waits() {
+        let budget = Some(Duration::from_millis(10));
+        let spends = async |each: Duration, rounds: u32| {
+            let meter = Meter::default();
+            let work = async {
+                for _ in 0..rounds {
+                    burn(each);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let ended = meter.run(meter.up_to(budget, work)).await;
+            (ended.is_some(), meter.spent())
+        };
+        let (ended, spent) = spends(Duration::from_millis(2), u32::MAX).await;
+        assert!(!ended && spent >= Duration::from_millis(10), "{spent:?}");
+        assert!(spends(Duration::ZERO, 50).await.0);
     }
 }

@@ -5,6 +5,7 @@
 //! and is the same for both allocators, so that code compiled under one loads under the other.
 //! What only matters at run time (slots, what stays resident) may differ between machines.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -72,8 +73,12 @@ pub struct EngineOptions {
     /// Bytes of each linear memory in the pool that are reset by writing to them rather than by
     /// giving pages back, and so stay resident between attempts. 4 MiB.
     pub keep_resident: usize,
-    /// How often the clock ticks by which a guest that computes lets others run. 10 ms.
+    /// How often the clock ticks by which a guest that computes lets others run, and by which its
+    /// CPU time is looked at. 1 ms.
     pub tick: Duration,
+    /// Threads for attempts that take more than a moment of CPU time; as many as there are CPUs
+    /// when 0.
+    pub threads: usize,
 }
 
 impl Default for EngineOptions {
@@ -90,7 +95,8 @@ impl Default for EngineOptions {
             tables: limits.tables as u32,
             instances: limits.instances as u32,
             keep_resident: 4 << 20,
-            tick: Duration::from_millis(10),
+            tick: Duration::from_millis(1),
+            threads: 0,
         }
     }
 }
@@ -110,6 +116,14 @@ impl EngineOptions {
         CodeSettings {
             memory_reservation: self.memory_reservation,
             memory_guard: self.memory_guard,
+        }
+    }
+
+    /// How many threads long attempts have.
+    pub(super) fn hog_threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            threads => threads,
         }
     }
 

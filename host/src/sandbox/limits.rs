@@ -192,6 +192,8 @@ pub enum Limit {
     Memory,
     /// [`Limits::timeout`].
     Timeout,
+    /// [`Limits::cpu`].
+    Cpu,
     /// [`Limits::output_bytes`].
     Output,
     /// [`Limits::table_elements`].
@@ -211,6 +213,7 @@ impl Limit {
         match self {
             Self::Memory => Some("memory_bytes"),
             Self::Timeout => Some("timeout_ms"),
+            Self::Cpu => Some("cpu_ms"),
             Self::Output => Some("output_bytes"),
             Self::DispatchJobs => Some("dispatch_jobs"),
             Self::DispatchDepth => Some("dispatch_depth"),

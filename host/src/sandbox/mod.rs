@@ -5,7 +5,8 @@
 //! - Every attempt has a fresh instance with fresh memory. Nothing of one job reaches the next.
 //! - A guest has nothing that was not granted: clocks, random numbers, and a short tail of its
 //!   output. See [`state`](self).
-//! - A guest ends at its deadline, whether it computes or waits, and stalls nobody meanwhile.
+//! - A guest ends at its deadline, whether it computes or waits, and when it has used its CPU
+//!   time. It stalls nobody meanwhile, and tenants whose guests compute share the CPU by weight.
 //! - A guest cannot make the host use memory without bound, and the reason of every refusal is
 //!   told.
 //!
@@ -25,6 +26,7 @@ mod dispatch;
 mod engine;
 mod error;
 mod failure;
+mod hogs;
 mod keyvalue;
 mod limits;
 mod output;
@@ -54,6 +56,7 @@ pub use self::spec::TaskSpec;
 pub use self::state::{OFFERED, Offer, Offered, Versions, offer};
 pub use self::stdio::Tail;
 
+use self::hogs::Hogs;
 use self::state::State;
 use self::ticker::Ticker;
 
@@ -65,6 +68,7 @@ struct Inner {
     engine: Engine,
     linker: Linker<State>,
     ticker: Ticker,
+    hogs: Hogs,
     options: EngineOptions,
     allocator: Allocator,
     services: Services,
@@ -94,8 +98,11 @@ impl Sandbox {
         let linker =
             state::linker(&engine).map_err(|error| EngineError::Wasi(format!("{error:#}")))?;
         let ticker = Ticker::start(&engine, options.tick)?;
+        // Where one attempt runs at once there is nobody whom it could keep waiting.
+        let threads = if options.slots > 1 { options.hog_threads() } else { 0 };
         Ok(Self(Arc::new(Inner {
             ticker,
+            hogs: Hogs::new(threads, options.tick),
             linker,
             services,
             slots: Semaphore::new(options.slots as usize),
@@ -135,6 +142,10 @@ impl Sandbox {
 
     fn ticker(&self) -> &Ticker {
         &self.0.ticker
+    }
+
+    fn hogs(&self) -> &Hogs {
+        &self.0.hogs
     }
 
     /// `None` only if the semaphore were closed, which nobody does.

@@ -15,8 +15,9 @@ use wasmtime::Engine;
 
 use super::error::EngineError;
 
-/// How long the clock goes on ticking when nothing runs any more.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the clock goes on ticking when nothing runs any more: ticking costs some microseconds
+/// a tick, and waking it as much an attempt.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// The running clock; it stops when this is dropped.
 #[derive(Debug)]

@@ -21,6 +21,8 @@ mod compile_cache;
 mod components;
 mod conformance;
 #[cfg(feature = "compiler")]
+mod cpu;
+#[cfg(feature = "compiler")]
 mod guests;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod host_panics;

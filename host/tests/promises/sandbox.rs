@@ -540,7 +540,7 @@ const WASI: [&str; 3] = [
 ];
 
 /// As much of it as a guest needs that writes.
-const WASI_OUTPUT: [&str; 2] = [
+pub const WASI_OUTPUT: [&str; 2] = [
     "package wasi:io@0.2.0;
      interface error { resource error; }
      interface streams {
