@@ -193,7 +193,7 @@ impl Pipeline {
                 job.tenant = malformed.tenant;
                 job.reply_to = malformed.reply_to;
                 job.attempt = message.attempt;
-                let failure = Failure::new("invalid_message", one_line(&malformed.reason, 1024));
+                let failure = Failure::new(malformed.kind, one_line(&malformed.reason, 1024));
                 (job, Err(Outcome::Rejected(failure)))
             }
         };

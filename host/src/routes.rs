@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use crate::{
     broker::{Broker, BrokerError, Fault, Queue, Send},
     config::{BrokerKind, Config, DISCARD, QueueConfig, ResultFormat},
-    message::Defaults,
+    message::{Defaults, Trust},
 };
 
 /// How many queues named by `reply_to` are remembered. Senders choose those names, so the number
@@ -120,6 +120,10 @@ impl Routes {
                 format: settings.format,
                 task: settings.default_task.clone(),
                 tenant: settings.tenant.clone(),
+                trust: Trust {
+                    from: settings.tenant_from.clone(),
+                    required: settings.tenant_required,
+                },
                 content_type: settings.content_type.clone(),
                 fifo: queue.fifo,
             },

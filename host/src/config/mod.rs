@@ -283,12 +283,7 @@ impl Default for QueueConfig {
             format: Format::Native,
             default_task: None,
             tenant: None,
-            tenant_from: vec![
-                TenantSource::Body,
-                TenantSource::Attribute,
-                TenantSource::Group,
-                TenantSource::Queue,
-            ],
+            tenant_from: TenantSource::ALL.to_vec(),
             tenant_required: false,
             content_type: None,
             results: None,

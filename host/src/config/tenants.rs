@@ -4,22 +4,9 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use serde::{Deserialize, Serialize};
 
-use super::{GrantsConfig, TenantLimits};
-
-/// Where the tenant of a job can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TenantSource {
-    /// The field `tenant` of a native body.
-    Body,
-    /// The message attribute `lovage-tenant`.
-    Attribute,
-    /// The message group of a queue that is not FIFO (SQS's fair queues). For a function that is
-    /// invoked: the tenant id that Lambda vouches for.
-    Group,
-    /// `tenant` of the queue's settings.
-    Queue,
-}
+use super::{Config, GrantsConfig, TenantLimits};
+use crate::job::MAX_NAME_BYTES;
+pub use crate::message::TenantSource;
 
 /// `[tenants.NAME]`
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -42,4 +29,74 @@ pub struct TenantConfig {
     pub limits: TenantLimits,
     /// What the tenant's jobs are granted of what the task is.
     pub grants: GrantsConfig,
+}
+
+/// What a rate can be, in jobs a second, and the most of a burst: within what can be counted in
+/// nanoseconds.
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
+const MAX_BURST: u32 = 1_000_000;
+
+impl Config {
+    /// Checks tenants, and what queues say of them.
+    pub(super) fn check_tenants(&self) -> Result<(), String> {
+        if let Some(concurrency) = self.worker.tenant_concurrency {
+            super::validate::at_most("worker.tenant_concurrency", concurrency.get())?;
+        }
+        for (name, tenant) in &self.tenants {
+            if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(char::is_control) {
+                return Err(format!(
+                    "tenants.{name:?} is no name for a tenant; it takes 1 to {MAX_NAME_BYTES} \
+                     bytes and no control characters"
+                ));
+            }
+            if let Some(concurrency) = tenant.concurrency {
+                super::validate::at_most(
+                    &format!("tenants.{name}.concurrency"),
+                    concurrency.get(),
+                )?;
+            }
+            if let Some(rate) = tenant.rate_per_second
+                && !RATES.contains(&rate)
+            {
+                return Err(format!(
+                    "tenants.{name}.rate_per_second is {rate}; it takes {} to {}",
+                    RATES.start(),
+                    RATES.end()
+                ));
+            }
+            match (tenant.burst, tenant.rate_per_second) {
+                (Some(burst), Some(_)) if burst.get() > MAX_BURST => {
+                    return Err(format!("tenants.{name}.burst is {burst}; at most {MAX_BURST}"));
+                }
+                (Some(_), None) => {
+                    return Err(format!(
+                        "tenants.{name}.burst is set without a rate that it belongs to; set \
+                         tenants.{name}.rate_per_second, or leave it out"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        for (name, queue) in &self.queues {
+            let from = &queue.tenant_from;
+            if let Some(twice) = from.iter().enumerate().find_map(|(place, source)| {
+                from.iter().take(place).any(|other| other == source).then_some(source)
+            }) {
+                return Err(format!("queues.{name}.tenant_from names `{}` twice", twice.as_str()));
+            }
+            if queue.tenant.is_some() && !from.contains(&TenantSource::Queue) {
+                return Err(format!(
+                    "queues.{name}.tenant is set, and queues.{name}.tenant_from does not list \
+                     `queue`, so that it would hold for no job; add `queue`, or leave it out"
+                ));
+            }
+            if queue.tenant_required && from.is_empty() {
+                return Err(format!(
+                    "queues.{name}.tenant_required is set, and queues.{name}.tenant_from believes \
+                     nobody: every job would be rejected; list a place"
+                ));
+            }
+        }
+        Ok(())
+    }
 }

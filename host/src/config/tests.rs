@@ -213,3 +213,27 @@ fn the_sample_shows_every_field_and_is_valid() {
         assert!(missing.is_empty(), "[{}] lacks {missing:?}", path.join("."));
     }
 }
+
+#[test]
+fn what_would_hold_for_no_tenant_is_refused() {
+    let check =
+        |text: &str| parse(text)?.validate("lovage.toml").map_err(|error| error.to_string());
+    for (text, words) in [
+        ("[tenants.a]\nrate_per_second = 0.0\n", "tenants.a.rate_per_second is 0"),
+        ("[tenants.a]\nrate_per_second = nan\n", "it takes 0.001 to 1000000"),
+        ("[tenants.a]\nrate_per_second = -1.0\n", "tenants.a.rate_per_second is -1"),
+        ("[tenants.a]\nburst = 3\n", "without a rate"),
+        ("[tenants.a]\nrate_per_second = 1.0\nburst = 4000000000\n", "at most 1000000"),
+        ("[tenants.a]\nconcurrency = 100000\n", "tenants.a.concurrency is 100000"),
+        ("[tenants.\"a\\u0000\"]\n", "is no name for a tenant"),
+        ("[queues.q]\ntenant_from = ['body', 'body']\n", "names `body` twice"),
+        ("[queues.q]\ntenant = 'a'\ntenant_from = ['body']\n", "add `queue`, or leave it out"),
+        ("[queues.q]\ntenant_required = true\ntenant_from = []\n", "every job would be rejected"),
+        ("[queues.q]\ntenant_from = ['sender']\n", "unknown variant `sender`"),
+    ] {
+        let error = check(text).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    let fine = "[tenants.a]\nrate_per_second = 0.5\nburst = 3\n[queues.q]\ntenant_from = []\n";
+    check(fine).unwrap();
+}

@@ -21,6 +21,7 @@ impl Config {
         [
             Self::check_worker,
             Self::check_queues,
+            Self::check_tenants,
             Self::check_sandbox,
             Self::check_secrets,
             Self::check_keyvalue,
@@ -271,7 +272,7 @@ impl Config {
     }
 }
 
-fn at_most(field: &str, concurrency: usize) -> Result<(), String> {
+pub(super) fn at_most(field: &str, concurrency: usize) -> Result<(), String> {
     if concurrency > MAX_CONCURRENCY {
         return Err(format!("{field} is {concurrency}; at most {MAX_CONCURRENCY}"));
     }

@@ -21,6 +21,14 @@ use crate::{
 
 pub mod native;
 pub mod raw;
+pub mod tenant;
+
+pub use tenant::{TenantSource, Trust};
+
+use tenant::Claims;
+
+/// The failure's kind of what is no job.
+const INVALID: &str = "invalid_message";
 
 /// The wire formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -42,6 +50,8 @@ pub struct Defaults {
     pub task: Option<String>,
     /// The tenant, where the message names none.
     pub tenant: Option<String>,
+    /// Whom it believes about tenants.
+    pub trust: Trust,
     /// The media type of raw bodies, where the message names none; JSON when absent.
     pub content_type: Option<String>,
     /// Whether the group is an ordering key. On other queues it names the tenant, as in SQS's
@@ -52,13 +62,15 @@ pub struct Defaults {
 /// A message that is no job. What could be read of it is kept for the result and the dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed {
+    /// The failure's kind.
+    pub kind: &'static str,
     /// What is wrong with it and what would be right. Holds nothing of the payload.
     pub reason: String,
     /// The job's id where it could be read, else the broker's.
     pub id: String,
     /// The task's name where it could be read, else empty.
     pub task: String,
-    /// The tenant where it could be read, else empty.
+    /// The tenant by those that are believed, where it could be read, else empty.
     pub tenant: String,
     /// Where the sender wants the answer, where it could be read.
     pub reply_to: Option<String>,
@@ -76,11 +88,23 @@ impl std::error::Error for Malformed {}
 pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malformed>> {
     let mut job = Job::new(message.id.clone(), "", message.body.clone());
     job.attempt = message.attempt;
-    let outcome = fill(&mut job, message, defaults);
-    outcome.map(|()| job.clone()).map_err(|reason| {
+    let mut outcome = fill(&mut job, message, defaults).map_err(|reason| (INVALID, reason));
+    // Of a message that is no job, too: whoever is believed about it is to be told.
+    let said = std::mem::take(&mut job.tenant);
+    let claims = Claims::of(message, &said, defaults.fifo);
+    let (tenant, verdict) = claims.judge(&defaults.trust, defaults.tenant.as_deref());
+    if outcome.is_ok() {
+        outcome = verdict.map_err(|refusal| (refusal.kind, refusal.reason));
+    }
+    match check_name("tenant", &tenant) {
+        Err(reason) if !tenant.is_empty() => outcome = outcome.and(Err((INVALID, reason))),
+        _ => job.tenant = tenant,
+    }
+    outcome.map(|()| job.clone()).map_err(|(kind, reason)| {
         // An id that is itself what is wrong must not travel on.
         let id = if check_name("id", &job.id).is_ok() { job.id } else { message.id.clone() };
         Box::new(Malformed {
+            kind,
             reason,
             id,
             task: job.task,
@@ -90,8 +114,9 @@ pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malform
     })
 }
 
+/// Fills all but the tenant, which is left as the body has it.
 fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), String> {
-    take_attributes(job, message, defaults)?;
+    take_attributes(job, message)?;
     let format = match message.attributes.get(attribute::FORMAT).map(String::as_str) {
         None => defaults.format,
         Some("native") => Format::Native,
@@ -116,26 +141,18 @@ fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), Str
             )
         })?;
     }
-    if job.tenant.is_empty() {
-        job.tenant = defaults.tenant.clone().unwrap_or_default();
-    }
     // The broker may hold a job back for longer than it can express.
     job.eta = job.eta.max(message.not_before);
     check_name("id", &job.id)?;
-    check_name("task", &job.task)?;
-    if !job.tenant.is_empty() {
-        check_name("tenant", &job.tenant)?;
-    }
-    Ok(())
+    check_name("task", &job.task)
 }
 
 /// What attributes say holds for every format; a body that says otherwise wins.
-fn take_attributes(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), String> {
+fn take_attributes(job: &mut Job, message: &Message) -> Result<(), String> {
     for (name, value) in &message.attributes {
         match name.to_ascii_lowercase().as_str() {
             attribute::ID => job.id.clone_from(value),
             attribute::TASK => job.task.clone_from(value),
-            attribute::TENANT => job.tenant.clone_from(value),
             attribute::LINEAGE => take_lineage(job, value)?,
             attribute::CONTENT_TYPE | attribute::CONTENT_ENCODING => {}
             own if own.starts_with("lovage-") => {}
@@ -144,12 +161,6 @@ fn take_attributes(job: &mut Job, message: &Message, defaults: &Defaults) -> Res
     }
     if let Some(trace) = &message.trace_header {
         job.headers.push(("x-amzn-trace-id".to_owned(), trace.clone()));
-    }
-    if job.tenant.is_empty()
-        && !defaults.fifo
-        && let Some(group) = &message.group
-    {
-        job.tenant.clone_from(group);
     }
     Ok(())
 }

@@ -164,12 +164,15 @@ fn trace_header(message: &Outgoing) -> Option<MessageSystemAttributeValue> {
 
 /// A group or deduplication id as SQS takes it: 1 to 128 letters, digits and ASCII punctuation.
 /// What does not fit goes as its SHA-256, which is as good for telling one from another.
-fn identifier(text: &str) -> String {
+pub(super) fn identifier(text: &str) -> String {
     if text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return text.to_owned();
     }
     digest(&[text.as_bytes()])
 }
+
+/// How a digest begins.
+pub(super) const DIGEST: &str = "sha256-";
 
 /// `sha256-` and the digest of the parts, each told from the next by its length.
 pub(super) fn digest(parts: &[&[u8]]) -> String {
@@ -178,7 +181,7 @@ pub(super) fn digest(parts: &[&[u8]]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let mut text = String::from("sha256-");
+    let mut text = String::from(DIGEST);
     for byte in hash.finalize() {
         let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
         text.push(digit(byte >> 4));

@@ -1,0 +1,196 @@
+//! Whose job it is, and whom a queue believes about that.
+//!
+//! A message can name its tenant in several places, and whoever may send can write what he likes
+//! into most of them. So the queue's settings list the places that are believed, and the first of
+//! them that names somebody decides. What other places say must agree: a message that names two
+//! tenants is rejected, never guessed at, since it could otherwise be scheduled as one tenant's
+//! and run as another's. Only the queue's own `tenant` is no statement but a fallback: it holds
+//! where no place before it in the list names anybody.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    broker::{Message, attribute, sqs::is_group_of},
+    text::one_line,
+};
+
+/// The failure's kind where a message names a tenant that it may not.
+pub const MISMATCH: &str = "tenant_mismatch";
+
+/// The failure's kind where a message names no tenant and has to.
+pub const REQUIRED: &str = "tenant_required";
+
+/// How much of a tenant's name a reason shows, in bytes.
+const SHOWN_BYTES: usize = 200;
+
+/// Where the tenant of a job can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantSource {
+    /// The field `tenant` of a native body.
+    Body,
+    /// The message attribute `lovage-tenant`.
+    Attribute,
+    /// The message group of a queue that is not FIFO (SQS's fair queues). For a function that is
+    /// invoked: the tenant id that Lambda vouches for.
+    Group,
+    /// `tenant` of the queue's settings.
+    Queue,
+}
+
+impl TenantSource {
+    /// All of them, in the order that holds unless a queue says otherwise.
+    pub const ALL: [Self; 4] = [Self::Body, Self::Attribute, Self::Group, Self::Queue];
+
+    /// Its name in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Body => "body",
+            Self::Attribute => "attribute",
+            Self::Group => "group",
+            Self::Queue => "queue",
+        }
+    }
+
+    const fn place(self) -> &'static str {
+        match self {
+            Self::Body => "the body's `tenant`",
+            Self::Attribute => "the message attribute `lovage-tenant`",
+            Self::Group => "the message group (or Lambda's tenant id)",
+            Self::Queue => "the queue's own `tenant`",
+        }
+    }
+}
+
+/// Whom a queue believes about its jobs' tenants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// The places that are believed; the first that names somebody decides.
+    pub from: Vec<TenantSource>,
+    /// Whether jobs without a tenant are rejected.
+    pub required: bool,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self { from: TenantSource::ALL.to_vec(), required: false }
+    }
+}
+
+/// Why a message's tenant is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub kind: &'static str,
+    pub reason: String,
+}
+
+/// What a message says of its tenant.
+#[derive(Debug, Default)]
+pub(super) struct Claims<'a> {
+    said: Vec<(TenantSource, &'a str)>,
+}
+
+impl<'a> Claims<'a> {
+    /// All that `message` says: its `body`, its attributes, and its group, unless that is a mere
+    /// order. An empty name says nothing.
+    pub fn of(message: &'a Message, body: &'a str, fifo: bool) -> Self {
+        // Two attributes may differ in nothing but their case, and both are read.
+        let attributes = message.attributes.iter().filter_map(|(name, value)| {
+            let ours = name.eq_ignore_ascii_case(attribute::TENANT);
+            ours.then_some((TenantSource::Attribute, value.as_str()))
+        });
+        let group = message.group.as_deref().filter(|_| !fifo);
+        let said = [(TenantSource::Body, body)]
+            .into_iter()
+            .chain(attributes)
+            .chain(group.map(|group| (TenantSource::Group, group)))
+            .filter(|(_, tenant)| !tenant.is_empty())
+            .collect();
+        Self { said }
+    }
+
+    /// The tenant by those that are believed (empty: none), and what speaks against the message.
+    /// The first holds even where something does: the rejection must be told to somebody.
+    pub fn judge(&self, trust: &Trust, queue: Option<&str>) -> (String, Result<(), Refusal>) {
+        let decided = trust.from.iter().find_map(|source| match source {
+            TenantSource::Queue => queue.map(|tenant| (*source, tenant)),
+            _ => self.said.iter().find(|(said, _)| said == source).copied(),
+        });
+        let Some((source, tenant)) = decided.filter(|(_, tenant)| !tenant.is_empty()) else {
+            return (String::new(), self.nobody(trust));
+        };
+        // SQS takes not every name for a group. What stands for one agrees with the name itself,
+        // wherever that is said, and the job is for the name.
+        let tenant = match source {
+            TenantSource::Group => self
+                .said
+                .iter()
+                .map(|(_, name)| *name)
+                .find(|name| *name != tenant && is_group_of(tenant, name))
+                .unwrap_or(tenant),
+            _ => tenant,
+        };
+        let agrees = |(said, name): &(TenantSource, &str)| {
+            *name == tenant || (*said == TenantSource::Group && is_group_of(name, tenant))
+        };
+        let verdict = match self.said.iter().find(|claim| !agrees(claim)) {
+            None => Ok(()),
+            Some((other, name)) => Err(mismatch(trust, *other, name, Some((source, tenant)))),
+        };
+        (tenant.to_owned(), verdict)
+    }
+
+    /// Whether a message may do without a tenant.
+    fn nobody(&self, trust: &Trust) -> Result<(), Refusal> {
+        if let Some((source, name)) = self.said.first() {
+            return Err(mismatch(trust, *source, name, None));
+        }
+        if !trust.required {
+            return Ok(());
+        }
+        Err(Refusal {
+            kind: REQUIRED,
+            reason: format!(
+                "no tenant is named, and the queue's `tenant_required` asks for one; name it in a \
+                 place that its `tenant_from` lists ({})",
+                listed(trust)
+            ),
+        })
+    }
+}
+
+fn mismatch(
+    trust: &Trust,
+    source: TenantSource,
+    name: &str,
+    decided: Option<(TenantSource, &str)>,
+) -> Refusal {
+    let place = source.place();
+    let name = one_line(name, SHOWN_BYTES);
+    let believed = trust.from.contains(&source);
+    let says = if believed { "" } else { ", which is not believed on this queue" };
+    let whose = decided.map_or_else(
+        || "no place that is believed names any".to_owned(),
+        |(first, tenant)| {
+            format!("by {} the job is for `{}`", first.place(), one_line(tenant, SHOWN_BYTES))
+        },
+    );
+    Refusal {
+        kind: MISMATCH,
+        reason: format!(
+            "{place} names tenant `{name}`{says}, and {whose}; name one tenant, in a place that \
+             the queue's `tenant_from` lists ({})",
+            listed(trust)
+        ),
+    }
+}
+
+fn listed(trust: &Trust) -> String {
+    if trust.from.is_empty() {
+        return "none".to_owned();
+    }
+    trust.from.iter().map(|source| source.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;
