@@ -147,9 +147,15 @@ impl Sandbox {
         };
         let state = store.data();
         let (stdout, stderr) = (state.stdout.take(), state.stderr.take());
+        let (bytes_in, bytes_out) = state.egress.bytes();
         Report {
-            outcome: with_tails(outcome, &stdout, &stderr),
-            usage: Usage { peak_memory_bytes: state.limiter.peak_bytes(), ..Usage::default() },
+            outcome: state.egress.explain(with_tails(outcome, &stdout, &stderr)),
+            usage: Usage {
+                peak_memory_bytes: state.limiter.peak_bytes(),
+                bytes_in,
+                bytes_out,
+                ..Usage::default()
+            },
             stdout,
             stderr,
         }

@@ -11,7 +11,9 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::Sandbox;
+use super::egress::Egress;
 use super::limits::{Limiter, Limits, RANDOM_BYTES};
+use super::services::Services;
 use super::stdio::Stream;
 use crate::job::Job;
 use crate::policy::{Capability, Grants};
@@ -31,6 +33,8 @@ pub(super) struct Scene {
 /// A store's data.
 pub struct State {
     wasi: WasiCtx,
+    /// Before the table, so that connections have ended when the bodies in there do.
+    pub(super) egress: Egress,
     table: ResourceTable,
     pub(super) limiter: Limiter,
     pub(super) grants: Arc<Grants>,
@@ -57,7 +61,7 @@ impl WasiView for State {
 pub(super) struct DeadlinePassed;
 
 impl State {
-    fn new(scene: Scene) -> Self {
+    fn new(scene: Scene, services: &Services) -> Self {
         let limits = &scene.limits;
         let stdout = Stream::new(limits.stdio_bytes);
         let stderr = Stream::new(limits.stdio_bytes);
@@ -71,9 +75,16 @@ impl State {
             .max_random_size(RANDOM_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
+        let egress = Egress::new(
+            Arc::clone(&scene.grants),
+            *limits,
+            scene.deadline,
+            services.network.clone(),
+        );
         Self {
             wasi: wasi.build(),
             table,
+            egress,
             limiter: Limiter::new(*limits),
             grants: scene.grants,
             job: scene.job,
@@ -81,13 +92,17 @@ impl State {
             stderr,
         }
     }
+
+    pub(super) fn egress(&mut self) -> (&mut Egress, &mut ResourceTable) {
+        (&mut self.egress, &mut self.table)
+    }
 }
 
 impl Sandbox {
     /// A fresh store.
     pub(super) fn store(&self, scene: Scene) -> Store<State> {
         let (limits, deadline) = (scene.limits, scene.deadline);
-        let mut store = Store::new(self.engine(), State::new(scene));
+        let mut store = Store::new(self.engine(), State::new(scene, self.services()));
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.hostcall_bytes());
         store.set_max_component_handles(limits.handles);
@@ -114,6 +129,8 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
@@ -207,6 +224,8 @@ pub const OFFERED: &[Offered] = &[
         ],
     ),
     always("wasi:sockets", Versions::Wasi(3), &["ip-name-lookup", "types"]),
+    granted("wasi:http", Versions::Wasi(2), &["outgoing-handler", "types"], Capability::Http),
+    granted("wasi:http", Versions::Wasi(3), &["client", "types"], Capability::Http),
     always("lovage:task", Versions::UpTo(1, 1), &["progress"]),
     granted("lovage:task", Versions::UpTo(1, 1), &["dispatch"], Capability::Dispatch),
 ];
@@ -277,7 +296,8 @@ mod tests {
             "wasi:cli/stdout@1.2.0",
             "wasi:cli/stdout@0.3.0-rc-2025",
             "wasi:io/poll@0.3.0",
-            "wasi:http/types@0.2.0",
+            "wasi:http/incoming-handler@0.2.0",
+            "wasi:http/handler@0.3.0",
             "wasi:cli/run@0.2.0",
             "mine",
         ] {
