@@ -7,6 +7,7 @@ mod rule;
 use std::net::IpAddr;
 
 pub use self::destination::{Destination, Host, Scheme};
+pub use self::path::decode as percent_decode;
 pub use self::rule::HttpRules;
 use super::network::{Networks, not_public};
 use crate::text::one_line;

@@ -15,7 +15,7 @@ use std::{
 
 use crate::config::{Config, DeterminismConfig, GrantsConfig};
 
-pub use http::{Destination, Host, HttpPolicy, HttpRules, Reach, Scheme};
+pub use http::{Destination, Host, HttpPolicy, HttpRules, Reach, Scheme, percent_decode};
 pub use names::Names;
 pub use network::not_public;
 

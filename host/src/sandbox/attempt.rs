@@ -214,13 +214,14 @@ impl Sandbox {
             _ => Vec::new(),
         };
         let (stdout, stderr) = (state.stdout.take(), state.stderr.take());
+        let (bytes_in, bytes_out) = state.egress.bytes();
         Report {
-            outcome: with_tails(outcome, &stdout, &stderr),
+            outcome: state.egress.explain(with_tails(outcome, &stdout, &stderr)),
             follow_ons,
             usage: Usage {
                 peak_memory_bytes: state.limiter.peak_bytes(),
-                bytes_in: state.keyvalue.bytes_in,
-                bytes_out: state.bytes_out + state.keyvalue.bytes_out,
+                bytes_in: bytes_in + state.keyvalue.bytes_in,
+                bytes_out: bytes_out + state.bytes_out + state.keyvalue.bytes_out,
                 ..Usage::default()
             },
             stdout,

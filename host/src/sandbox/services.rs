@@ -1,5 +1,6 @@
 //! What all attempts share of the world outside: clients and stores that grants lead to.
 
+use super::egress::Network;
 use crate::{keyvalue::KeyValue, secrets::Secrets};
 
 /// What stands behind the capabilities that guests are granted. Made once a process.
@@ -9,4 +10,6 @@ pub struct Services {
     pub secrets: Secrets,
     /// Where key-value buckets are kept; `None` where nobody is granted any.
     pub keyvalue: Option<KeyValue>,
+    /// The way to the network for HTTP requests.
+    pub network: Network,
 }

@@ -13,14 +13,15 @@ use wasmtime_wasi_config::WasiConfig;
 
 use super::Sandbox;
 use super::bindings::v1_1;
-use super::config::ConfigValues;
+use super::config::{ConfigValues, Placeholder};
+use super::egress::Egress;
 use super::keyvalue::{self, Access};
 use super::limits::{Limiter, Limits, RANDOM_BYTES};
 use super::services::Services;
 use super::stdio::Stream;
 use crate::follow_on::FollowOn;
 use crate::job::Job;
-use crate::policy::{Capability, Grants};
+use crate::policy::{Capability, Grants, HttpRules};
 use crate::text::one_line;
 use crate::wanted::{self, Progress, Revocation, Wanted};
 
@@ -43,6 +44,8 @@ pub(super) struct Scene {
 /// A store's data.
 pub struct State {
     wasi: WasiCtx,
+    /// Before the table, so that connections have ended when the bodies in there do.
+    pub(super) egress: Egress,
     table: ResourceTable,
     pub(super) limiter: Limiter,
     pub(super) grants: Arc<Grants>,
@@ -98,9 +101,21 @@ impl State {
             .max_random_size(RANDOM_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
+        let mut egress = Egress::new(
+            Arc::clone(&scene.grants),
+            *limits,
+            scene.deadline,
+            services.network.clone(),
+        );
+        for Placeholder { text, value, only_for } in &scene.config.placeholders {
+            // Checked with the configuration; one that is wrong all the same goes nowhere.
+            let rules = HttpRules::parse(only_for, "only_for").unwrap_or_default();
+            egress.placeholders().insert(text.clone(), value.expose().to_owned(), rules);
+        }
         Self {
             wasi: wasi.build(),
             table,
+            egress,
             limiter: Limiter::new(*limits),
             keyvalue: Access::new(services, &scene.grants, scene.job.as_deref(), limits),
             config: scene.config,
@@ -113,6 +128,10 @@ impl State {
             stdout,
             stderr,
         }
+    }
+
+    pub(super) fn egress(&mut self) -> (&mut Egress, &mut ResourceTable) {
+        (&mut self.egress, &mut self.table)
     }
 }
 
@@ -165,6 +184,8 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
         WasiConfig::from(&state.config.variables)
     })?;
     keyvalue::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
@@ -262,6 +283,8 @@ pub const OFFERED: &[Offered] = &[
     granted("wasi:config", Versions::Exactly("0.2.0-rc.1"), &["store"], Capability::Config),
     granted("wasi:keyvalue", Versions::Exactly("0.2.0-draft2"), KEYVALUE, Capability::Keyvalue),
     granted("wasi:keyvalue", Versions::Exactly("0.2.0-draft"), KEYVALUE, Capability::Keyvalue),
+    granted("wasi:http", Versions::Wasi(2), &["outgoing-handler", "types"], Capability::Http),
+    granted("wasi:http", Versions::Wasi(3), &["client", "types"], Capability::Http),
     always("lovage:task", Versions::UpTo(1, 1), &["progress"]),
     granted("lovage:task", Versions::UpTo(1, 1), &["dispatch"], Capability::Dispatch),
 ];
@@ -332,7 +355,8 @@ mod tests {
             "wasi:cli/stdout@1.2.0",
             "wasi:cli/stdout@0.3.0-rc-2025",
             "wasi:io/poll@0.3.0",
-            "wasi:http/types@0.2.0",
+            "wasi:http/incoming-handler@0.2.0",
+            "wasi:http/handler@0.3.0",
             "wasi:cli/run@0.2.0",
             "mine",
         ] {

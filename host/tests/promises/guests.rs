@@ -10,10 +10,10 @@ use lovage::sandbox::{EngineOptions, Limits, LoadedComponent, Plan, Report, Sand
 
 /// The file of a guest that `make guests` built: `echo`, or `hostile/spin`.
 pub fn file(name: &str) -> PathBuf {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../guest-tasks/dist")
-        .join(name)
-        .with_extension("wasm");
+    let dist = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../guest-tasks/dist");
+    let [plain, granted] =
+        [dist.join(name), dist.join("granted").join(name)].map(|file| file.with_extension("wasm"));
+    let file = if granted.exists() { granted } else { plain };
     assert!(file.exists(), "{} is not there: run `make guests`", file.display());
     file
 }

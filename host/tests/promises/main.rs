@@ -26,6 +26,8 @@ mod cpu;
 mod guests;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod host_panics;
+#[cfg(feature = "compiler")]
+mod http_out;
 mod lambda;
 #[cfg(feature = "local")]
 mod local_broker;

@@ -86,7 +86,7 @@ fn has_dots(path: &[u8]) -> bool {
 }
 
 /// Percent-decodes once. What is no encoding stays.
-fn decode(text: &[u8]) -> Vec<u8> {
+pub fn decode(text: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, after)) = rest.split_first() {
