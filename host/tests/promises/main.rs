@@ -24,6 +24,7 @@ mod conformance;
 mod guests;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod host_panics;
+mod keyvalue;
 mod lambda;
 #[cfg(feature = "local")]
 mod local_broker;
@@ -39,6 +40,7 @@ mod precompiled;
 mod registry;
 #[cfg(feature = "compiler")]
 mod sandbox;
+mod secrets;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod send;
 #[cfg(feature = "compiler")]
