@@ -109,8 +109,9 @@ impl State {
         );
         for Placeholder { text, value, only_for } in &scene.config.placeholders {
             // Checked with the configuration; one that is wrong all the same goes nowhere.
-            let rules = HttpRules::parse(only_for, "only_for").unwrap_or_default();
-            egress.placeholders().insert(text.clone(), value.expose().to_owned(), rules);
+            if let Ok(rules) = HttpRules::parse(only_for, "only_for") {
+                egress.placeholders().insert(text.clone(), value.expose().to_owned(), rules);
+            }
         }
         Self {
             wasi: wasi.build(),

@@ -28,6 +28,7 @@ mod guests;
 mod host_panics;
 #[cfg(feature = "compiler")]
 mod http_out;
+mod keyvalue;
 mod lambda;
 #[cfg(feature = "local")]
 mod local_broker;
@@ -43,6 +44,7 @@ mod precompiled;
 mod registry;
 #[cfg(feature = "compiler")]
 mod sandbox;
+mod secrets;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod send;
 #[cfg(feature = "compiler")]

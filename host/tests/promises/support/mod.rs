@@ -9,6 +9,8 @@ pub mod ministack;
 pub mod namespace;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 pub mod proxy;
+#[allow(dead_code, reason = "some of it serves tests that are built for other features only")]
+pub mod redis;
 pub mod runtime_api;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 pub mod stage;

@@ -1,0 +1,108 @@
+//! Redis for tests: Debian's `redis-server`, which `host/tests/setup.sh` installs, on a free port
+//! of this machine and without a disk. Ended with the test binary however that ends, or before.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+/// Runs Redis until standard input ends, which it does when the test binary is gone.
+const GUARD: &str = r#"
+"$@" </dev/null &
+child=$!
+cat >/dev/null
+kill -TERM "$child" 2>/dev/null
+wait "$child"
+"#;
+
+/// A Redis of a test's own.
+#[derive(Debug)]
+pub struct Redis {
+    pub port: u16,
+    guard: Option<Child>,
+}
+
+/// The URL of a Redis that tests share; each puts its own prefix before its keys.
+pub fn url() -> String {
+    static REDIS: OnceLock<Redis> = OnceLock::new();
+    REDIS.get_or_init(Redis::start).url()
+}
+
+impl Redis {
+    /// Starts one. Panics, with what to do, when it is not installed or does not start.
+    pub fn start() -> Self {
+        let mut last = String::new();
+        // A port that is free now can be taken a moment later.
+        for _ in 0..3 {
+            let mut redis = Self { port: free_port(), guard: None };
+            match redis.begin() {
+                Ok(()) => return redis,
+                Err(why) => last = why,
+            }
+        }
+        panic!("redis-server did not start: {last}");
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it. What it held is gone.
+    pub fn stop(&mut self) {
+        let Some(mut guard) = self.guard.take() else { return };
+        drop(guard.stdin.take());
+        guard.wait().unwrap();
+    }
+
+    /// Starts it again where it was.
+    pub fn begin(&mut self) -> Result<(), String> {
+        let mut guard = Command::new("sh")
+            .args(["-c", GUARD, "guard", "redis-server"])
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(20) {
+            if answers(address) {
+                self.guard = Some(guard);
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        drop(guard.stdin.take());
+        let _ = guard.wait();
+        Err("no answer within 20 s; run `make test-setup` (or host/tests/setup.sh) first"
+            .to_owned())
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A port that nobody listens on, now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn answers(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {
+        return false;
+    };
+    let mut answer = [0; 5];
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .and_then(|()| stream.write_all(b"PING\r\n"))
+        .and_then(|()| stream.read_exact(&mut answer))
+        .is_ok_and(|()| answer == *b"+PONG")
+}
