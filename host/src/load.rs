@@ -7,7 +7,7 @@ use crate::{
     keyvalue::KeyValue,
     policy::Policies,
     registry::{LoadOptions, Origin, Registry},
-    sandbox::{Allocator, EngineOptions, Limits, Sandbox, Services},
+    sandbox::{Allocator, EngineOptions, Limits, Network, Sandbox, Services},
     secrets::Secrets,
     settings::{Advice, Settings},
 };
@@ -33,6 +33,7 @@ fn services(config: &Config) -> anyhow::Result<Services> {
     Ok(Services {
         secrets: Secrets::new(&config.secrets),
         keyvalue: keyvalue.map_err(anyhow::Error::msg)?,
+        network: Network::default(),
     })
 }
 

@@ -24,8 +24,10 @@ mod dispatch;
 mod dlq;
 mod inspect;
 mod out;
+mod revoke;
 mod run;
 mod send;
+mod status;
 mod worker;
 
 /// Exit code for misuse: what clap uses, too.
@@ -79,6 +81,10 @@ enum Command {
     Lambda,
     /// Send a job to a queue
     Send(send::Send),
+    /// Show what is known of a job: its result, or how far it is
+    Status(status::Status),
+    /// Say that jobs are wanted by nobody any more
+    Revoke(revoke::Revoke),
     /// Hand a job on as the dispatcher function does: to the worker's function, or to a queue
     Dispatch(dispatch::Dispatch),
     /// Show what a component is: its tasks, schemas, imports and contract
@@ -127,6 +133,8 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(command) => command.execute(&global),
         Command::Run(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Send(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Status(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Revoke(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dispatch(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Inspect(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Check(command) => block_on(0, command.execute(&global, &global.load()?)),

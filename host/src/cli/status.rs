@@ -33,7 +33,9 @@ impl Status {
         let known = match broker.result(&self.job, Duration::ZERO).await? {
             Some(envelope) => serde_json::from_slice::<Value>(&envelope)?,
             None => match broker.progress(&self.job).await? {
-                Some(progress) => json!({"id": self.job, "status": "running", "progress": progress}),
+                Some(progress) => {
+                    json!({"id": self.job, "status": "running", "progress": progress})
+                }
                 None => json!({"id": self.job, "status": "unknown"}),
             },
         };

@@ -81,7 +81,7 @@ impl Grants {
         let secrets = granted.secrets.unwrap_or_default();
         for (key, secret) in &secrets {
             known_secret(config, &section(own.secrets.is_some(), "secrets"), key, secret)?;
-            if values.is_some_and(|values| values.contains_key(key)) {
+            if granted.config.as_ref().is_some_and(|values| values.contains_key(key)) {
                 return Err(format!(
                     "{} and {} both have the key `{key}`, and a guest can have one of them only",
                     section(own.config.is_some(), "config"),

@@ -75,7 +75,7 @@ impl Report {
     /// An attempt that ended before its guest began.
     fn unrun(outcome: Outcome) -> Self {
         let (stdout, stderr) = (Tail::default(), Tail::default());
-        Self { outcome, usage: Usage::default(), stdout, stderr }
+        Self { outcome, follow_ons: Vec::new(), usage: Usage::default(), stdout, stderr }
     }
 }
 
