@@ -30,7 +30,7 @@ guests: ## Build the guest tasks to guest-tasks/dist/NAME.wasm
 	guest-tasks/build.sh
 
 .PHONY: test
-test: test-setup guests check-wit lint test-guests test-host demo ## Set up what the tests need, and pass them all
+test: test-setup guests check-wit lint test-guests test-host test-demo ## Set up what the tests need, and pass them all
 
 .PHONY: test-setup
 test-setup: ## Install what the tests need: a local AWS in a venv
@@ -41,6 +41,12 @@ test-host: guests ## The host's tests, end to end against the local AWS included
 	deploy/lambda/build.sh --for-tests
 	# More threads than cores: end-to-end tests mostly wait.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-12} $(CARGO) test --workspace
+
+.PHONY: test-demo
+# With the program that the tests have built: `make demo` would build it again, since the tests'
+# dependencies have features of their own.
+test-demo: test-host ## The demo, with what the tests have built
+	deploy/demo.sh $(LOVAGE)
 
 .PHONY: test-guests
 test-guests: ## The guest tasks' own tests
