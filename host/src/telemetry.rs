@@ -30,8 +30,17 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
             )));
         }
     }
-    EnvFilter::try_new(level).map_err(|error| wrong(error.to_string()))
+    let filter = EnvFilter::try_new(level).map_err(|error| wrong(error.to_string()))?;
+    if level.contains(QUIET) {
+        return Ok(filter);
+    }
+    let quiet = format!("{QUIET}=off").parse().map_err(|error| wrong(format!("{error}")))?;
+    Ok(filter.add_directive(quiet))
 }
+
+/// Writes a warning whenever a guest makes a request that it cannot read, as often as the guest
+/// likes; and at `trace`, all that guests give to it. Silent unless it is asked for by name.
+const QUIET: &str = "wasmtime_wasi_http";
 
 /// Starts logging as configured. The second call in a process does nothing.
 pub fn start(config: &LogConfig) -> anyhow::Result<()> {
@@ -60,10 +69,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_that_is_none_is_told_the_nearest() {
+    fn a_level_that_is_none_is_told_the_nearest_and_guests_do_not_write_the_log() {
         for good in ["info", "WARN", "off", "warn,lovage=debug", "lovage::compile", ""] {
             assert!(filter(good).is_ok(), "{good}");
         }
+        assert!(filter("trace").unwrap().to_string().contains("wasmtime_wasi_http=off"));
+        let asked = filter("info,wasmtime_wasi_http=debug").unwrap().to_string();
+        assert!(asked.contains("wasmtime_wasi_http=debug") && !asked.contains("off"), "{asked}");
         assert!(filter("debgu").unwrap_err().contains("did you mean `debug`?"));
         assert!(filter("warn,lovage=loud").unwrap_err().contains("log.level `warn,lovage=loud`"));
     }

@@ -201,7 +201,7 @@ struct ResponseBody {
 
 impl ResponseBody {
     fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        Poll::Ready(Some(Err(self.attempt.notes.tell(fault.of_request_to(&self.to)))))
+        Poll::Ready(Some(Err(self.attempt.notes.tell(&fault.of_request_to(&self.to)))))
     }
 }
 

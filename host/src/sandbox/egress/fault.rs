@@ -84,7 +84,7 @@ pub(super) struct Notes(Mutex<Option<String>>);
 
 impl Notes {
     /// Writes down why, and gives what the guest is told.
-    pub fn tell(&self, fault: Fault) -> Error {
+    pub fn tell(&self, fault: &Fault) -> Error {
         let note = one_line(&fault.why, NOTE_BYTES);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(note);
         fault.code.into()

@@ -188,11 +188,11 @@ impl WasiHttpHooks for Hooks {
         self.requests = self.requests.saturating_add(1);
         let admitted = admit::admit(&attempt, self.requests, &self.placeholders, request, options);
         Box::new(async move {
-            let admitted = admitted.map_err(|fault| attempt.notes.tell(fault))?;
+            let admitted = admitted.map_err(|fault| attempt.notes.tell(&fault))?;
             let to = admitted.to.to_string();
             exchange::run(&attempt, admitted)
                 .await
-                .map_err(|fault| attempt.notes.tell(fault.of_request_to(&to)))
+                .map_err(|fault| attempt.notes.tell(&fault.of_request_to(&to)))
         })
     }
 }

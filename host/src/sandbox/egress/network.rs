@@ -67,15 +67,12 @@ impl Network {
 
 fn tls(roots: Option<Vec<Vec<u8>>>) -> Result<Arc<ClientConfig>, String> {
     let mut store = RootCertStore::empty();
-    let (added, why) = match roots {
-        Some(roots) => {
-            (store.add_parsable_certificates(roots.into_iter().map(CertificateDer::from)).0, None)
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            let why = found.errors.first().map(ToString::to_string);
-            (store.add_parsable_certificates(found.certs).0, why)
-        }
+    let (added, why) = if let Some(roots) = roots {
+        (store.add_parsable_certificates(roots.into_iter().map(CertificateDer::from)).0, None)
+    } else {
+        let found = rustls_native_certs::load_native_certs();
+        let why = found.errors.first().map(ToString::to_string);
+        (store.add_parsable_certificates(found.certs).0, why)
     };
     if added == 0 {
         let why = why.map_or_else(String::new, |why| format!(" ({why})"));

@@ -5,7 +5,7 @@
 //! host does not know. A request with the placeholder of a secret that may not go there is not sent
 //! at all.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use http::{HeaderMap, HeaderValue};
 
@@ -125,16 +125,13 @@ fn fill(text: &[u8], secrets: &[Found], written: impl Fn(String) -> String) -> O
             .iter()
             .filter(|secret| rest.starts_with(secret.text.as_bytes()))
             .max_by_key(|secret| secret.text.len());
-        match longest {
-            Some(secret) => {
-                any = true;
-                filled.extend(written(secret.value.clone()).as_bytes());
-                rest = rest.get(secret.text.len()..).unwrap_or_default();
-            }
-            None => {
-                filled.push(first);
-                rest = after;
-            }
+        if let Some(secret) = longest {
+            any = true;
+            filled.extend(written(secret.value.clone()).as_bytes());
+            rest = rest.get(secret.text.len()..).unwrap_or_default();
+        } else {
+            filled.push(first);
+            rest = after;
         }
     }
     any.then_some(filled)
@@ -157,7 +154,8 @@ fn escape(bytes: &[u8]) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             escaped.push(char::from(byte));
         } else {
-            escaped.push_str(&format!("%{byte:02X}"));
+            // Writing to a string cannot fail.
+            let _ = write!(escaped, "%{byte:02X}");
         }
     }
     escaped

@@ -102,7 +102,7 @@ async fn a_response_may_have_just_what_is_left_and_not_a_byte_more() {
     for (http_bytes, answered) in [(size * 2, 2), (size * 2 - 1, 1), (size, 1), (size + 1, 1)] {
         // Requests have more bytes than these responses; so they are few and counted apart.
         let mut egress =
-            egress(&[url.clone()], Limits { http_bytes: 1 << 20, ..Limits::default() });
+            egress(std::slice::from_ref(&url), Limits { http_bytes: 1 << 20, ..Limits::default() });
         let attempt = egress.hooks.attempt();
         let already = (1 << 20) - http_bytes;
         attempt.traffic.receive_for_test(already);

@@ -81,8 +81,9 @@ async fn all_responses_of_an_attempt_count_together() {
     let payload = json!({ "url": server.url("/large?4"), "amount": 3 });
     let report = stage.run("at_once", &payload).await;
     assert!(report.usage.bytes_in <= 512 << 10, "{:?}", report.usage);
+    // They come at the same time; so it may be that none comes to its end.
     match report.outcome {
-        Outcome::Done(output) => assert_eq!(&output.data[..], b"1"),
+        Outcome::Done(output) => assert!([b"0", b"1"].contains(&&[output.data[0]]), "{output:?}"),
         other => panic!("{other:?}"),
     }
 }
