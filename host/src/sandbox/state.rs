@@ -67,8 +67,13 @@ pub(super) struct DeadlinePassed;
 
 impl State {
     /// What `wasi:keyvalue` is served with.
-    pub(super) fn keyvalue(&mut self) -> (&mut ResourceTable, &mut Access) {
-        (&mut self.table, &mut self.keyvalue)
+    pub(super) fn keyvalue(&mut self) -> keyvalue::View<'_> {
+        keyvalue::View {
+            table: &mut self.table,
+            access: &mut self.keyvalue,
+            grants: &self.grants,
+            tenant: self.job.as_deref().map_or("", |job| &job.tenant),
+        }
     }
 
     fn new(scene: Scene, services: &Services) -> Self {
@@ -89,7 +94,7 @@ impl State {
             wasi: wasi.build(),
             table,
             limiter: Limiter::new(*limits),
-            keyvalue: Access::new(services, &scene.grants, scene.job.as_deref(), limits),
+            keyvalue: Access::new(services, limits),
             config: scene.config,
             grants: scene.grants,
             job: scene.job,
