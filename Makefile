@@ -33,7 +33,7 @@ guests: ## Build the guest tasks to guest-tasks/dist/NAME.wasm
 test: test-setup guests check-wit lint test-guests test-host test-demo ## Set up what the tests need, and pass them all
 
 .PHONY: test-setup
-test-setup: ## Install what the tests need: a local AWS in a venv
+test-setup: ## Install what the tests need: a local AWS in a venv, and Redis
 	host/tests/setup.sh
 
 .PHONY: test-host

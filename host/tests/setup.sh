@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes the Python environment that the tests need: what requirements.txt and, without
 # dependencies, requirements-alone.txt beside this script name. Goes to $LOVAGE_TEST_VENV, by
-# default target/test-venv at the root of the workspace. Does nothing when that is done already.
+# default target/test-venv at the root of the workspace. Installs Debian's redis-server where there
+# is none, for which this has to be root. Does nothing when that is done already.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -9,6 +10,24 @@ root=$(cd "$here/../.." && pwd)
 venv=${LOVAGE_TEST_VENV:-$root/target/test-venv}
 requirements=$here/requirements.txt
 alone=$here/requirements-alone.txt
+# The tests start Redis themselves, without what the package sets up as a service.
+install_redis() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server >/dev/null 2>&1
+}
+if ! command -v redis-server >/dev/null; then
+    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+        echo "test environment: redis-server is missing: install it (Debian: apt-get install redis-server)," >&2
+        echo "  or run this as root of a Debian" >&2
+        exit 1
+    fi
+    # The lists of packages are fetched only where those that are there do not do.
+    if ! install_redis && ! { apt-get update -qq && install_redis; }; then
+        echo "test environment: apt-get cannot install redis-server; try it by hand and see why" >&2
+        exit 1
+    fi
+    echo "test environment: redis-server installed"
+fi
+
 # A copy of the requirements is put down when all of them are installed, and only then.
 stamp=$venv/requirements.installed
 

@@ -83,8 +83,13 @@ pub(super) struct DeadlinePassed;
 
 impl State {
     /// What `wasi:keyvalue` is served with.
-    pub(super) fn keyvalue(&mut self) -> (&mut ResourceTable, &mut Access) {
-        (&mut self.table, &mut self.keyvalue)
+    pub(super) fn keyvalue(&mut self) -> keyvalue::View<'_> {
+        keyvalue::View {
+            table: &mut self.table,
+            access: &mut self.keyvalue,
+            grants: &self.grants,
+            tenant: self.job.as_deref().map_or("", |job| &job.tenant),
+        }
     }
 
     fn new(scene: Scene, services: &Services) -> Self {
@@ -118,7 +123,7 @@ impl State {
             table,
             egress,
             limiter: Limiter::new(*limits),
-            keyvalue: Access::new(services, &scene.grants, scene.job.as_deref(), limits),
+            keyvalue: Access::new(services, limits),
             config: scene.config,
             grants: scene.grants,
             job: scene.job,

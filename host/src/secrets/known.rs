@@ -24,7 +24,7 @@ pub(super) enum Use {
     Value(SecretValue),
     /// Say this.
     Failure(SecretError),
-    /// Ask the source; where somebody does so already, this will do.
+    /// Ask the source. Where it was away the last time, give this without waiting for the answer.
     Ask { meanwhile: Option<SecretValue> },
 }
 
@@ -90,8 +90,7 @@ mod tests {
         assert_eq!(known.at(start, TTL), Use::Ask { meanwhile: None });
         known.found(value.clone(), start);
         assert_eq!(known.at(start + TTL / 2, TTL), Use::Value(value.clone()));
-        let meanwhile = Some(value.clone());
-        assert_eq!(known.at(start + TTL, TTL), Use::Ask { meanwhile });
+        assert_eq!(known.at(start + TTL, TTL), Use::Ask { meanwhile: None });
         assert_eq!(known.at(start + TTL + STALE, TTL), Use::Ask { meanwhile: None });
         // No time is so long that it overflows.
         assert_eq!(known.at(start, Duration::MAX), Use::Value(value));

@@ -23,6 +23,7 @@ use std::{
 };
 
 use aws_config::SdkConfig;
+use tokio::{sync::OwnedMutexGuard, task::JoinHandle};
 
 use self::{
     aws::Aws,
@@ -114,11 +115,13 @@ impl Entry {
         let turn = match self.known(Instant::now()) {
             Use::Value(value) => return Ok(value),
             Use::Failure(error) => return Err(error),
-            // Somebody asks already. What will do meanwhile need not wait for the answer.
-            Use::Ask { meanwhile: Some(value) } => match Arc::clone(&self.turn).try_lock_owned() {
-                Ok(turn) => turn,
-                Err(_) => return Ok(value),
-            },
+            // Nobody is to wait again for a source that is away.
+            Use::Ask { meanwhile: Some(value) } => {
+                if let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() {
+                    drop(self.ask(turn));
+                }
+                return Ok(value);
+            }
             Use::Ask { meanwhile: None } => Arc::clone(&self.turn).lock_owned().await,
         };
         // While this one waited, another may have had the answer.
@@ -127,14 +130,21 @@ impl Entry {
             Use::Failure(error) => return Err(error),
             Use::Ask { .. } => {}
         }
+        self.ask(turn).await.unwrap_or_else(|_| {
+            Err(self.source.failed(&self.name, Trouble::Away, "the look-up broke off", ""))
+        })
+    }
+
+    /// Begins a look-up, which goes on whether or not its end is waited for.
+    fn ask(
+        self: &Arc<Self>,
+        turn: OwnedMutexGuard<()>,
+    ) -> JoinHandle<Result<SecretValue, SecretError>> {
         let entry = Arc::clone(self);
-        let asking = tokio::spawn(async move {
+        tokio::spawn(async move {
             let answer = entry.look_up().await;
             drop(turn);
             answer
-        });
-        asking.await.unwrap_or_else(|_| {
-            Err(self.source.failed(&self.name, Trouble::Away, "the look-up broke off", ""))
         })
     }
 

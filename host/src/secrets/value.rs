@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn a_value_shows_itself_to_nobody() {
         let value = SecretValue::new("hunter2");
-        let shown = format!("{value:?} {:#?} {:?}", Some(&value), [value.clone()]);
+        let shown = format!("{value:?} {:#?} {:?}", Some(&value), vec![&value]);
         assert!(!shown.contains("hunter2"), "{shown}");
         assert_eq!(value.expose(), "hunter2");
     }

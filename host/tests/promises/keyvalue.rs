@@ -84,6 +84,8 @@ fn config(dir: &Path, settings: &str) -> Config {
 #[cfg(feature = "local")]
 #[tokio::test]
 async fn a_file_that_cannot_be_used_is_told_with_what_to_do() {
+    use std::os::unix::fs::PermissionsExt as _;
+
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("text"), "not a database, by far and at any rate").unwrap();
     let other = rusqlite_file(&dir.path().join("other"));
@@ -99,7 +101,6 @@ async fn a_file_that_cannot_be_used_is_told_with_what_to_do() {
         }
     }
     // What tenants keep is for no other user to read.
-    use std::os::unix::fs::PermissionsExt as _;
     service(dir.path(), "keyvalue.path = 'kv.db'").store().prepare().await.unwrap();
     let mode = std::fs::metadata(dir.path().join("kv.db")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);

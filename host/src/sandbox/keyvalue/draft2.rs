@@ -3,7 +3,7 @@
 use wasmtime::component::{Linker, Resource};
 
 use self::generated::wasi::keyvalue::{atomics, batch, store};
-use super::{Bucket, Cas, Fault, HasKeyvalue, View, view};
+use super::{Bucket, Cas, Fault, HasKeyvalue, View};
 use crate::sandbox::state::State;
 
 #[allow(
@@ -32,9 +32,9 @@ mod generated {
 }
 
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    store::add_to_linker::<_, HasKeyvalue>(linker, view)?;
-    atomics::add_to_linker::<_, HasKeyvalue>(linker, view)?;
-    batch::add_to_linker::<_, HasKeyvalue>(linker, view)
+    store::add_to_linker::<_, HasKeyvalue>(linker, State::keyvalue)?;
+    atomics::add_to_linker::<_, HasKeyvalue>(linker, State::keyvalue)?;
+    batch::add_to_linker::<_, HasKeyvalue>(linker, State::keyvalue)
 }
 
 impl store::Host for View<'_> {

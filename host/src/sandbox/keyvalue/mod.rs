@@ -6,14 +6,11 @@
 mod draft;
 mod draft2;
 
-use std::sync::Arc;
-
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTableError};
 
 use super::limits::Limits;
 use super::services::Services;
 use super::state::State;
-use crate::job::Job;
 use crate::keyvalue::{
     KeyValue, MAX_BATCH, MAX_KEY_BYTES, Namespace, Page, Store, StoreError, Swap, Version,
 };
@@ -29,8 +26,6 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
 #[derive(Debug, Default)]
 pub(super) struct Access {
     service: Option<KeyValue>,
-    grants: Arc<Grants>,
-    tenant: String,
     allowed: u32,
     /// How many operations it made; each key of a call is one.
     pub(super) operations: u32,
@@ -41,16 +36,9 @@ pub(super) struct Access {
 }
 
 impl Access {
-    pub(super) fn new(
-        services: &Services,
-        grants: &Arc<Grants>,
-        job: Option<&Job>,
-        limits: &Limits,
-    ) -> Self {
+    pub(super) fn new(services: &Services, limits: &Limits) -> Self {
         Self {
             service: services.keyvalue.clone(),
-            grants: Arc::clone(grants),
-            tenant: job.map(|job| job.tenant.clone()).unwrap_or_default(),
             allowed: limits.keyvalue_operations,
             ..Self::default()
         }
@@ -149,8 +137,11 @@ impl From<ResourceTableError> for Fault {
 
 /// What the interfaces are served with.
 pub(super) struct View<'a> {
-    table: &'a mut ResourceTable,
-    access: &'a mut Access,
+    pub(super) table: &'a mut ResourceTable,
+    pub(super) access: &'a mut Access,
+    pub(super) grants: &'a Grants,
+    /// The job's, where there is a job.
+    pub(super) tenant: &'a str,
 }
 
 struct HasKeyvalue;
@@ -159,17 +150,12 @@ impl HasData for HasKeyvalue {
     type Data<'a> = View<'a>;
 }
 
-fn view(state: &mut State) -> View<'_> {
-    let (table, access) = state.keyvalue();
-    View { table, access }
-}
-
 impl View<'_> {
     fn open(&mut self, name: &str) -> Result<Resource<Bucket>, Fault> {
-        if !self.access.grants.keyvalue.contains(name) {
+        if !self.grants.keyvalue.contains(name) {
             return Err(Fault::Denied);
         }
-        let namespace = Namespace::new(&self.access.tenant, name);
+        let namespace = Namespace::new(self.tenant, name);
         Ok(self.table.push(Bucket(namespace))?)
     }
 
@@ -185,7 +171,9 @@ impl View<'_> {
         let bucket = self.bucket(bucket)?;
         self.access.count(keys.iter().map(String::as_str))?;
         let values = self.access.run(|store| store.get(&bucket, keys)).await?;
-        values.iter().flatten().for_each(|value| self.access.got(value));
+        for value in values.iter().flatten() {
+            self.access.got(value);
+        }
         Ok(values)
     }
 
@@ -213,7 +201,9 @@ impl View<'_> {
     ) -> Result<(), Fault> {
         let bucket = self.bucket(bucket)?;
         self.access.count(entries.iter().map(|(key, _)| key.as_str()))?;
-        entries.iter().for_each(|(_, value)| self.access.sent(value));
+        for (_, value) in &entries {
+            self.access.sent(value);
+        }
         self.access.run(|store| store.set(&bucket, entries)).await
     }
 
@@ -233,7 +223,9 @@ impl View<'_> {
         let bucket = self.bucket(bucket)?;
         self.access.count([""].into_iter())?;
         let page = self.access.run(|store| store.list(&bucket, after)).await?;
-        page.keys.iter().for_each(|key| self.access.got(key.as_bytes()));
+        for key in &page.keys {
+            self.access.got(key.as_bytes());
+        }
         Ok(page)
     }
 

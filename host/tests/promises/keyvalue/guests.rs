@@ -275,3 +275,18 @@ async fn where_a_store_is_and_what_ails_it_is_not_for_guests() {
     let done = stage.does("", json!([{"open": "cache"}, {"get": "k"}])).await;
     assert_eq!(done[1], json!({"error": "the key-value store cannot be used now"}));
 }
+
+#[tokio::test]
+async fn an_attempt_ends_at_its_deadline_though_the_store_does_not_answer() {
+    // Takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stage = Stage::set(&format!(
+        "{GRANTED}[keyvalue]\nkind = 'redis'\nurl = 'redis://{}'\ntimeout_ms = 3600000\n",
+        silent.local_addr().unwrap()
+    ))
+    .await;
+    let steps = json!([{"open": "cache"}, {"get": "k"}]);
+    let soon = |plan: &mut Plan| plan.limits.timeout = std::time::Duration::from_millis(500);
+    let report = stage.run("", steps, soon).await;
+    assert!(matches!(report.outcome, Outcome::TimedOut(_)), "{report:?}");
+}

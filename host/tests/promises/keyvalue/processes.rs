@@ -85,3 +85,26 @@ fn the_counter_that_ships_counts() {
     assert_eq!(count(json!({"key": "visits", "by": 41})), json!(42));
     assert_eq!(count(json!({"key": "other"})), json!(1));
 }
+
+#[test]
+fn redis_is_reached_over_tls_and_only_where_its_certificate_is_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(path("cert"), key.cert.pem()).unwrap();
+    std::fs::write(path("key"), key.signing_key.serialize_pem()).unwrap();
+    let port = redis::free_port().to_string();
+    let (cert, key) = (path("cert"), path("key"));
+    let tls = ["--tls-port", &port, "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let _redis = redis::Redis::start_with(&[&tls[..], &["--tls-auth-clients", "no"]].concat());
+    configure(
+        dir.path(),
+        &format!("keyvalue.kind = 'redis'\nkeyvalue.url = 'rediss://localhost:{port}'"),
+    );
+    let steps = json!([{"open": "cache"}, {"set": ["k", "v"]}, {"get": "k"}]);
+    let mut trusting = run(dir.path(), "hostile/buckets.wasm", &steps);
+    let done = output(trusting.env("SSL_CERT_FILE", &cert).spawn().unwrap());
+    assert_eq!(done, json!(["opened", null, "v"]));
+    let done = output(run(dir.path(), "hostile/buckets.wasm", &steps).spawn().unwrap());
+    assert_eq!(done[1], json!({"error": "the key-value store cannot be used now"}));
+}

@@ -12,7 +12,7 @@ use lovage::keyvalue::{
 use super::{Fixture, WIDE};
 
 /// Longer than any operation takes.
-pub(super) const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_mins(1);
 
 macro_rules! suite {
     ($fixture:path) => {

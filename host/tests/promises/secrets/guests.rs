@@ -99,6 +99,31 @@ async fn a_secret_that_cannot_be_had_is_tried_again_later() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_is_waited_for_until_the_attempts_deadline_and_no_longer() {
+    // Takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stage = Stage::set("hostile/settings", SETTINGS).await;
+    let text = "[secrets.key]\nparameter = '/n'\n";
+    let settings = Config::parse(text, "test").unwrap().secrets;
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let aws = crate::support::ministack::config_for(&endpoint);
+    let services = Services { secrets: Secrets::with_aws(&settings, aws), ..Services::default() };
+    let options = EngineOptions { slots: 1, ..EngineOptions::default() };
+    stage.sandbox = Sandbox::with(options, services).unwrap();
+    stage.guest = load(&stage.sandbox, "hostile/settings").await;
+    let mut plan = Plan { grants: stage.policies.of("settings", ""), ..Plan::default() };
+    plan.limits.timeout = std::time::Duration::from_millis(300);
+    let job = Job::new("j", "settings", "\"all\"");
+    let report = stage.sandbox.run(&stage.guest, job, &plan).await;
+    match &report.outcome {
+        Outcome::Retry { failure, .. } => assert_eq!(failure.kind, SECRET_UNAVAILABLE),
+        other => panic!("{other:?}"),
+    }
+    // Sooner than the look-up itself is given up.
+    assert!(report.usage.wall < std::time::Duration::from_secs(10), "{report:?}");
+}
+
 #[tokio::test]
 async fn who_reads_no_configuration_needs_no_secret() {
     let settings = SETTINGS.replace("tasks.settings", "tasks.echo").replace("DIR/secret", "/none");

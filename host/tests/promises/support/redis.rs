@@ -22,6 +22,8 @@ wait "$child"
 #[derive(Debug)]
 pub struct Redis {
     pub port: u16,
+    /// What its command line has beside the usual.
+    more: Vec<String>,
     guard: Option<Child>,
 }
 
@@ -34,10 +36,16 @@ pub fn url() -> String {
 impl Redis {
     /// Starts one. Panics, with what to do, when it is not installed or does not start.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more on the command line.
+    pub fn start_with(more: &[&str]) -> Self {
         let mut last = String::new();
         // A port that is free now can be taken a moment later.
         for _ in 0..3 {
-            let mut redis = Self { port: free_port(), guard: None };
+            let more = more.iter().map(|&word| word.to_owned()).collect();
+            let mut redis = Self { port: free_port(), more, guard: None };
             match redis.begin() {
                 Ok(()) => return redis,
                 Err(why) => last = why,
@@ -63,6 +71,7 @@ impl Redis {
             .args(["-c", GUARD, "guard", "redis-server"])
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .args(&self.more)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
