@@ -104,7 +104,8 @@ fn largest(config: &Config) -> Limits {
     config.tasks.keys().map(|task| of_task(task)).fold(of_task(""), |most, task| Limits {
         memory_bytes: most.memory_bytes.max(task.memory_bytes),
         timeout: most.timeout.max(task.timeout),
-        cpu: most.cpu.max(task.cpu),
+        // Where one has none of its own, it has as much as it has time.
+        cpu: most.cpu.zip(task.cpu).map(|(most, task)| most.max(task)),
         host_calls: most.host_calls.max(task.host_calls),
         handles: most.handles.max(task.handles),
         memories: most.memories.max(task.memories),
@@ -128,6 +129,12 @@ mod tests {
                       [tasks.b]\nmemory_bytes = 50\ntimeout_ms = 3000\n";
         let limits = largest(&Config::parse(config, "test").unwrap());
         assert_eq!((limits.memory_bytes, limits.timeout), (300, Duration::from_secs(3)));
+        assert_eq!(limits.cpu, None);
+        let tight = "[defaults]\ncpu_ms = 10\n[tasks.a]\ncpu_ms = 30\n";
+        let limits = largest(&Config::parse(tight, "test").unwrap());
+        assert_eq!(limits.cpu, Some(Duration::from_millis(30)));
+        let one = largest(&Config::parse("[tasks.a]\ncpu_ms = 30\n", "test").unwrap());
+        assert_eq!(one.cpu, None);
         let none = largest(&Config::default());
         let usual = Settings::of_task(&Config::default(), "", Advice::default()).limits;
         assert_eq!(none, usual);

@@ -24,6 +24,7 @@ mod floor;
 mod machine;
 mod measure;
 mod memory;
+mod noisy;
 mod report;
 mod sandbox;
 mod sqs;
@@ -45,6 +46,7 @@ const SECTIONS: &[Section] = &[
     ("sqs", sqs::run),
     ("start", start::run),
     ("memory", memory::run),
+    ("noisy", noisy::run),
 ];
 
 fn main() {

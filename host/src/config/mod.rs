@@ -121,7 +121,8 @@ pub struct WorkerConfig {
     /// How often publishing a result is tried while its message is held, before the message is
     /// put back for a later attempt.
     pub publish_attempts: NonZeroU32,
-    /// Threads of the async runtime; as many as there are CPUs when 0.
+    /// Threads of the async runtime, and as many again for jobs that take more than a moment of CPU
+    /// time; as many as there are CPUs when 0.
     pub threads: usize,
     /// How many jobs of one tenant may be held and run at once, where the tenant's own settings do
     /// not say; three quarters of `concurrency` when absent. Jobs without a tenant may take all.

@@ -9,8 +9,8 @@
 //!
 //! So a quick job waits neither for another tenant's long ones nor for its own tenant's, and pays
 //! nothing for it: no hand-over, no lock. What hogs cost others beyond that is held down in two
-//! ways. A kind of job (a tenant's jobs for a task) that turned out to be a hog the last time
-//! begins among them the next time. And while others wait for their turn, a tenant that has
+//! ways. A kind of job (a tenant's jobs for a task) that was not quite brief the last time begins
+//! among the hogs the next time. And while others wait for their turn, a tenant that has
 //! had more than its share by quick jobs begins those among the hogs, too.
 //!
 //! It is an executor of the simplest form. A hog is polled by one thread at a time, within the
@@ -40,6 +40,11 @@ use crate::fair::FairQueue;
 /// How much CPU time an attempt may use before it is a hog.
 const MOMENT: Duration = Duration::from_millis(2);
 
+/// How much it may have used in the end for the next of its kind to begin where quick ones do. Less
+/// than [`MOMENT`], since a crowd of almost-hogs would keep others waiting, too; and more than
+/// what a hand-over to another thread costs, by far.
+const BRIEF: Duration = Duration::from_micros(500);
+
 /// How much more CPU time than others a tenant may have had by quick jobs, while others wait,
 /// before these have to wait, too; for a weight of 1.
 const CREDIT: Duration = Duration::from_millis(10);
@@ -49,7 +54,7 @@ const CREDIT: Duration = Duration::from_millis(10);
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
-/// The most kinds of jobs that are remembered as hogs; beyond it, all are found out anew.
+/// The most kinds of jobs that are remembered to take long; beyond it, all are found out anew.
 const KINDS: usize = 4096;
 
 /// A future that may be handed from thread to thread.
@@ -124,18 +129,21 @@ impl Hogs {
                 Poll::Pending if meter.spent() >= MOMENT => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             });
-            if let Some(output) = quick.await {
+            let ended = quick.await;
+            if meter.spent() >= BRIEF {
+                self.remember(whose);
+            }
+            if let Some(output) = ended {
                 self.charge(whose, meter.spent());
                 return output;
             }
-            self.remember(whose);
         }
         if *self.started.get_or_init(|| self.start()) == 0 {
             return future.await;
         }
         let output = self.hand_over(whose, meter, future).await;
         if let Some(kind) = kind
-            && meter.spent() < MOMENT
+            && meter.spent() < BRIEF
         {
             let mut kinds = locked(&self.kinds);
             kinds.remove(&kind);
@@ -144,7 +152,7 @@ impl Hogs {
         output
     }
 
-    /// Whether the last job of this kind was a hog.
+    /// Whether the last job of this kind took long, and then which kind it is.
     fn kind_of_hog(&self, whose: Whose<'_>) -> Option<u64> {
         if self.known.load(Ordering::Relaxed) == 0 {
             return None;
@@ -246,9 +254,8 @@ impl Drop for Hogs {
 impl Shared {
     /// What a thread does for as long as it lives.
     fn work(&self) {
-        // The number 0 is this thread, on Linux; elsewhere it were the whole process.
         #[cfg(target_os = "linux")]
-        if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        if let Err(error) = be_nice() {
             tracing::debug!(%error, "cannot lower the priority of a thread for long jobs");
         }
         let mut queue = locked(&self.queue);
@@ -269,6 +276,13 @@ impl Shared {
             self.waiting.store(queue.waiting(), Ordering::Relaxed);
         }
     }
+}
+
+/// Lowers the priority of this thread: on Linux it is a thread that has one, and not a process.
+#[cfg(target_os = "linux")]
+fn be_nice() -> rustix::io::Result<()> {
+    use rustix::process::{getpriority_process, setpriority_process};
+    setpriority_process(None, getpriority_process(None)? + NICENESS)
 }
 
 /// The states of a hog.
@@ -301,12 +315,15 @@ impl std::fmt::Debug for Hog {
 
 impl Wake for Hog {
     fn wake(self: Arc<Self>) {
-        let woken =
-            self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| match state {
-                RESTS => Some(QUEUED),
-                RUNS => Some(RUNS_AGAIN),
-                _ => None,
-            });
+        // Written even where it stays as it is, here and below: so whatever made this wake it is
+        // seen by the turn that comes next, whichever thread has it.
+        let woken = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            Some(match state {
+                RESTS => QUEUED,
+                RUNS => RUNS_AGAIN,
+                other => other,
+            })
+        });
         if woken == Ok(RESTS) {
             let shared = Arc::clone(&self.shared);
             let (tenant, weight) = (Arc::clone(&self.tenant), self.weight);
@@ -323,7 +340,7 @@ impl Wake for Hog {
 impl Hog {
     /// Polls it once, and says whether it wants another turn at once.
     fn turn(self: &Arc<Self>) -> bool {
-        self.state.store(RUNS, Ordering::Release);
+        self.state.swap(RUNS, Ordering::AcqRel);
         let mut future = locked(&self.future);
         let mut ended = self.given_up.load(Ordering::SeqCst);
         if let Some(running) = future.as_mut().filter(|_| !ended) {
@@ -345,7 +362,7 @@ impl Hog {
         }
         let rests = self.state.compare_exchange(RUNS, RESTS, Ordering::AcqRel, Ordering::Acquire);
         if rests.is_err() {
-            self.state.store(QUEUED, Ordering::Release);
+            self.state.swap(QUEUED, Ordering::AcqRel);
         }
         rests.is_err()
     }
@@ -431,6 +448,19 @@ mod tests {
         assert!(computes(&hogs, whose("a", "long"), 0).await);
         assert!(!computes(&hogs, whose("a", "long"), 0).await);
         assert!(!computes(&hogs, whose("b", "long"), 0).await);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn hogs_have_the_lower_priority() {
+        let priority = || rustix::process::getpriority_process(None).unwrap();
+        let hogs = Hogs::new(1, TICK);
+        hogs.remember(whose("a", "asks"));
+        let meter = Arc::new(Meter::default());
+        let theirs =
+            hogs.run(whose("a", "asks"), &meter, Box::pin(async move { priority() })).await;
+        // The kernel goes no lower than that.
+        assert_eq!(theirs, (priority() + NICENESS).min(19));
     }
 
     #[tokio::test]
