@@ -29,6 +29,7 @@ pub mod sandbox;
 pub mod settings;
 pub mod settle;
 pub mod telemetry;
+pub mod tenancy;
 pub mod text;
 pub mod usage;
 pub mod worker;
