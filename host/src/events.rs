@@ -301,6 +301,48 @@ impl JobReleased<'_> {
     }
 }
 
+/// A message goes back because its tenant has as much of the worker as it may. The line is for once
+/// in a while, the count for each.
+pub struct TenantHeldBack<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// Whether the configuration names it. Senders choose the names of others, and those are not
+    /// counted one by one.
+    pub known: bool,
+    /// What it has no more of: `concurrency` or `rate`.
+    pub want: &'a str,
+    /// Not before this has passed.
+    pub after: Duration,
+    /// Whether to tell of it.
+    pub tell: bool,
+}
+
+impl TenantHeldBack<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let tenant = one_line(self.tenant, 200);
+        if self.tell {
+            info!(
+                queue = self.queue,
+                %tenant,
+                want = self.want,
+                after_ms = ms(self.after),
+                "tenant is held back: its messages wait until it has room again"
+            );
+        }
+        let tenant = if self.known { tenant } else { String::new() };
+        counter!(
+            "lovage_tenant_holds_total",
+            "queue" => self.queue.to_owned(),
+            "tenant" => tenant,
+            "want" => self.want.to_owned(),
+        )
+        .increment(1);
+    }
+}
+
 /// A message goes to the dead letters, or would, were they not discarded.
 pub struct DeadLettered<'a> {
     /// The queue's name.

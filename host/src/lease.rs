@@ -233,7 +233,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::broker::{Depth, Limits, Message, Outgoing, Settlement, Unsettled};
+    use crate::broker::{Depth, Limits, Message, Outgoing, Settlement, Turn, Unsettled};
 
     /// Never answers the first renewal; takes one lease at a time.
     #[derive(Debug, Default)]
@@ -258,6 +258,7 @@ mod tests {
                 settle_concurrency: 1,
                 settle_linger: Duration::ZERO,
                 counts_waits: false,
+                takes_turns: false,
                 keeps_results: false,
                 message_bytes: 0,
                 max_lease: Duration::MAX,
@@ -286,6 +287,7 @@ mod tests {
             _: usize,
             _: Duration,
             _: Duration,
+            _: &Turn,
         ) -> Result<Vec<Message>, BrokerError> {
             Err(unsupported())
         }

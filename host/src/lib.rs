@@ -33,6 +33,7 @@ pub mod secrets;
 pub mod settings;
 pub mod settle;
 pub mod telemetry;
+pub mod tenancy;
 pub mod text;
 pub mod usage;
 pub mod wanted;

@@ -34,6 +34,7 @@ use crate::{
     routes::{Routes, Source},
     sandbox::{CUT_SHORT, Plan, Sandbox},
     settings::{Advice, Settings},
+    tenancy::Tenancy,
     text::one_line,
     usage::Usage,
     wanted::{Progress, Wanted},
@@ -65,8 +66,40 @@ pub struct Pipeline {
     message_bytes: usize,
     keeps_results: bool,
     counts_waits: bool,
+    tenancy: Arc<Tenancy>,
     broker: Arc<dyn Broker>,
     stopping: CancellationToken,
+}
+
+/// A message that was decoded, or what is wrong with it.
+#[derive(Debug)]
+pub struct Decoded {
+    job: Job,
+    verdict: Result<(), Outcome>,
+}
+
+impl Decoded {
+    fn of(source: &Source, message: &Message) -> Self {
+        match decode(message, &source.defaults) {
+            Ok(job) => Self { job, verdict: Ok(()) },
+            Err(malformed) => {
+                let mut job = Job::new(malformed.id, malformed.task, "");
+                job.tenant = malformed.tenant;
+                job.reply_to = malformed.reply_to;
+                job.attempt = message.attempt;
+                let failure = Failure::new(malformed.kind, one_line(&malformed.reason, 1024));
+                Self { job, verdict: Err(Outcome::Rejected(failure)) }
+            }
+        }
+    }
+
+    /// Whose quota and rate the job is bound by; nobody's (empty) where it will not run.
+    pub fn tenant(&self) -> &str {
+        let now = Timestamp::now();
+        let runs =
+            self.verdict.is_ok() && self.job.due_in(now).is_none() && !self.job.is_expired(now);
+        if runs { &self.job.tenant } else { "" }
+    }
 }
 
 /// A job with all that it takes to run it.
@@ -139,6 +172,7 @@ impl Pipeline {
         let limits = broker.limits();
         Self {
             policies: Policies::new(Arc::clone(&config)),
+            tenancy: Tenancy::new(&config),
             config,
             registry,
             sandbox,
@@ -163,7 +197,29 @@ impl Pipeline {
     /// `end` is when the caller has to end, where it has to: an attempt that needs longer times
     /// out. Dropping the future gives the attempt up.
     pub async fn process(&self, source: &Source, message: &Message, end: Option<End>) -> Disposal {
-        self.run(source, message, end, Way::Queue).await.disposal
+        self.work(source, message, self.decode(source, message), end).await
+    }
+
+    /// Decodes a message: the first half of [`process`](Self::process), for a caller that wants to
+    /// know whose it is.
+    pub fn decode(&self, source: &Source, message: &Message) -> Decoded {
+        Decoded::of(source, message)
+    }
+
+    /// The second half.
+    pub async fn work(
+        &self,
+        source: &Source,
+        message: &Message,
+        decoded: Decoded,
+        end: Option<End>,
+    ) -> Disposal {
+        self.run(source, message, decoded, end, Way::Queue).await.disposal
+    }
+
+    /// What tenants have of this process.
+    pub fn tenancy(&self) -> &Arc<Tenancy> {
+        &self.tenancy
     }
 
     /// Like [`process`](Self::process), for a message that a function was invoked with: there is
@@ -176,27 +232,17 @@ impl Pipeline {
         deadline: Option<Instant>,
     ) -> Concluded {
         let end = deadline.map(|at| End { at, late: false });
-        self.run(source, message, end, Way::Invocation).await
+        self.run(source, message, self.decode(source, message), end, Way::Invocation).await
     }
 
     async fn run(
         &self,
         source: &Source,
         message: &Message,
+        Decoded { mut job, verdict: mut decoded }: Decoded,
         end: Option<End>,
         way: Way,
     ) -> Concluded {
-        let (mut job, mut decoded) = match decode(message, &source.defaults) {
-            Ok(job) => (job, Ok(())),
-            Err(malformed) => {
-                let mut job = Job::new(malformed.id, malformed.task, "");
-                job.tenant = malformed.tenant;
-                job.reply_to = malformed.reply_to;
-                job.attempt = message.attempt;
-                let failure = Failure::new(malformed.kind, one_line(&malformed.reason, 1024));
-                (job, Err(Outcome::Rejected(failure)))
-            }
-        };
         let span = info_span!(
             "job",
             id = %one_line(&job.id, 200),
@@ -326,6 +372,7 @@ impl Pipeline {
             report = self.sandbox.run(&task.component, job.clone(), &plan) => report,
             never = watch::watch(&self.broker, &source.name, job, &wanted) => match never {},
         };
+        self.tenancy.charge(&job.tenant, report.usage.cpu);
         let run = Run { started_at: now, component: digest, usage: report.usage };
         let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
         let outcome = if cut_short && end.is_some_and(|end| end.late) {

@@ -23,14 +23,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    broker::{Broker, BrokerError, Disposal, Message},
+    broker::{Broker, BrokerError, Disposal, Message, Turn},
     config::WorkerConfig,
-    events::{HostPanicked, MessagesReceived, ReceiveFailed, WorkerDraining, WorkerStopped},
+    events::{
+        HostPanicked, MessagesReceived, ReceiveFailed, TenantHeldBack, WorkerDraining,
+        WorkerStopped,
+    },
     lease::{Lease, Leases},
     pipeline::Pipeline,
     retry::Backoff,
     routes::Source,
     settle::{Recourse, SettleOptions, Settler},
+    tenancy::{Place, Refused},
 };
 
 /// How long giving messages back may take once nothing else is waited for.
@@ -300,7 +304,17 @@ impl Intake {
         };
         let end = Instant::now() + wait + ON_ITS_WAY;
         self.receives().push(end);
-        let receive = broker.receive(&self.source.queue, max, wait, self.source.visibility);
+        // A FIFO queue's groups are no tenants, and SQS has an order of its own.
+        let outlook = (broker.limits().takes_turns && !self.source.queue.fifo)
+            .then(|| self.worker.pipeline.tenancy().outlook());
+        let stale = outlook.as_ref().map(|outlook| outlook.stale.clone()).unwrap_or_default();
+        let until = outlook.as_ref().and_then(|outlook| outlook.until);
+        let wait = until.map_or(wait, |until| {
+            wait.min(until.saturating_duration_since(std::time::Instant::now()))
+        });
+        let everybody = Turn::default();
+        let turn = outlook.as_ref().map_or(&everybody, |outlook| &outlook.turn);
+        let receive = broker.receive(&self.source.queue, max, wait, self.source.visibility, turn);
         let receive = async {
             let messages = receive.await;
             let mut receives = self.receives();
@@ -315,6 +329,8 @@ impl Intake {
             biased;
             messages = &mut receive => return messages,
             () = self.stop.drain.cancelled() => broker.interrupt(),
+            // A tenant that was left alone has room again: ask anew.
+            () = stale.cancelled() => broker.interrupt(),
         }
         tokio::select! {
             biased;
@@ -363,7 +379,7 @@ impl Intake {
                 let intake = Arc::clone(self);
                 self.tasks.spawn(async move {
                     let _permit = permit;
-                    if let Some(disposal) = intake.run(&message, &lease).await {
+                    if let Some((disposal, _place)) = intake.run(&message, &lease).await {
                         intake.settler.settle(message, disposal, lease).await;
                     }
                 });
@@ -384,10 +400,13 @@ impl Intake {
     async fn run_in_order(self: Arc<Self>, group: Vec<Held>) {
         let mut in_order = true;
         for (message, lease, _permit) in group {
-            let disposal =
-                if in_order { self.run(&message, &lease).await } else { Some(self.give_back()) };
+            let disposal = if in_order {
+                self.run(&message, &lease).await
+            } else {
+                Some((self.give_back(), None))
+            };
             in_order = match disposal {
-                Some(disposal) => {
+                Some((disposal, _place)) => {
                     self.settler.settle_now(message, disposal, lease).await && in_order
                 }
                 None => false,
@@ -395,15 +414,24 @@ impl Intake {
         }
     }
 
-    /// What becomes of a message; `None` where it is no longer ours.
-    async fn run(&self, message: &Message, lease: &Lease) -> Option<Disposal> {
+    /// What becomes of a message, with its tenant's place, which is held until it is settled;
+    /// `None` where it is no longer ours.
+    async fn run(&self, message: &Message, lease: &Lease) -> Option<(Disposal, Option<Place>)> {
         // Received, but not begun: somebody else can have it right now.
         if self.stop.drain.is_cancelled() {
-            return Some(self.give_back());
+            return Some((self.give_back(), None));
         }
+        let decoded = self.worker.pipeline.decode(&self.source, message);
+        let place = match self.worker.pipeline.tenancy().enter(decoded.tenant()) {
+            Ok(place) => place,
+            Err(refused) => {
+                return Some((self.hold_back(message, decoded.tenant(), refused), None));
+            }
+        };
         self.running.fetch_add(1, Ordering::Relaxed);
         let _running = Running(&self.running);
-        let process = AssertUnwindSafe(self.worker.pipeline.process(&self.source, message, None));
+        let process =
+            AssertUnwindSafe(self.worker.pipeline.work(&self.source, message, decoded, None));
         let disposal = tokio::select! {
             biased;
             disposal = process.catch_unwind() => disposal.unwrap_or_else(|_| {
@@ -413,7 +441,23 @@ impl Intake {
             () = lease.lost() => return None,
             () = self.stop.now.cancelled() => self.give_back(),
         };
-        lease.still_holds().await.then_some(disposal)
+        lease.still_holds().await.then_some((disposal, place))
+    }
+
+    /// Puts back a message whose tenant has as much as it may; no attempt is spent.
+    fn hold_back(&self, message: &Message, tenant: &str, refused: Refused) -> Disposal {
+        let Refused { want, mut after, tell } = refused;
+        // It is not asked for again until there is room: so it need not wait for longer than that.
+        let is_left_alone = self.worker.broker.limits().takes_turns
+            && !self.source.queue.fifo
+            && message.group.as_deref() == Some(tenant);
+        if is_left_alone {
+            after = Duration::ZERO;
+        }
+        let known = self.worker.pipeline.tenancy().knows(tenant);
+        let queue = &self.source.name;
+        TenantHeldBack { queue, tenant, known, want: want.as_str(), after, tell }.emit();
+        Disposal::Release { after, spent: false }
     }
 }
 

@@ -17,8 +17,10 @@ pub mod error;
 #[cfg(feature = "local")]
 pub mod local;
 pub mod sqs;
+mod turn;
 
 pub use error::{BrokerError, Fault};
+pub use turn::Turn;
 
 use crate::wanted::Progress;
 
@@ -235,6 +237,8 @@ pub struct Limits {
     pub settle_linger: Duration,
     /// Whether deliveries of a FIFO queue count as attempts that only waited for their time.
     pub counts_waits: bool,
+    /// Whether a receive keeps to its [`Turn`].
+    pub takes_turns: bool,
     /// Whether results can be asked for by job id ([`Broker::result`]).
     pub keeps_results: bool,
     /// The largest body with its attributes, in bytes.
@@ -258,12 +262,16 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
     /// Receives 0 to `max` messages (capped by [`Limits::receive_batch`]), each leased for
     /// `visibility`. Waits up to `wait` for the first, without busy polling. Safe to drop while it
     /// waits: a message that was leased for a dropped call comes again at the end of its lease.
+    ///
+    /// `turn` says of which groups, on queues that are not FIFO, where the broker can choose
+    /// ([`Limits::takes_turns`]).
     async fn receive(
         &self,
         queue: &Queue,
         max: usize,
         wait: Duration,
         visibility: Duration,
+        turn: &Turn,
     ) -> Result<Vec<Message>, BrokerError>;
 
     /// Makes receives that wait return at once, empty-handed, where that can be done without the

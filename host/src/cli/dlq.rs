@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::{Global, Misuse, out, out::say};
 use crate::{
-    broker::{Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, Settlement, attribute},
+    broker::{
+        Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, Settlement, Turn, attribute,
+    },
     config::{Config, DEFAULT_QUEUE},
     connect::connect,
     routes::Routes,
@@ -227,13 +229,14 @@ async fn redrive(pair: &Pair, ids: &[String], all: bool, json: bool) -> anyhow::
         let most = pair.broker.limits().receive_batch;
         // No more than there were: what comes after that are copies.
         let most = if turning { most.min(unturned) } else { most };
-        let received = match pair.broker.receive(&pair.letters, most, WAIT, HOLD).await {
-            Ok(received) => received,
-            Err(error) => {
-                done.failures.push(error.to_string());
-                break;
-            }
-        };
+        let received =
+            match pair.broker.receive(&pair.letters, most, WAIT, HOLD, &Turn::default()).await {
+                Ok(received) => received,
+                Err(error) => {
+                    done.failures.push(error.to_string());
+                    break;
+                }
+            };
         let mut back = Vec::new();
         fruitless += 1;
         turning |= received.is_empty() && pair.letters.fifo && !held.is_empty();

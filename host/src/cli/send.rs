@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 use super::{Global, Misuse, data, out, out::say};
 use crate::{
     broker::{
-        Attributes, Broker, Fault, Outgoing, Queue, attribute,
+        Attributes, Broker, Fault, Outgoing, Queue, Turn, attribute,
         sqs::{SqsBroker, charset::first_refused},
     },
     config::{BrokerKind, Config},
@@ -66,7 +66,7 @@ pub struct Send {
     /// A header for the task; may be given again
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = data::pair)]
     headers: Vec<(String, String)>,
-    /// On FIFO queues the ordering key, on others the tenant of fair queues
+    /// On FIFO queues the ordering key; on others the tenant, as which it is set anyway
     #[arg(long)]
     group: Option<String>,
     /// Send the payload as the body itself (the raw format), with this media type
@@ -126,7 +126,8 @@ impl Send {
         reply_to: Option<String>,
         replies: Option<&Replies>,
     ) -> anyhow::Result<ExitCode> {
-        let message = self.message(id, payload, reply_to.or_else(|| self.reply_to.clone()))?;
+        let mut message = self.message(id, payload, reply_to.or_else(|| self.reply_to.clone()))?;
+        message.group = self.group_on(queue)?;
         let mut answers = broker.send(queue, std::slice::from_ref(&message)).await;
         let message_id = answers.pop().context("the broker gave no answer")??;
         if !self.wait {
@@ -149,6 +150,18 @@ impl Send {
             );
         };
         show_result(&envelope, global.json)
+    }
+
+    /// On queues without order the group is the tenant, by which they are fair.
+    fn group_on(&self, queue: &Queue) -> Result<Option<String>, Misuse> {
+        match (&self.group, &self.tenant) {
+            (Some(group), Some(tenant)) if !queue.fifo && group != tenant => Err(Misuse(format!(
+                "--group is `{group}` and --tenant is `{tenant}`, and on a queue that is not FIFO \
+                 both name the tenant; leave --group away"
+            ))),
+            (None, Some(tenant)) if !queue.fifo => Ok(Some(tenant.clone())),
+            (group, _) => Ok(group.clone()),
+        }
     }
 
     fn check_flags(&self, asks_for_reply: bool) -> Result<(), Misuse> {
@@ -204,7 +217,6 @@ impl Send {
         reply_to: Option<String>,
     ) -> anyhow::Result<Outgoing> {
         let mut outgoing = Outgoing {
-            group: self.group.clone(),
             deduplication_id: self.id.clone(),
             delay: self.delay.unwrap_or_default(),
             ..Outgoing::default()
@@ -363,7 +375,8 @@ impl Replies {
             let wait = until.saturating_duration_since(tokio::time::Instant::now());
             let visibility = Duration::from_secs(30);
             let wait = wait.min(Duration::from_secs(20));
-            let received = self.broker.receive(&self.queue, 1, wait, visibility).await;
+            let received =
+                self.broker.receive(&self.queue, 1, wait, visibility, &Turn::default()).await;
             match received {
                 Ok(messages) => {
                     if let Some(message) = messages.into_iter().next() {

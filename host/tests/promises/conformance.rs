@@ -14,6 +14,7 @@ pub mod order;
 pub mod queues;
 pub mod sending;
 pub mod settling;
+pub mod turns;
 
 /// A lease that ends in no test.
 const LONG: Duration = Duration::from_mins(1);
@@ -67,6 +68,10 @@ macro_rules! conformance {
             settling: takes_any_number_of_settlements
             settling: keeps_results_by_job
             settling: a_wait_for_a_result_ends_when_it_comes
+            turns: what_a_turn_leaves_alone_comes_to_others
+            turns: what_is_avoided_comes_where_nothing_else_is_ready
+            turns: a_fifo_queue_has_no_turns
+            turns: groups_take_turns
         }
     };
     (@each $fixture:path; $($group:ident: $promise:ident)*) => {

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lovage::{
     broker::{
-        Broker, BrokerError, Depth, Limits, Message, Outgoing, Queue, Receipt, Settlement,
+        Broker, BrokerError, Depth, Limits, Message, Outgoing, Queue, Receipt, Settlement, Turn,
         Unsettled,
     },
     config::Config,
@@ -63,8 +63,9 @@ impl Broker for Buggy {
         max: usize,
         wait: Duration,
         visibility: Duration,
+        turn: &Turn,
     ) -> Result<Vec<Message>, BrokerError> {
-        self.broker.receive(queue, max, wait, visibility).await
+        self.broker.receive(queue, max, wait, visibility, turn).await
     }
 
     fn interrupt(&self) {

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lovage::broker::{
-    Broker, Disposal, Fault, KeptResult, Message, Outgoing, Queue, Send, Settlement,
+    Broker, Disposal, Fault, KeptResult, Message, Outgoing, Queue, Send, Settlement, Turn,
 };
 use proptest::prelude::*;
 
@@ -162,7 +162,8 @@ impl Run {
 
     async fn receive(&mut self, queue: usize, max: usize) {
         let ready = self.model.ready(queue);
-        let received = self.broker.broker.receive(&self.queues[queue], max, NOW, HOUR).await;
+        let received =
+            self.broker.broker.receive(&self.queues[queue], max, NOW, HOUR, &Turn::default()).await;
         let received = received.unwrap();
         assert_eq!(received.len(), max.min(ready.len()), "of {ready:?}");
         for message in received {

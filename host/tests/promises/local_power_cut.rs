@@ -16,7 +16,7 @@ use std::{
 };
 
 use lovage::broker::{
-    Broker, Disposal, KeptResult, Outgoing, Send, Settlement,
+    Broker, Disposal, KeptResult, Outgoing, Send, Settlement, Turn,
     local::{LocalBroker, LocalOptions},
 };
 
@@ -54,7 +54,7 @@ async fn work(
             answer.unwrap();
             journal.lock().unwrap().sent.insert(*number);
         }
-        let held = broker.receive(&queue, 8, NOW, HOUR).await.unwrap();
+        let held = broker.receive(&queue, 8, NOW, HOUR, &Turn::default()).await.unwrap();
         let mut ends = Vec::new();
         let mut ending = Vec::new();
         for message in held {

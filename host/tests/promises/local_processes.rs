@@ -7,7 +7,7 @@ use std::{
 };
 
 use lovage::broker::{
-    Broker,
+    Broker, Turn,
     local::{LocalBroker, LocalOptions},
 };
 
@@ -49,7 +49,7 @@ async fn plays_the_other_process() {
         }
         "works" => loop {
             let wait = Duration::from_millis(500);
-            let messages = broker.receive(&queue, 5, wait, LONG).await.unwrap();
+            let messages = broker.receive(&queue, 5, wait, LONG, &Turn::default()).await.unwrap();
             if messages.is_empty() {
                 break;
             }

@@ -17,6 +17,7 @@ on_both! {
     raw_payloads_travel_as_they_are
     what_a_raw_message_cannot_carry_is_told
     the_group_is_the_order_on_fifo_queues
+    the_group_is_the_tenant_on_others
     json_output_is_for_scripts
     raw_payloads_are_waited_for_where_the_broker_keeps_results
     a_failure_is_told_as_run_tells_it
@@ -124,6 +125,18 @@ async fn what_a_raw_message_cannot_carry_is_told(kind: Kind) {
         assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{flag}: {output:?}");
         assert!(output.stderr.contains("a raw message cannot carry --eta"), "{flag}: {output:?}");
     }
+    stage.is_done().await;
+}
+
+async fn the_group_is_the_tenant_on_others(kind: Kind) {
+    let stage = Stage::set(kind, Setup::default()).await;
+    let output = stage.lovage(&["send", "echo", "--data", "1", "--tenant", "acme"]).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(sent(&stage).await.group.as_deref(), Some("acme"));
+    let send = ["send", "echo", "--data", "1", "--tenant", "acme", "--group", "other"];
+    let output = stage.lovage(&send).await;
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert!(output.stderr.contains("leave --group away"), "{output:?}");
     stage.is_done().await;
 }
 

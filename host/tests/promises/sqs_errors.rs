@@ -7,7 +7,7 @@ use std::{
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use lovage::broker::{
-    Broker, BrokerError, Fault,
+    Broker, BrokerError, Fault, Turn,
     sqs::{SqsBroker, charset},
 };
 
@@ -174,7 +174,8 @@ async fn an_error_never_shows_what_a_message_holds() {
     let broker = stub.broker().await;
     let queue = broker.open("https://stub/1/jobs").await;
     let queue = queue.unwrap();
-    let error = broker.receive(&queue, 1, Duration::ZERO, Duration::from_secs(1)).await;
+    let error =
+        broker.receive(&queue, 1, Duration::ZERO, Duration::from_secs(1), &Turn::default()).await;
     if let Err(error) = error {
         assert!(!format!("{error:?}").contains("top-secret"), "{error:?}");
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lovage::broker::{
-    Broker, Disposal, Fault, Message, Outgoing, Queue, Receipt, Send, Settlement, attribute,
+    Broker, Disposal, Fault, Message, Outgoing, Queue, Receipt, Send, Settlement, Turn, attribute,
     sqs::SqsBroker,
 };
 use serde_json::{Value, json};
@@ -365,7 +365,7 @@ async fn a_receive_asks_for_no_more_than_sqs_gives() {
     let stub = Stub::new(|_, _| None);
     let broker = stub.broker().await;
     let day = Duration::from_hours(24);
-    let messages = broker.receive(&queue("jobs"), 99, day, day).await.unwrap();
+    let messages = broker.receive(&queue("jobs"), 99, day, day, &Turn::default()).await.unwrap();
     assert!(messages.is_empty());
     let (_, input) = stub.requests().pop().unwrap();
     assert_eq!(input["MaxNumberOfMessages"], 10);

@@ -21,7 +21,8 @@ use super::{
     writer::give_back,
 };
 use crate::broker::{
-    Broker, BrokerError, Depth, Limits, Message, Outgoing, Queue, Receipt, Settlement, Unsettled,
+    Broker, BrokerError, Depth, Limits, Message, Outgoing, Queue, Receipt, Settlement, Turn,
+    Unsettled,
 };
 
 /// The receipt of a message that was only looked at; nothing takes it.
@@ -54,6 +55,7 @@ impl Broker for LocalBroker {
         max: usize,
         wait: Duration,
         visibility: Duration,
+        turn: &Turn,
     ) -> Result<Vec<Message>, BrokerError> {
         let lease_ms = lease(&queue.name, visibility)?;
         let max = max.min(LIMITS.receive_batch);
@@ -67,6 +69,8 @@ impl Broker for LocalBroker {
             queue: Arc::clone(&queue.address),
             max,
             lease_ms,
+            turn: turn.clone(),
+            walk: None,
             until: Instant::now().checked_add(wait),
             reply,
         }))?;
@@ -171,10 +175,17 @@ impl Broker for LocalBroker {
                 };
                 // What waits behind the head of its group could be received, were it not for
                 // the group: SQS counts those as available, too.
-                let ready = count(sql::COUNT_READY)? + count(sql::COUNT_BEHIND)?;
-                let (hidden, leased): (i64, i64) = snapshot
-                    .prepare_cached(sql::COUNT_HIDDEN)?
-                    .query_row(params![queue.id, now], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let ready = count(sql::COUNT_READY)?
+                    + count(sql::COUNT_READY_SHARED)?
+                    + count(sql::COUNT_BEHIND)?;
+                let (mut hidden, mut leased) = (0, 0);
+                for sql in [sql::COUNT_HIDDEN, sql::COUNT_HIDDEN_SHARED] {
+                    let counts: (i64, i64) = snapshot
+                        .prepare_cached(sql)?
+                        .query_row(params![queue.id, now], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                    hidden += counts.0;
+                    leased += counts.1;
+                }
                 Ok(Some(Depth {
                     ready: ready.unsigned_abs(),
                     delayed: (hidden - leased).unsigned_abs(),
@@ -195,17 +206,19 @@ impl Broker for LocalBroker {
                 let Some(queue) = find_queue(connection, &name)? else {
                     return Ok(None);
                 };
-                let limit = i64::try_from(max).unwrap_or(i64::MAX);
                 // One snapshot: a body must not be gone before its message is.
                 let snapshot = connection.unchecked_transaction()?;
-                let mut statement = snapshot.prepare_cached(sql::BROWSE)?;
-                let rows = statement.query_map(params![queue.id, limit], Row::read)?;
-                let whole = |row: rusqlite::Result<Row>| {
-                    let mut row = row?;
-                    fetch_body(&snapshot, &mut row)?;
-                    Ok(row)
-                };
-                rows.map(whole).collect::<rusqlite::Result<Vec<_>>>().map(Some)
+                let mut all = Vec::new();
+                for sql in [sql::BROWSE, sql::BROWSE_SHARED] {
+                    let limit = i64::try_from(max - all.len()).unwrap_or(i64::MAX);
+                    let mut statement = snapshot.prepare_cached(sql)?;
+                    for row in statement.query_map(params![queue.id, limit], Row::read)? {
+                        let mut row = row?;
+                        fetch_body(&snapshot, &mut row)?;
+                        all.push(row);
+                    }
+                }
+                Ok(Some(all))
             })
             .await?;
         let Some(rows) = rows else {

@@ -29,6 +29,7 @@ use super::{BrokerError, Fault, Limits, Queue};
 use crate::text::nearest;
 
 mod calls;
+mod fair;
 mod fault;
 mod parts;
 mod request;
@@ -51,6 +52,7 @@ const LIMITS: Limits = Limits {
     settle_linger: Duration::ZERO,
     keeps_results: true,
     counts_waits: false,
+    takes_turns: true,
     message_bytes: wire::MESSAGE_BYTES,
     max_lease: Duration::from_hours(12),
 };

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
+    fair::Walk,
     store::{Refusal, Store},
     wire::Row,
 };
-use crate::broker::{BrokerError, Fault};
+use crate::broker::{BrokerError, Fault, Turn};
 
 /// Where an answer goes.
 pub type Reply<T> = oneshot::Sender<Result<T, BrokerError>>;
@@ -36,6 +37,9 @@ pub struct Receive {
     pub queue: Arc<str>,
     pub max: usize,
     pub lease_ms: i64,
+    pub turn: Turn,
+    /// A walk round the queue's groups that is not over.
+    pub walk: Option<Walk>,
     /// Until when to wait when there is nothing; `None`: for ever.
     pub until: Option<Instant>,
     pub reply: Reply<Result<Vec<Row>, Refusal>>,

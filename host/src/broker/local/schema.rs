@@ -21,6 +21,7 @@ pub fn open_writer(path: &Path) -> Result<Connection, BrokerError> {
     match identify(&connection).map_err(failed)? {
         Found::Ours => {}
         Found::Nothing => create(&mut connection).map_err(failed)?,
+        Found::Older => migrate(&mut connection).map_err(failed)?,
         Found::Newer(version) => {
             return Err(refused(
                 path,
@@ -133,6 +134,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 enum Found {
     Nothing,
     Ours,
+    Older,
     Newer(i32),
     Foreign,
 }
@@ -147,6 +149,7 @@ fn identify(connection: &Connection) -> rusqlite::Result<Found> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     Ok(match (application, version, tables) {
         (sql::APPLICATION_ID, sql::SCHEMA_VERSION, _) => Found::Ours,
+        (sql::APPLICATION_ID, 1, _) => Found::Older,
         (sql::APPLICATION_ID, version, _) if version > sql::SCHEMA_VERSION => Found::Newer(version),
         (0, 0, 0) => Found::Nothing,
         _ => Found::Foreign,
@@ -160,6 +163,17 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     if matches!(identify(&transaction)?, Found::Nothing) {
         transaction.execute_batch(sql::SCHEMA)?;
         transaction.pragma_update(None, "application_id", sql::APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", sql::SCHEMA_VERSION)?;
+    }
+    transaction.commit()
+}
+
+/// Brings an older file up to date, in one transaction: it is whole at any time.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have been first.
+    if matches!(identify(&transaction)?, Found::Older) {
+        transaction.execute_batch(sql::FROM_1)?;
         transaction.pragma_update(None, "user_version", sql::SCHEMA_VERSION)?;
     }
     transaction.commit()

@@ -9,12 +9,14 @@
 //! - On FIFO queues only the head of a group has a place in that order. The others have none
 //!   (`visible_at` is null) until the head before them is settled, so that a long group costs a
 //!   receive nothing.
+//! - Messages with a group on queues that are not FIFO take turns ([`fair`](super::fair)), for which
+//!   they have a second index; the others pay nothing for it, since all indexes are partial.
 
 /// The file says that it is ours: the letters `Lovg`.
 pub const APPLICATION_ID: i32 = 0x4C6F_7667;
 
 /// The version of the schema below. Any change to it is a new version with a migration.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
 /// The whole schema.
 ///
@@ -35,7 +37,7 @@ CREATE TABLE messages (
     leased       INTEGER NOT NULL,    -- 1: hidden by a lease; 0: by a delay
     nonce        INTEGER NOT NULL,    -- names the last delivery; negative: none is good
     attempts     INTEGER NOT NULL,    -- deliveries that count
-    ordered      INTEGER NOT NULL,    -- 1: sent to a FIFO queue
+    ordered      INTEGER NOT NULL,    -- 1: sent to a FIFO queue; 2: its group takes turns; 0: neither
     due_at       INTEGER,             -- behind a head: what visible_at will be at the earliest
     sent_at      INTEGER NOT NULL,
     id           BLOB NOT NULL,       -- a UUID
@@ -44,8 +46,10 @@ CREATE TABLE messages (
     attributes   TEXT,                -- JSON
     body         BLOB                 -- null: in bodies
 ) STRICT;
--- `leased` is in it so that counting need not look at the rows.
-CREATE INDEX messages_due ON messages (queue, visible_at, leased);
+-- `leased` and `ordered` are in them so that counting need not look at the rows.
+CREATE INDEX messages_due ON messages (queue, visible_at, leased, ordered) WHERE ordered < 2;
+CREATE INDEX messages_shared ON messages (queue, visible_at, leased, ordered) WHERE ordered = 2;
+CREATE INDEX messages_turns ON messages (queue, group_name, visible_at, ordered) WHERE ordered = 2;
 CREATE INDEX messages_group ON messages (queue, group_name) WHERE ordered = 1;
 
 CREATE TABLE bodies (
@@ -70,6 +74,16 @@ CREATE TABLE deduplications (
     message_id       BLOB NOT NULL,
     UNIQUE (queue, deduplication_id)
 ) STRICT;
+";
+
+/// From version 1, in which groups took no turns. A group without a name is none.
+pub const FROM_1: &str = "
+DROP INDEX messages_due;
+UPDATE messages SET group_name = NULL WHERE ordered = 0 AND group_name = '';
+UPDATE messages SET ordered = 2 WHERE ordered = 0 AND group_name IS NOT NULL;
+CREATE INDEX messages_due ON messages (queue, visible_at, leased, ordered) WHERE ordered < 2;
+CREATE INDEX messages_shared ON messages (queue, visible_at, leased, ordered) WHERE ordered = 2;
+CREATE INDEX messages_turns ON messages (queue, group_name, visible_at, ordered) WHERE ordered = 2;
 ";
 
 pub const QUEUE: &str = "SELECT id, fifo, visibility_ms FROM queues WHERE name = ?1";
@@ -98,16 +112,45 @@ WHERE queue = ?1 AND group_name = ?2 AND ordered = 1 ORDER BY seq LIMIT 1";
 
 pub const PROMOTE: &str = "UPDATE messages SET visible_at = ?2, due_at = NULL WHERE seq = ?1";
 
+/// Whether any message is ready that takes turns by its group.
+pub const ANY_SHARED: &str =
+    "SELECT 1 FROM messages WHERE queue = ?1 AND ordered = 2 AND visible_at <= ?2 LIMIT 1";
+
+/// The same of those that do not.
+pub const ANY_ALONE: &str =
+    "SELECT 1 FROM messages WHERE queue = ?1 AND ordered < 2 AND visible_at <= ?2 LIMIT 1";
+
+/// The next group in the order of names, and when the first of its messages is visible.
+pub const NEXT_GROUP: &str = "
+SELECT group_name, visible_at FROM messages
+WHERE queue = ?1 AND ordered = 2 AND group_name > ?2 ORDER BY group_name, visible_at LIMIT 1";
+
 pub const PICK_UP: &str = "
 SELECT seq, nonce, attempts, sent_at, id, group_name, trace_header, attributes, body FROM messages
-WHERE queue = ?1 AND visible_at <= ?2 ORDER BY visible_at, leased, seq LIMIT ?3";
+WHERE queue = ?1 AND ordered < 2 AND visible_at <= ?2
+ORDER BY visible_at, leased, ordered, seq LIMIT ?3 OFFSET ?4";
+
+/// Those of one time come in the order that the index has, which is that of sending.
+pub const PICK_UP_OF_GROUP: &str = "
+SELECT seq, nonce, attempts, sent_at, id, group_name, trace_header, attributes, body FROM messages
+WHERE queue = ?1 AND ordered = 2 AND group_name = ?5 AND visible_at <= ?2
+ORDER BY visible_at LIMIT ?3 OFFSET ?4";
+
+pub const PICK_UP_SHARED: &str = "
+SELECT seq, nonce, attempts, sent_at, id, group_name, trace_header, attributes, body FROM messages
+WHERE queue = ?1 AND ordered = 2 AND visible_at <= ?2 ORDER BY visible_at LIMIT ?3";
 
 pub const LEASE: &str = "
 UPDATE messages SET visible_at = ?2, leased = 1, nonce = ?3, attempts = attempts + 1
 WHERE seq = ?1";
 
 pub const NEXT_VISIBLE: &str = "
-SELECT visible_at FROM messages WHERE queue = ?1 AND visible_at > ?2 ORDER BY visible_at LIMIT 1";
+SELECT visible_at FROM messages WHERE queue = ?1 AND ordered < 2 AND visible_at > ?2
+ORDER BY visible_at LIMIT 1";
+
+pub const NEXT_VISIBLE_SHARED: &str = "
+SELECT visible_at FROM messages WHERE queue = ?1 AND ordered = 2 AND visible_at > ?2
+ORDER BY visible_at LIMIT 1";
 
 pub const EXTEND: &str = "
 UPDATE messages SET visible_at = ?4, leased = 1 WHERE seq = ?1 AND nonce = ?2 AND queue = ?3";
@@ -142,17 +185,31 @@ SELECT seq, finished_at FROM results WHERE seq > 0 ORDER BY seq LIMIT ?1";
 
 pub const FORGET_RESULTS: &str = "DELETE FROM results WHERE seq <= ?1";
 
-pub const COUNT_READY: &str = "SELECT count(*) FROM messages WHERE queue = ?1 AND visible_at <= ?2";
+pub const COUNT_READY: &str =
+    "SELECT count(*) FROM messages WHERE queue = ?1 AND ordered < 2 AND visible_at <= ?2";
 
+pub const COUNT_READY_SHARED: &str =
+    "SELECT count(*) FROM messages WHERE queue = ?1 AND ordered = 2 AND visible_at <= ?2";
+
+/// Nothing is behind a head but on FIFO queues.
 pub const COUNT_BEHIND: &str =
-    "SELECT count(*) FROM messages WHERE queue = ?1 AND visible_at IS NULL";
+    "SELECT count(*) FROM messages WHERE queue = ?1 AND ordered < 2 AND visible_at IS NULL";
 
 pub const COUNT_HIDDEN: &str = "
-SELECT count(*), coalesce(sum(leased), 0) FROM messages WHERE queue = ?1 AND visible_at > ?2";
+SELECT count(*), coalesce(sum(leased), 0) FROM messages
+WHERE queue = ?1 AND ordered < 2 AND visible_at > ?2";
+
+pub const COUNT_HIDDEN_SHARED: &str = "
+SELECT count(*), coalesce(sum(leased), 0) FROM messages
+WHERE queue = ?1 AND ordered = 2 AND visible_at > ?2";
 
 pub const BROWSE: &str = "
 SELECT seq, nonce, attempts, sent_at, id, group_name, trace_header, attributes, body FROM messages
-WHERE queue = ?1 ORDER BY visible_at, leased, seq LIMIT ?2";
+WHERE queue = ?1 AND ordered < 2 ORDER BY visible_at, leased, ordered, seq LIMIT ?2";
+
+pub const BROWSE_SHARED: &str = "
+SELECT seq, nonce, attempts, sent_at, id, group_name, trace_header, attributes, body FROM messages
+WHERE queue = ?1 AND ordered = 2 ORDER BY visible_at LIMIT ?2";
 
 /// Statements that run while jobs flow: each must find its rows by an index alone.
 #[cfg(test)]
@@ -164,9 +221,15 @@ pub const HOT: &[&str] = &[
     DELETE_BODY,
     GROUP_HEAD,
     PROMOTE,
+    ANY_SHARED,
+    ANY_ALONE,
+    NEXT_GROUP,
     PICK_UP,
+    PICK_UP_OF_GROUP,
+    PICK_UP_SHARED,
     LEASE,
     NEXT_VISIBLE,
+    NEXT_VISIBLE_SHARED,
     EXTEND,
     RELEASE,
     DELETE,
@@ -179,7 +242,10 @@ pub const HOT: &[&str] = &[
     OLD_RESULTS,
     FORGET_RESULTS,
     COUNT_READY,
+    COUNT_READY_SHARED,
     COUNT_BEHIND,
     COUNT_HIDDEN,
+    COUNT_HIDDEN_SHARED,
     BROWSE,
+    BROWSE_SHARED,
 ];

@@ -11,9 +11,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::{
+    fair::{self, Cursor, Pick, Picked, Walk},
     sql,
     wire::{Delivery, End, Ending, NewMessage, Row, due},
 };
+use crate::broker::Turn;
 
 /// For how long a deduplication id names the message that came with it first, as on SQS.
 const DEDUPLICATION_MS: i64 = 5 * 60 * 1000;
@@ -22,8 +24,10 @@ const DEDUPLICATION_MS: i64 = 5 * 60 * 1000;
 /// several messages.
 const INLINE_BYTES: usize = 1024;
 
-/// A receive stops after this much, so that a batch of the largest messages stays in memory.
-const RECEIVE_BYTES: usize = 16 << 20;
+/// What `messages.ordered` says of a message: that it keeps its place in its group, or that its
+/// group takes turns with others.
+const FIFO: i64 = 1;
+const SHARED: i64 = 2;
 
 /// Why something was not done; the rest of its transaction goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,14 @@ pub struct QueueRow {
     pub id: i64,
     pub fifo: bool,
     pub visibility_ms: i64,
+}
+
+/// What a receive asks for.
+#[derive(Debug)]
+pub struct Wish<'a> {
+    pub max: usize,
+    pub lease_ms: i64,
+    pub turn: &'a Turn,
 }
 
 /// One transaction's view. It also gathers what others may be waiting for.
@@ -125,7 +137,12 @@ impl<'c> Store<'c> {
             let group = message.group.as_deref().unwrap_or_default();
             (Some(group), self.head(queue.id, group)?.is_some())
         } else {
-            (message.group.as_deref(), false)
+            (message.group.as_deref().filter(|group| !group.is_empty()), false)
+        };
+        let ordered = match group {
+            Some(_) if queue.fifo => FIFO,
+            Some(_) => SHARED,
+            None => 0,
         };
         let inline = message.body.len() <= INLINE_BYTES;
         self.execute(
@@ -133,7 +150,7 @@ impl<'c> Store<'c> {
             params![
                 queue.id,
                 (!behind).then_some(due_at),
-                queue.fifo,
+                ordered,
                 behind.then_some(due_at),
                 self.now,
                 message.id.as_bytes(),
@@ -179,40 +196,32 @@ impl<'c> Store<'c> {
     pub fn receive(
         &mut self,
         queue: QueueRow,
-        max: usize,
-        lease_ms: i64,
-    ) -> rusqlite::Result<Vec<Row>> {
-        let mut rows = Vec::new();
-        {
-            let mut statement = self.connection.prepare_cached(sql::PICK_UP)?;
-            let limit = i64::try_from(max).unwrap_or(i64::MAX);
-            let mut found = statement.query(params![queue.id, self.now, limit])?;
-            let mut bytes = 0;
-            while bytes < RECEIVE_BYTES
-                && let Some(row) = found.next()?
-            {
-                let mut row = Row::read(row)?;
-                fetch_body(self.connection, &mut row)?;
-                bytes += row.body.as_ref().map_or(0, Bytes::len);
-                rows.push(row);
-            }
-        }
-        let until = due(self.now, lease_ms);
+        wish: &Wish<'_>,
+        cursor: &mut Cursor,
+        walk: &mut Option<Walk>,
+    ) -> rusqlite::Result<Picked> {
+        let pick = Pick { queue, max: wish.max, turn: wish.turn, now: self.now };
+        let mut picked = fair::pick(self.connection, &pick, cursor, walk)?;
+        let until = due(self.now, wish.lease_ms);
         let mut lease = self.connection.prepare_cached(sql::LEASE)?;
-        for row in &mut rows {
+        for row in &mut picked.rows {
             row.delivery.nonce = fastrand::i64(1..);
             row.attempts = row.attempts.saturating_add(1);
             lease.execute(params![row.delivery.seq, until, row.delivery.nonce])?;
         }
-        Ok(rows)
+        Ok(picked)
     }
 
     /// When the next message that is hidden now becomes visible.
     pub fn next_visible(&self, queue: QueueRow) -> rusqlite::Result<Option<i64>> {
-        self.connection
-            .prepare_cached(sql::NEXT_VISIBLE)?
-            .query_row(params![queue.id, self.now], |row| row.get(0))
-            .optional()
+        let next = |sql| {
+            self.connection
+                .prepare_cached(sql)?
+                .query_row(params![queue.id, self.now], |row| row.get::<_, i64>(0))
+                .optional()
+        };
+        let both = [next(sql::NEXT_VISIBLE)?, next(sql::NEXT_VISIBLE_SHARED)?];
+        Ok(both.into_iter().flatten().min())
     }
 
     /// Renews leases; whether each was still held.
@@ -286,7 +295,7 @@ impl<'c> Store<'c> {
     /// Deletes a message whose delivery is still good; on a FIFO queue the next of its group
     /// takes its place.
     fn delete(&mut self, queue: QueueRow, delivery: Delivery) -> rusqlite::Result<bool> {
-        let gone: Option<(bool, Option<String>, bool)> = self
+        let gone: Option<(i64, Option<String>, bool)> = self
             .connection
             .prepare_cached(sql::DELETE)?
             .query_row(params![delivery.seq, delivery.nonce, queue.id], |row| {
@@ -299,7 +308,7 @@ impl<'c> Store<'c> {
         if body_apart {
             self.execute(sql::DELETE_BODY, [delivery.seq])?;
         }
-        if let (true, Some(group)) = (ordered, group)
+        if let (FIFO, Some(group)) = (ordered, group)
             && let Some(next) = self.head(queue.id, &group)?
             && next.visible_at.is_none()
         {

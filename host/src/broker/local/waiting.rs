@@ -14,8 +14,9 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    fair::{Cursor, Picked},
     request::{AwaitResult, Receive},
-    store::{Refusal, Store},
+    store::{Refusal, Store, Wish},
     wire::Row,
 };
 use crate::broker::BrokerError;
@@ -29,6 +30,8 @@ pub struct Waiting {
     look_for: Vec<String>,
     /// Served in a transaction that is not committed yet.
     served: Vec<Served>,
+    /// Which group of each queue had its turn last. Each process has turns of its own.
+    cursors: HashMap<i64, Cursor>,
 }
 
 /// The receivers of one queue, first come first served.
@@ -97,7 +100,7 @@ impl Waiting {
     /// Serves whom it can. `everybody`: another process may have brought anything.
     pub fn serve(&mut self, store: &mut Store<'_>, everybody: bool) -> rusqlite::Result<()> {
         for (name, parked) in &mut self.queues {
-            parked.serve(name, store, everybody, &mut self.served)?;
+            parked.serve(name, store, everybody, &mut self.cursors, &mut self.served)?;
         }
         self.queues.retain(|_, parked| !parked.receivers.is_empty());
         if self.results.is_empty() {
@@ -198,6 +201,7 @@ impl Parked {
         name: &Arc<str>,
         store: &mut Store<'_>,
         everybody: bool,
+        cursors: &mut HashMap<i64, Cursor>,
         served: &mut Vec<Served>,
     ) -> rusqlite::Result<()> {
         let came = self.id.and_then(|id| store.due.get(&id).copied());
@@ -213,30 +217,43 @@ impl Parked {
             return Ok(());
         };
         self.id = Some(queue.id);
-        while let Some(receive) = self.receivers.pop_front() {
+        let cursor = cursors.entry(queue.id).or_default();
+        let mut waiting = VecDeque::with_capacity(self.receivers.len());
+        let mut look = false;
+        while let Some(mut receive) = self.receivers.pop_front() {
             if receive.reply.is_closed() {
                 continue;
             }
-            match store.receive(queue, receive.max, receive.lease_ms) {
-                Ok(rows) if rows.is_empty() => {
-                    self.receivers.push_front(receive);
-                    break;
+            let wish = Wish { max: receive.max, lease_ms: receive.lease_ms, turn: &receive.turn };
+            match store.receive(queue, &wish, cursor, &mut receive.walk) {
+                Ok(Picked { rows, complete }) if rows.is_empty() => {
+                    look |= !complete;
+                    // Whoever takes less leaves something to those behind.
+                    let is_choosy = !complete || receive.turn.is_choosy();
+                    waiting.push_back(receive);
+                    if !is_choosy {
+                        break;
+                    }
                 }
-                Ok(rows) => served.push(Served::Messages(receive, Ok(rows))),
+                Ok(Picked { rows, .. }) => served.push(Served::Messages(receive, Ok(rows))),
                 Err(error) => {
-                    self.receivers.push_front(receive);
+                    waiting.push_back(receive);
+                    waiting.append(&mut self.receivers);
+                    self.receivers = waiting;
                     return Err(error);
                 }
             }
         }
+        waiting.append(&mut self.receivers);
+        self.receivers = waiting;
         for receive in mem::take(&mut self.receivers) {
-            if receive.is_over() {
+            if receive.is_over() && receive.walk.is_none() {
                 served.push(Served::Messages(receive, Ok(Vec::new())));
             } else {
                 self.receivers.push_back(receive);
             }
         }
-        self.look = false;
+        self.look = look;
         self.next_at = if self.receivers.is_empty() { None } else { store.next_visible(queue)? };
         Ok(())
     }

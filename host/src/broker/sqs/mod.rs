@@ -57,7 +57,7 @@ use self::{
 #[cfg(doc)]
 use super::Disposal;
 use super::{
-    Broker, BrokerError, Depth, Fault, Limits, Message, Outgoing, Queue, Receipt, Settlement,
+    Broker, BrokerError, Depth, Fault, Limits, Message, Outgoing, Queue, Receipt, Settlement, Turn,
     Unsettled,
 };
 
@@ -110,6 +110,7 @@ impl Broker for SqsBroker {
             settle_linger: SETTLE_LINGER,
             keeps_results: false,
             counts_waits: true,
+            takes_turns: false,
             max_lease: MAX_VISIBILITY,
         }
     }
@@ -119,13 +120,15 @@ impl Broker for SqsBroker {
         self.open_queue(name).await
     }
 
-    /// Waits 20 seconds at most, whatever `wait` says, and for whole seconds, rounded up.
+    /// Waits 20 seconds at most, whatever `wait` says, and for whole seconds, rounded up. Whose turn
+    /// it is, SQS decides: fair queues, by group.
     async fn receive(
         &self,
         queue: &Queue,
         max: usize,
         wait: Duration,
         visibility: Duration,
+        _turn: &Turn,
     ) -> Result<Vec<Message>, BrokerError> {
         self.receive_once(queue, max, wait, visibility).await
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use lovage::broker::Fault;
+use lovage::broker::{Fault, Turn};
 
 use super::{LONG, SOON};
 use crate::support::broker::{
@@ -114,7 +114,7 @@ pub async fn concurrent_receivers_never_get_the_same_message(fixture: &impl Fixt
     join_all((0..8).map(|_| async {
         while got.lock().unwrap().len() < COUNT {
             let wait = fixture.tick();
-            let messages = broker.receive(&queue, 3, wait, LONG).await.unwrap();
+            let messages = broker.receive(&queue, 3, wait, LONG, &Turn::default()).await.unwrap();
             got.lock().unwrap().extend(messages);
         }
     }))
@@ -154,7 +154,7 @@ pub async fn receive_returns_no_more_than_asked_for(fixture: &impl Fixture) {
     let queue = fixture.queue(Spec::standard()).await;
     let three = ["a", "b", "c"].map(outgoing);
     send(&*broker, &queue, &three).await;
-    let none = broker.receive(&queue, 0, SOON, LONG).await.unwrap();
+    let none = broker.receive(&queue, 0, SOON, LONG, &Turn::default()).await.unwrap();
     assert!(none.is_empty());
     // `receive` holds each call to what it was asked for.
     let first = receive(&*broker, &queue, 2, SOON, LONG).await;
@@ -166,7 +166,8 @@ pub async fn a_dropped_receive_loses_nothing(fixture: &impl Fixture) {
     let (broker, tick) = (fixture.broker(), fixture.tick());
     let queue = fixture.queue(Spec::standard()).await;
     for _ in 0..3 {
-        let dropped = broker.receive(&queue, 10, SOON, tick);
+        let turn = Turn::default();
+        let dropped = broker.receive(&queue, 10, SOON, tick, &turn);
         assert!(tokio::time::timeout(tick / 2, dropped).await.is_err());
     }
     send(&*broker, &queue, &[outgoing("kept")]).await;

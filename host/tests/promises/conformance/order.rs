@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lovage::broker::{Broker, Outgoing, Queue};
+use lovage::broker::{Broker, Outgoing, Queue, Turn};
 
 use super::{LONG, SOON};
 use crate::support::broker::{
@@ -16,7 +16,7 @@ use crate::support::broker::{
 async fn work_off(broker: &dyn Broker, queue: &Queue, count: usize) -> Vec<String> {
     let mut said = Vec::new();
     while said.len() < count {
-        let messages = broker.receive(queue, 3, SOON, LONG).await.unwrap();
+        let messages = broker.receive(queue, 3, SOON, LONG, &Turn::default()).await.unwrap();
         assert!(!messages.is_empty(), "only {said:?} came");
         said.extend(messages.iter().map(|message| text(message).to_owned()));
         let ends: Vec<_> = messages.iter().map(finish).collect();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lovage::broker::{
-    Attributes, Broker, BrokerError, Disposal, Message, Outgoing, Queue, Settlement,
+    Attributes, Broker, BrokerError, Disposal, Message, Outgoing, Queue, Settlement, Turn,
 };
 
 /// Brings up a broker for one test. Dropping it takes away what it made.
@@ -150,7 +150,10 @@ pub async fn receive(
             messages.len()
         );
         let max = count - messages.len();
-        let more = broker.receive(queue, max, left, lease).await.expect("a receive that works");
+        let more = broker
+            .receive(queue, max, left, lease, &Turn::default())
+            .await
+            .expect("a receive that works");
         assert!(more.len() <= max, "asked for {max}, got {}", more.len());
         messages.extend(more);
     }
@@ -171,7 +174,7 @@ pub async fn receive_one(
 /// Fails if a message comes within `wait`.
 pub async fn nothing_comes(broker: &dyn Broker, queue: &Queue, wait: Duration) {
     let messages = broker
-        .receive(queue, 10, wait, Duration::from_secs(30))
+        .receive(queue, 10, wait, Duration::from_secs(30), &Turn::default())
         .await
         .expect("a receive that works");
     assert!(messages.is_empty(), "nothing was to come: {messages:?}");

@@ -12,7 +12,7 @@ use std::{
 };
 
 use lovage::broker::{
-    Attributes, Broker, DeadLetter, Depth, Message, Outgoing, Queue,
+    Attributes, Broker, DeadLetter, Depth, Message, Outgoing, Queue, Turn,
     attribute::{self, DEAD_LETTER},
     local::{LocalBroker, LocalOptions},
     sqs::SqsBroker,
@@ -345,7 +345,8 @@ pub fn millis_from_now(millis: i64) -> i64 {
 
 /// Takes what a queue has, as results.
 pub async fn take(broker: &dyn Broker, queue: &Queue, wait: Duration) -> Vec<Published> {
-    let messages = broker.receive(queue, 256, wait, Duration::from_mins(1)).await.unwrap();
+    let messages =
+        broker.receive(queue, 256, wait, Duration::from_mins(1), &Turn::default()).await.unwrap();
     let gone: Vec<_> = messages.iter().map(finish).collect();
     settle(broker, queue, &gone).await;
     messages

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lovage::broker::{Outgoing, attribute::DEAD_LETTER};
+use lovage::broker::{Outgoing, Turn, attribute::DEAD_LETTER};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -282,7 +282,11 @@ async fn a_letter_without_a_reason_is_shown_and_sent_back_all_the_same(kind: Kin
             let lease = Duration::from_secs(1);
             receive_one(&*stage.broker, &jobs, SOON, lease).await;
             let moved = async || {
-                stage.broker.receive(&jobs, 1, Duration::from_secs(1), lease).await.unwrap();
+                stage
+                    .broker
+                    .receive(&jobs, 1, Duration::from_secs(1), lease, &Turn::default())
+                    .await
+                    .unwrap();
                 let depth = stage.broker.depth(&stage.letters).await.unwrap();
                 (depth.ready == 1).then_some(())
             };

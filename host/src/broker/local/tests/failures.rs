@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{super::LocalOptions, broker};
-use crate::broker::{Broker, Disposal, Fault, Outgoing, Settlement};
+use crate::broker::{Broker, Disposal, Fault, Outgoing, Settlement, Turn};
 
 const NOW: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_mins(1);
@@ -74,7 +74,7 @@ async fn a_full_disk_is_told_and_passes() {
     assert!(error.message.contains("broker.db"), "{error}");
     assert!(small[0].is_ok(), "{small:?}");
     // What is there can be worked off, and then there is room again.
-    let held = broker.receive(&queue, 10, NOW, LONG).await.unwrap();
+    let held = broker.receive(&queue, 10, NOW, LONG, &Turn::default()).await.unwrap();
     assert_eq!(held.len(), 2);
     let end = |message| Settlement {
         message: Arc::new(message),
@@ -96,7 +96,8 @@ async fn messages_leased_for_nobody_go_back_at_once_and_spend_no_attempt() {
     for _ in 0..50 {
         broker.send(&queue, &[outgoing(1)]).await;
         // Polled once, so that the request is made; dropped while the answer is under way.
-        let mut receive = broker.receive(&queue, 10, LONG, LONG);
+        let turn = Turn::default();
+        let mut receive = broker.receive(&queue, 10, LONG, LONG, &turn);
         let mut context = Context::from_waker(Waker::noop());
         if let Poll::Ready(messages) = receive.as_mut().poll(&mut context) {
             // Quicker than the drop that this is about.
@@ -107,7 +108,7 @@ async fn messages_leased_for_nobody_go_back_at_once_and_spend_no_attempt() {
         }
         tokio::time::sleep(Duration::from_micros(fastrand::u64(0..2_000))).await;
         drop(receive);
-        let messages = broker.receive(&queue, 10, LONG, LONG).await.unwrap();
+        let messages = broker.receive(&queue, 10, LONG, LONG, &Turn::default()).await.unwrap();
         assert_eq!(messages.len(), 1);
         assert_eq!(messages[0].attempt, 1);
         let end = Settlement {
@@ -127,7 +128,9 @@ async fn one_message_wakes_one_receiver() {
         .map(|_| {
             let (broker, queue) = (Arc::clone(&broker), queue.clone());
             let wait = Duration::from_millis(600);
-            tokio::spawn(async move { broker.receive(&queue, 10, wait, LONG).await.unwrap() })
+            tokio::spawn(async move {
+                broker.receive(&queue, 10, wait, LONG, &Turn::default()).await.unwrap()
+            })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -153,7 +156,8 @@ async fn messages_of_other_processes_are_found_where_the_file_cannot_be_watched(
         tokio::time::sleep(Duration::from_millis(50)).await;
         other.send(&queue, &[outgoing(1)]).await
     };
-    let (received, _) = tokio::join!(broker.receive(&queue, 1, LONG, LONG), send);
+    let turn = Turn::default();
+    let (received, _) = tokio::join!(broker.receive(&queue, 1, LONG, LONG, &turn), send);
     assert_eq!(received.unwrap().len(), 1);
     assert!(before.elapsed() < LONG / 2, "found by chance");
 }

@@ -6,12 +6,14 @@ use rusqlite::{Connection, StatementStatus};
 
 use super::{
     super::{
+        fair::LOOKS,
         sql,
+        store::Wish,
         wire::{Delivery, End, Ending},
     },
     database, message, name, transact,
 };
-use crate::broker::KeptResult;
+use crate::broker::{KeptResult, Turn};
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
@@ -34,7 +36,9 @@ fn steps_of_a_life(connection: &Connection) -> BTreeMap<&'static str, i32> {
         let rows = transact(connection, |store| {
             let row = store.queue(&queue)?.unwrap();
             store.next_visible(row)?;
-            store.receive(row, 10, 30_000)
+            let turn = Turn::default();
+            let wish = Wish { max: 10, lease_ms: 30_000, turn: &turn };
+            Ok(store.receive(row, &wish, &mut None, &mut None)?.rows)
         });
         assert_eq!(rows.len(), 10);
         let held: Vec<Delivery> = rows.iter().map(|row| row.delivery).collect();
@@ -90,11 +94,23 @@ fn filled(count: usize) -> (tempfile::TempDir, Connection) {
         // In flight, and done.
         for queue in ["standard", "fifo"].map(name) {
             let row = store.queue(&queue)?.unwrap();
-            store.receive(row, count / 2, DAY_MS)?;
+            let turn = Turn::default();
+            let wish = Wish { max: count / 2, lease_ms: DAY_MS, turn: &turn };
+            store.receive(row, &wish, &mut None, &mut None)?;
         }
         let mut keep = store.connection().prepare(sql::KEEP_RESULT)?;
         for n in 0..count {
             keep.execute(rusqlite::params![format!("job-{n}"), store.now, b"{}"])?;
+        }
+        // Last, so that nothing of them is in flight: groups whose messages wait, before and behind
+        // one that has many and many that have one.
+        let turns = |prefix: &str, delay_ms| {
+            let message = |n| message(Some(&format!("{prefix}-{n}")), delay_ms);
+            (0..count).map(message).collect::<Vec<_>>()
+        };
+        let flood: Vec<_> = (0..count).map(|_| message(Some("flood"), 0)).collect();
+        for messages in [turns("a", DAY_MS), flood, turns("m", 0), turns("z", DAY_MS)] {
+            store.send(&name("standard"), &messages)?.unwrap();
         }
         Ok(())
     });
@@ -103,11 +119,56 @@ fn filled(count: usize) -> (tempfile::TempDir, Connection) {
 
 #[test]
 fn a_job_costs_the_same_at_any_depth() {
-    let (_small, few) = filled(100);
-    let (_large, many) = filled(50_000);
+    // More groups than a receive looks at.
+    let (_small, few) = filled(2 * LOOKS);
+    let (_large, many) = filled(20_000);
     let (few, many) = (steps_of_a_life(&few), steps_of_a_life(&many));
     for (statement, steps) in &few {
         assert_eq!(steps, &many[statement], "{statement}");
     }
     assert!(few[sql::PICK_UP] > 0, "{few:?}");
+}
+
+/// Steps of each of some receives, one after the other: for everybody, and for all but the flood.
+fn steps_of_receives(connection: &Connection) -> Vec<BTreeMap<&'static str, i32>> {
+    let mut skipping = Turn::default();
+    skipping.at_most("flood".into(), 0);
+    let mut avoiding = Turn::default();
+    avoiding.avoid("flood".into());
+    let mut all = Vec::new();
+    for turn in [Turn::default(), skipping, avoiding] {
+        for start in [None, Some("b"), Some("f"), Some("n"), Some("zz")] {
+            for statement in sql::HOT {
+                let statement = connection.prepare_cached(statement).unwrap();
+                statement.reset_status(StatementStatus::VmStep);
+            }
+            let mut cursor = start.map(str::to_owned);
+            let rows = transact(connection, |store| {
+                let row = store.queue(&name("standard"))?.unwrap();
+                let wish = Wish { max: 10, lease_ms: DAY_MS, turn: &turn };
+                Ok(store.receive(row, &wish, &mut cursor, &mut None)?.rows)
+            });
+            let flood = rows.iter().filter(|row| row.group.as_deref() == Some("flood")).count();
+            assert!(turn.room("flood") > 0 || flood == 0);
+            let steps = |statement: &&'static str| {
+                let cached = connection.prepare_cached(statement).unwrap();
+                (*statement, cached.get_status(StatementStatus::VmStep))
+            };
+            all.push(sql::HOT.iter().map(steps).collect());
+        }
+    }
+    all
+}
+
+#[test]
+fn a_receive_costs_the_same_however_many_groups_share_and_however_much_they_have() {
+    let (_small, few) = filled(2 * LOOKS);
+    let (_large, many) = filled(20_000);
+    let (few, many) = (steps_of_receives(&few), steps_of_receives(&many));
+    for (few, many) in few.iter().zip(&many) {
+        assert_eq!(few, many);
+        let all: i32 = few.values().sum();
+        // Each look is a few dozen steps.
+        assert!(all < 60 * i32::try_from(LOOKS).unwrap(), "{all}");
+    }
 }

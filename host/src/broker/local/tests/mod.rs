@@ -2,9 +2,11 @@
 
 mod failures;
 mod flat;
+mod migration;
 mod opening;
 mod plans;
 mod purging;
+mod turns;
 
 use std::{sync::Arc, time::Duration};
 

@@ -31,13 +31,31 @@ fn no_hot_statement_scans_or_sorts() {
 #[test]
 fn picking_up_walks_the_index_of_what_is_due() {
     let (_directory, connection) = database();
-    let due = "SEARCH messages USING INDEX messages_due (queue=? AND visible_at<?)";
-    assert_eq!(plan(&connection, sql::PICK_UP), [due]);
+    for (statement, index, by) in [
+        (sql::PICK_UP, "INDEX messages_due", "queue=? AND visible_at<?"),
+        (sql::ANY_ALONE, "COVERING INDEX messages_due", "queue=? AND visible_at<?"),
+        (sql::NEXT_VISIBLE, "COVERING INDEX messages_due", "queue=? AND visible_at>?"),
+        (sql::ANY_SHARED, "COVERING INDEX messages_shared", "queue=? AND visible_at<?"),
+        (sql::NEXT_VISIBLE_SHARED, "COVERING INDEX messages_shared", "queue=? AND visible_at>?"),
+        (sql::PICK_UP_SHARED, "INDEX messages_shared", "queue=? AND visible_at<?"),
+        (sql::NEXT_GROUP, "COVERING INDEX messages_turns", "queue=? AND group_name>?"),
+        (
+            sql::PICK_UP_OF_GROUP,
+            "INDEX messages_turns",
+            "queue=? AND group_name=? AND visible_at<?",
+        ),
+    ] {
+        let expected = format!("SEARCH messages USING {index} ({by})");
+        assert_eq!(plan(&connection, statement), [expected]);
+    }
     let head = "SEARCH messages USING INDEX messages_group (queue=? AND group_name=?)";
     assert_eq!(plan(&connection, sql::GROUP_HEAD), [head]);
-    for count in [sql::COUNT_READY, sql::COUNT_BEHIND, sql::COUNT_HIDDEN] {
-        for step in plan(&connection, count) {
-            assert!(step.contains("COVERING INDEX messages_due"), "{step}");
+    for (counts, index) in [
+        (&[sql::COUNT_READY, sql::COUNT_BEHIND, sql::COUNT_HIDDEN][..], "messages_due"),
+        (&[sql::COUNT_READY_SHARED, sql::COUNT_HIDDEN_SHARED], "messages_shared"),
+    ] {
+        for step in counts.iter().flat_map(|count| plan(&connection, count)) {
+            assert!(step.contains(&format!("COVERING INDEX {index}")), "{step}");
         }
     }
 }
