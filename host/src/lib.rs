@@ -12,6 +12,7 @@ pub mod config;
 pub mod connect;
 pub mod dispatch;
 pub mod events;
+pub mod http;
 pub mod job;
 pub mod lambda;
 pub mod lease;

@@ -46,6 +46,11 @@ pub fn sandbox(config: &Config, slots: usize) -> anyhow::Result<Sandbox> {
 /// Loads all components that the configuration names.
 pub async fn host(config: &Config) -> anyhow::Result<Host> {
     let sandbox = sandbox(config, config.worker.concurrency.get())?;
+    let grants = config.tasks.values().map(|task| &task.grants).chain([&config.defaults.grants]);
+    if grants.into_iter().any(|grants| grants.scratch == Some(true)) {
+        let sandbox = sandbox.clone();
+        tokio::task::spawn_blocking(move || sandbox.prepare_scratch()).await??;
+    }
     let components = &config.components;
     let origins: Vec<_> = components
         .paths

@@ -17,7 +17,7 @@ use crate::{
     abandon::UnlessEnded,
     broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue},
     config::Config,
-    events::{AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
+    events::{AttemptEnded, AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
     job::Job,
     message::decode,
     outcome::{Decision, Failure, Outcome, decide},
@@ -29,7 +29,7 @@ use crate::{
     sandbox::{CUT_SHORT, Plan, Sandbox},
     settings::{Advice, Settings},
     text::one_line,
-    usage::Usage,
+    usage::{Totals, Usage},
 };
 
 /// How many deliveries beyond its attempts a message gets before it is given up unrun.
@@ -54,6 +54,7 @@ pub struct Pipeline {
     registry: Arc<Registry>,
     sandbox: Sandbox,
     policies: Policies,
+    totals: Arc<Totals>,
     routes: Arc<Routes>,
     message_bytes: usize,
     keeps_results: bool,
@@ -128,6 +129,7 @@ impl Pipeline {
         let limits = broker.limits();
         Self {
             policies: Policies::new(Arc::clone(&config)),
+            totals: Arc::new(Totals::new(&config)),
             config,
             registry,
             sandbox,
@@ -136,6 +138,11 @@ impl Pipeline {
             keeps_results: limits.keeps_results,
             counts_waits: limits.counts_waits,
         }
+    }
+
+    /// What attempts have cost so far.
+    pub fn totals(&self) -> Arc<Totals> {
+        Arc::clone(&self.totals)
     }
 
     /// Runs one message to what becomes of it. Never fails: whatever is wrong is an outcome.
@@ -286,9 +293,22 @@ impl Pipeline {
         AttemptStarted { queue: &source.name }.emit();
         let deadline = end.map(|end| end.at);
         let grants = self.policies.of(&job.task, &job.tenant);
-        let plan =
-            Plan { limits: settings.limits, max_attempts: settings.max_attempts, deadline, grants };
+        let plan = Plan {
+            limits: settings.limits,
+            max_attempts: settings.max_attempts,
+            deadline,
+            grants,
+            log_guests: self.config.log.guests,
+        };
         let report = self.sandbox.run(&task.component, job.clone(), &plan).await;
+        AttemptEnded {
+            queue: &source.name,
+            task: &job.task,
+            tenant: self.totals.add(&job.task, &job.tenant, report.usage),
+            outcome: report.outcome.as_str(),
+            usage: report.usage,
+        }
+        .emit();
         let run = Run { started_at: now, component: digest, usage: report.usage };
         let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
         let outcome = if cut_short && end.is_some_and(|end| end.late) {

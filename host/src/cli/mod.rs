@@ -25,6 +25,7 @@ mod inspect;
 mod out;
 mod run;
 mod send;
+mod usage;
 mod worker;
 
 /// Exit code for misuse: what clap uses, too.
@@ -86,6 +87,8 @@ enum Command {
     Compile(compile::Compile),
     /// Look at dead letters, and send them back
     Dlq(dlq::Dlq),
+    /// Show what attempts cost, by tenant and task
+    Usage(usage::Usage),
     /// Check the configuration, or show it as it holds
     Config(config::ConfigCommand),
     /// Print completions for a shell
@@ -127,6 +130,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dispatch(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Inspect(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Compile(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Usage(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Worker(command) => {
             let config = global.load_service(|config| command.amend(config))?;

@@ -10,6 +10,7 @@ use super::cpu::metered;
 use super::crash;
 use super::limits::{Limit, Limits};
 use super::output;
+use super::scratch::ScratchDir;
 use super::state::{DeadlinePassed, Scene};
 use super::stdio::Tail;
 use crate::job::Job;
@@ -32,11 +33,19 @@ pub struct Plan {
     pub deadline: Option<Instant>,
     /// What it may use beyond its memory and time.
     pub grants: Arc<Grants>,
+    /// Whether what it writes to standard output and error is logged.
+    pub log_guests: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { limits: Limits::default(), max_attempts: 1, deadline: None, grants: Arc::default() }
+        Self {
+            limits: Limits::default(),
+            max_attempts: 1,
+            deadline: None,
+            grants: Arc::default(),
+            log_guests: false,
+        }
     }
 }
 
@@ -90,9 +99,16 @@ impl Sandbox {
     ) -> Report {
         let job = &job.into();
         let _slot = self.slot().await;
+        let scratch = match plan.grants.scratch.then(|| self.scratches().make()) {
+            Some(made) => match made.await {
+                Ok(scratch) => Some(scratch),
+                Err(error) => return Report::without_a_guest("scratch", &error),
+            },
+            None => None,
+        };
         let _running = self.ticker().run();
         let started = Instant::now();
-        let (mut report, cpu) = metered(self.attempt(component, job, plan, started)).await;
+        let (mut report, cpu) = metered(self.attempt(component, job, plan, started, scratch)).await;
         report.usage.cpu = cpu;
         report.usage.wall = started.elapsed();
         report
@@ -104,6 +120,7 @@ impl Sandbox {
         job: &Arc<Job>,
         plan: &Plan,
         started: Instant,
+        scratch: Option<ScratchDir>,
     ) -> Report {
         let limits = &plan.limits;
         let timeout = started + limits.timeout;
@@ -113,18 +130,28 @@ impl Sandbox {
             max_attempts: plan.max_attempts,
             deadline: unix_millis(deadline.saturating_duration_since(started)),
         };
-        let mut store = self.store(Scene {
+        let mut store = match self.store(Scene {
             limits: *limits,
             deadline,
             grants: Arc::clone(&plan.grants),
             job: Some(Arc::clone(job)),
-        });
+            scratch,
+            log_guests: plan.log_guests,
+        }) {
+            Ok(store) => store,
+            Err(error) => return Report::without_a_guest("sandbox", error.as_ref()),
+        };
         let ended = within(deadline, async {
             let instance = component.pre.instantiate_async(&mut store).await?;
             let handler = &component.handler;
             handler.run(&mut store, &instance, invocation).await
         })
         .await;
+        // A guest that returned before it met the clock made too many calls all the same.
+        let ended = ended.and_then(|outcome| match store.data().calls.check() {
+            Ok(()) => Ok(outcome),
+            Err(refusal) => Err(End::Error(refusal.into())),
+        });
         let outcome = match ended {
             Ok(outcome) => output::settle(outcome, limits),
             Err(End::Deadline) => Outcome::TimedOut(if deadline == timeout {
@@ -147,25 +174,49 @@ impl Sandbox {
         };
         let state = store.data();
         let (stdout, stderr) = (state.stdout.take(), state.stderr.take());
+        let mut usage = state.usage();
+        usage.bytes_in += job.payload.len() as u64;
+        if let Outcome::Done(output) = &outcome {
+            usage.bytes_out += output.data.len() as u64;
+        }
         Report {
-            outcome: with_tails(outcome, &stdout, &stderr),
-            usage: Usage { peak_memory_bytes: state.limiter.peak_bytes(), ..Usage::default() },
+            outcome: with_tails(outcome, &state.notes.text(), &stdout, &stderr),
+            usage,
             stdout,
             stderr,
         }
     }
 }
 
+impl Report {
+    /// Of an attempt that the host could not even begin.
+    fn without_a_guest(kind: &str, error: &dyn std::error::Error) -> Self {
+        Self {
+            outcome: Outcome::Crashed(Failure::new(kind, error.to_string())),
+            usage: Usage::default(),
+            stdout: Tail::default(),
+            stderr: Tail::default(),
+        }
+    }
+}
+
 /// Adds what a guest wrote to a failure that says no more: where it stood when its time was over,
-/// or what it logged before it gave up.
-fn with_tails(outcome: Outcome, stdout: &Tail, stderr: &Tail) -> Outcome {
+/// or what it logged before it gave up. And what it was refused, since that may be why.
+fn with_tails(outcome: Outcome, notes: &str, stdout: &Tail, stderr: &Tail) -> Outcome {
     let own = |failure: Failure| match failure.detail {
-        None => failure.with_detail(crash::tails(&Tail::default(), stderr)),
+        None => {
+            let tails = crash::tails(&Tail::default(), stderr);
+            failure.with_detail(notes.to_owned() + &tails)
+        }
+        Some(ref detail) if !notes.is_empty() && !detail.contains(notes) => {
+            let detail = format!("{notes}{detail}");
+            failure.with_detail(detail)
+        }
         Some(_) => failure,
     };
     match outcome {
         Outcome::TimedOut(failure) => {
-            Outcome::TimedOut(failure.with_detail(crash::tails(stdout, stderr)))
+            Outcome::TimedOut(failure.with_detail(notes.to_owned() + &crash::tails(stdout, stderr)))
         }
         Outcome::Failed(failure) => Outcome::Failed(own(failure)),
         Outcome::Retry { failure, after } => Outcome::Retry { failure: own(failure), after },

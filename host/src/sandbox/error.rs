@@ -6,6 +6,7 @@ use std::io;
 
 use super::bindings::SERVED;
 use super::engine::Allocator;
+use super::limits::Limit;
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +125,7 @@ pub enum Problem {
         reason: String,
     },
     /// It needs more memories or tables than there may be.
-    #[error("needs {needs} {what}, and a sandbox has room for {allowed}")]
+    #[error("needs {needs} {what}, and a sandbox has room for {allowed}{}", .limit.hint())]
     NeedsTooMuch {
         /// How many.
         needs: u64,
@@ -132,9 +133,14 @@ pub enum Problem {
         what: &'static str,
         /// How many there may be.
         allowed: u64,
+        /// By which limit.
+        limit: Limit,
     },
     /// It is made of more core instances than there may be.
-    #[error("needs more than {allowed} core instances, and a sandbox has room for {allowed}")]
+    #[error(
+        "needs more than {allowed} core instances, and a sandbox has room for {allowed}{}",
+        Limit::Instances.hint()
+    )]
     TooManyInstances {
         /// How many there may be.
         allowed: usize,
@@ -180,7 +186,8 @@ impl Problem {
         let reason = format!("{error:#}");
         // wasmtime has no type for it; a test holds it to these words.
         if reason.contains("pooling allocator") {
-            Self::NoRoom { reason }
+            let hint = pool_limit(&reason).map_or_else(String::new, Limit::hint);
+            Self::NoRoom { reason: reason + &hint }
         } else {
             Self::Invalid(reason)
         }
@@ -190,6 +197,21 @@ impl Problem {
     pub fn of(self, file: impl Into<String>) -> ComponentError {
         ComponentError { file: file.into(), problem: self }
     }
+}
+
+/// The limit by which the pool is sized that has no room. wasmtime tells it in words only; tests
+/// hold it to them.
+#[cfg(feature = "compiler")]
+fn pool_limit(reason: &str) -> Option<Limit> {
+    [
+        ("memories count", Limit::Memories),
+        ("tables count", Limit::Tables),
+        ("element size", Limit::TableElements),
+        ("core module instances", Limit::Instances),
+        ("memory index", Limit::Memory),
+    ]
+    .into_iter()
+    .find_map(|(words, limit)| reason.contains(words).then_some(limit))
 }
 
 fn list(names: &[String]) -> String {

@@ -1,20 +1,29 @@
 //! What a store holds while it lives: for one attempt, and for nothing else.
 //!
 //! Nothing is inherited. There are no environment variables, no arguments, no files, no sockets,
-//! and standard input is empty. Clocks and random numbers work; output is kept as a short tail.
+//! and standard input is empty. Clocks and random numbers work, or look as if they did for a task
+//! that is deterministic; output is kept as a short tail, and logged where that is wanted. There is
+//! an empty directory where that is granted.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Store, UpdateDeadline};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 use super::Sandbox;
-use super::limits::{Limiter, Limits, RANDOM_BYTES};
+use super::calls::HostCalls;
+use super::guest_log::{GuestLog, Which};
+use super::limiter::Limiter;
+use super::limits::{Limits, RANDOM_BYTES};
+use super::notes::Notes;
+use super::scratch::{self, Quota, ScratchDir};
 use super::stdio::Stream;
+use super::{deterministic, no_files};
 use crate::job::Job;
 use crate::policy::{Capability, Grants};
+use crate::usage::Usage;
 
 /// What a store is made for.
 pub(super) struct Scene {
@@ -26,6 +35,10 @@ pub(super) struct Scene {
     pub grants: Arc<Grants>,
     /// The job, where there is one: `describe` has none.
     pub job: Option<Arc<Job>>,
+    /// Its scratch directory, where that is granted.
+    pub scratch: Option<ScratchDir>,
+    /// Whether what it writes to standard output and error is logged.
+    pub log_guests: bool,
 }
 
 /// A store's data.
@@ -37,6 +50,17 @@ pub struct State {
     pub(super) job: Option<Arc<Job>>,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
+    /// Whoever links functions counts their calls.
+    pub(super) calls: HostCalls,
+    /// What the guest was refused, for the detail of its failure.
+    pub(super) notes: Notes,
+    /// Bytes that came in from elsewhere; the payload is not counted here.
+    pub(super) bytes_in: u64,
+    /// Bytes that went out to elsewhere; the output is not counted here.
+    pub(super) bytes_out: u64,
+    pub(super) scratch: Option<Quota>,
+    // Last, so that nothing is open in it when it is deleted.
+    _directory: Option<ScratchDir>,
 }
 
 impl std::fmt::Debug for State {
@@ -47,6 +71,8 @@ impl std::fmt::Debug for State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        // Every call of what wasmtime-wasi links comes through here, and WASI 0.3 may come twice.
+        self.calls.count();
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
 }
@@ -57,10 +83,11 @@ impl WasiView for State {
 pub(super) struct DeadlinePassed;
 
 impl State {
-    fn new(scene: Scene) -> Self {
+    fn new(scene: Scene, engine: &Engine) -> wasmtime::Result<Self> {
         let limits = &scene.limits;
-        let stdout = Stream::new(limits.stdio_bytes);
-        let stderr = Stream::new(limits.stdio_bytes);
+        let log = scene.log_guests.then(|| GuestLog::new(limits));
+        let stream = |which| Stream::new(limits.stdio_bytes, log.clone().map(|log| (log, which)));
+        let (stdout, stderr) = (stream(Which::Stdout), stream(Which::Stderr));
         let mut wasi = WasiCtx::builder();
         // The builder's defaults grant nothing; said again where it matters most.
         wasi.stdout(stdout.clone())
@@ -69,9 +96,19 @@ impl State {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .max_random_size(RANDOM_BYTES);
+        let deterministic = scene.grants.deterministic;
+        if let (Some(config), Some(job)) = (deterministic, &scene.job) {
+            deterministic::apply(&mut wasi, config, &job.id);
+        }
+        let notes = Notes::default();
+        let mut quota = None;
+        if let Some(directory) = &scene.scratch {
+            wasi.preopened_dir(directory.path(), scratch::PATH, FsPerms::ReadWrite)?;
+            quota = Some(Quota::new(limits, deterministic.is_some(), notes.clone()));
+        }
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
-        Self {
+        Ok(Self {
             wasi: wasi.build(),
             table,
             limiter: Limiter::new(*limits),
@@ -79,15 +116,33 @@ impl State {
             job: scene.job,
             stdout,
             stderr,
+            calls: HostCalls::new(limits.host_calls, engine),
+            notes,
+            bytes_in: 0,
+            bytes_out: 0,
+            scratch: quota,
+            _directory: scene.scratch,
+        })
+    }
+
+    /// What was used so far, but for time.
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            peak_memory_bytes: self.limiter.peak_bytes(),
+            memory_byte_ms: self.limiter.byte_ms(),
+            host_calls: self.calls.made(),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            ..Usage::default()
         }
     }
 }
 
 impl Sandbox {
     /// A fresh store.
-    pub(super) fn store(&self, scene: Scene) -> Store<State> {
+    pub(super) fn store(&self, scene: Scene) -> wasmtime::Result<Store<State>> {
         let (limits, deadline) = (scene.limits, scene.deadline);
-        let mut store = Store::new(self.engine(), State::new(scene));
+        let mut store = Store::new(self.engine(), State::new(scene, self.engine())?);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.hostcall_bytes());
         store.set_max_component_handles(limits.handles);
@@ -98,13 +153,14 @@ impl Sandbox {
         // looks at timers and sockets before it goes on: a plain wake-up would let guests that
         // spin keep the executor from them for dozens of ticks.
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |_| {
+        store.epoch_deadline_callback(move |context| {
+            context.data().calls.check()?;
             if Instant::now() >= deadline {
                 return Err(wasmtime::Error::new(DeadlinePassed));
             }
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
-        store
+        Ok(store)
     }
 }
 
@@ -113,7 +169,12 @@ impl Sandbox {
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::cli::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::clocks::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::random::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::sockets::add_to_linker(&mut linker)?;
+    no_files::add_to_linker(&mut linker)?;
+    scratch::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

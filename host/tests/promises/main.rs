@@ -21,10 +21,16 @@ mod compile_cache;
 mod components;
 mod conformance;
 #[cfg(feature = "compiler")]
+mod determinism;
+#[cfg(feature = "compiler")]
+mod guest_logs;
+#[cfg(feature = "compiler")]
 mod guests;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod host_panics;
 mod lambda;
+#[cfg(feature = "compiler")]
+mod limits;
 #[cfg(feature = "local")]
 mod local_broker;
 #[cfg(feature = "local")]
@@ -33,12 +39,16 @@ mod local_model;
 mod local_power_cut;
 #[cfg(feature = "local")]
 mod local_processes;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod metering;
 #[cfg(feature = "compiler")]
 mod precompiled;
 #[cfg(feature = "compiler")]
 mod registry;
 #[cfg(feature = "compiler")]
 mod sandbox;
+#[cfg(feature = "compiler")]
+mod scratch;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod send;
 #[cfg(feature = "compiler")]
