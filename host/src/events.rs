@@ -15,8 +15,13 @@ use metrics::{counter, histogram};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    broker::BrokerError, keyvalue::StoreError, outcome::Status, secrets::SecretError,
-    text::one_line, usage::Usage, wanted::Progress,
+    broker::BrokerError,
+    keyvalue::StoreError,
+    outcome::Status,
+    secrets::SecretError,
+    text::one_line,
+    usage::{Cost, Usage},
+    wanted::Progress,
 };
 
 /// How long a reason may be in a log line, in bytes.
@@ -181,6 +186,61 @@ impl AttemptStarted<'_> {
     }
 }
 
+/// A guest ran, and that is over, whatever comes of it. So this is where what attempts cost is
+/// counted: those that are tried again, time out or crash cost, too.
+pub struct AttemptEnded<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// The task's name.
+    pub task: &'a str,
+    /// The tenant as it is counted; see [`Totals`](crate::usage::Totals).
+    pub tenant: &'a str,
+    /// What it came to, in a word.
+    pub outcome: &'static str,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+impl AttemptEnded<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let cost = Cost::from(self.usage);
+        debug!(
+            queue = self.queue,
+            outcome = self.outcome,
+            cpu_us = cost.cpu_us,
+            wall_us = cost.wall_us,
+            peak_memory_bytes = cost.peak_memory_bytes,
+            memory_byte_ms = cost.memory_byte_ms,
+            host_calls = cost.host_calls,
+            bytes_in = cost.bytes_in,
+            bytes_out = cost.bytes_out,
+            "attempt ended"
+        );
+        counter!(
+            "lovage_attempts_ended_total",
+            "queue" => self.queue.to_owned(),
+            "outcome" => self.outcome,
+        )
+        .increment(1);
+        let add = |name: &'static str, sum: u64| {
+            let labels = [("task", self.task.to_owned()), ("tenant", self.tenant.to_owned())];
+            counter!(name, &labels).increment(sum);
+        };
+        add("lovage_usage_attempts_total", 1);
+        add("lovage_usage_cpu_us_total", cost.cpu_us);
+        add("lovage_usage_wall_us_total", cost.wall_us);
+        add("lovage_usage_memory_byte_ms_total", cost.memory_byte_ms);
+        add("lovage_usage_host_calls_total", cost.host_calls);
+        add("lovage_usage_bytes_in_total", cost.bytes_in);
+        add("lovage_usage_bytes_out_total", cost.bytes_out);
+        histogram!("lovage_attempt_cpu_seconds", "task" => self.task.to_owned())
+            .record(self.usage.cpu.as_secs_f64());
+        histogram!("lovage_attempt_wall_seconds", "task" => self.task.to_owned())
+            .record(self.usage.wall.as_secs_f64());
+    }
+}
+
 /// An attempt was given up before its end; its job is named by the span, and why by the event of
 /// what gave it up: a lease that was lost, a worker that stops, a bug in the host.
 pub struct AttemptAbandoned<'a> {
@@ -230,15 +290,18 @@ pub struct JobFinished<'a> {
 impl JobFinished<'_> {
     /// Logs and counts.
     pub fn emit(self) {
-        let usage = self.usage.unwrap_or_default();
-        let (cpu_us, wall_us) = (us(usage.cpu), us(usage.wall));
+        let cost = Cost::from(self.usage.unwrap_or_default());
         match self.failure {
             None => info!(
                 queue = self.queue,
                 status = self.status.as_str(),
-                cpu_us,
-                wall_us,
-                peak_memory_bytes = usage.peak_memory_bytes,
+                cpu_us = cost.cpu_us,
+                wall_us = cost.wall_us,
+                peak_memory_bytes = cost.peak_memory_bytes,
+                memory_byte_ms = cost.memory_byte_ms,
+                host_calls = cost.host_calls,
+                bytes_in = cost.bytes_in,
+                bytes_out = cost.bytes_out,
                 "job finished"
             ),
             Some((kind, message)) => warn!(
@@ -246,9 +309,13 @@ impl JobFinished<'_> {
                 status = self.status.as_str(),
                 kind = %one_line(kind, REASON_BYTES),
                 reason = %one_line(message, REASON_BYTES),
-                cpu_us,
-                wall_us,
-                peak_memory_bytes = usage.peak_memory_bytes,
+                cpu_us = cost.cpu_us,
+                wall_us = cost.wall_us,
+                peak_memory_bytes = cost.peak_memory_bytes,
+                memory_byte_ms = cost.memory_byte_ms,
+                host_calls = cost.host_calls,
+                bytes_in = cost.bytes_in,
+                bytes_out = cost.bytes_out,
                 "job finished without a value"
             ),
         }
@@ -259,12 +326,6 @@ impl JobFinished<'_> {
             "status" => self.status.as_str(),
         )
         .increment(1);
-        if self.usage.is_some() {
-            histogram!("lovage_attempt_cpu_seconds", "task" => self.task.to_owned())
-                .record(usage.cpu.as_secs_f64());
-            histogram!("lovage_attempt_wall_seconds", "task" => self.task.to_owned())
-                .record(usage.wall.as_secs_f64());
-        }
     }
 }
 
@@ -534,8 +595,4 @@ impl HostPanicked<'_> {
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

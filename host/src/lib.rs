@@ -14,6 +14,7 @@ pub mod dispatch;
 pub mod events;
 pub mod fair;
 pub mod follow_on;
+pub mod http;
 pub mod job;
 pub mod keyvalue;
 pub mod lambda;

@@ -70,6 +70,11 @@ pub async fn host(config: &Config) -> anyhow::Result<Host> {
         keyvalue.store().prepare().await?;
     }
     let sandbox = sandbox_with(config, config.worker.concurrency.get(), services)?;
+    let grants = config.tasks.values().map(|task| &task.grants).chain([&config.defaults.grants]);
+    if grants.into_iter().any(|grants| grants.scratch == Some(true)) {
+        let sandbox = sandbox.clone();
+        tokio::task::spawn_blocking(move || sandbox.prepare_scratch()).await??;
+    }
     let components = &config.components;
     let origins: Vec<_> = components
         .paths

@@ -92,6 +92,24 @@ pub enum Outcome {
     Abandoned,
 }
 
+impl Outcome {
+    /// It in a word, for machines.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done(_) => "done",
+            Self::Retry { .. } => "retry",
+            Self::Snooze { .. } => "snooze",
+            Self::Failed(_) => "failed",
+            Self::Rejected(_) => "rejected",
+            Self::TimedOut(_) => "timed_out",
+            Self::Crashed(_) => "crashed",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
 /// Which of the final words a result carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -22,7 +22,7 @@ use crate::{
     abandon::UnlessEnded,
     broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue},
     config::Config,
-    events::{AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
+    events::{AttemptEnded, AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
     follow_on::FollowOn,
     job::Job,
     message::decode,
@@ -36,7 +36,7 @@ use crate::{
     settings::{Advice, Settings},
     tenancy::Tenancy,
     text::one_line,
-    usage::Usage,
+    usage::{Totals, Usage},
     wanted::{Progress, Wanted},
 };
 
@@ -62,6 +62,7 @@ pub struct Pipeline {
     registry: Arc<Registry>,
     sandbox: Sandbox,
     policies: Policies,
+    totals: Arc<Totals>,
     routes: Arc<Routes>,
     message_bytes: usize,
     keeps_results: bool,
@@ -173,6 +174,7 @@ impl Pipeline {
         Self {
             policies: Policies::new(Arc::clone(&config)),
             tenancy: Tenancy::new(&config),
+            totals: Arc::new(Totals::new(&config)),
             config,
             registry,
             sandbox,
@@ -190,6 +192,11 @@ impl Pipeline {
     pub fn until(mut self, stopping: CancellationToken) -> Self {
         self.stopping = stopping;
         self
+    }
+
+    /// What attempts have cost so far.
+    pub fn totals(&self) -> Arc<Totals> {
+        Arc::clone(&self.totals)
     }
 
     /// Runs one message to what becomes of it. Never fails: whatever is wrong is an outcome.
@@ -366,6 +373,7 @@ impl Pipeline {
             grants,
             wanted: wanted.clone(),
             tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
+            log_guests: self.config.log.guests,
         };
         let report = tokio::select! {
             biased;
@@ -373,6 +381,14 @@ impl Pipeline {
             never = watch::watch(&self.broker, &source.name, job, &wanted) => match never {},
         };
         self.tenancy.charge(&job.tenant, report.usage.cpu);
+        AttemptEnded {
+            queue: &source.name,
+            task: &job.task,
+            tenant: self.totals.add(&job.task, &job.tenant, report.usage),
+            outcome: report.outcome.as_str(),
+            usage: report.usage,
+        }
+        .emit();
         let run = Run { started_at: now, component: digest, usage: report.usage };
         let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
         let outcome = if cut_short && end.is_some_and(|end| end.late) {

@@ -6,7 +6,8 @@
 //! {"id": "order-17", "task": "process_data", "tenant": "acme", "status": "done", "data": 42,
 //!  "attempt": 1, "queued_at": "2026-01-31T11:59:58.250Z", "started_at": "2026-01-31T12:00:00Z",
 //!  "finished_at": "2026-01-31T12:00:00.002Z", "component": "sha256:…",
-//!  "usage": {"cpu_us": 21, "wall_us": 60, "peak_memory_bytes": 131072}}
+//!  "usage": {"cpu_us": 21, "wall_us": 60, "peak_memory_bytes": 131072, "memory_byte_ms": 7864,
+//!            "host_calls": 3, "bytes_in": 2, "bytes_out": 2}}
 //! ```
 //!
 //! In place of `data` a job without value has `"error": {"kind", "message", "detail"}`. Output
@@ -28,7 +29,7 @@ use crate::{
     job::JSON,
     message::raw::is_json,
     outcome::{Failure, Output, Status},
-    usage::Usage,
+    usage::{Cost, Usage},
 };
 
 /// The result of a finished job.
@@ -92,13 +93,6 @@ struct Error<'a> {
     detail: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct Cost {
-    cpu_us: u64,
-    wall_us: u64,
-    peak_memory_bytes: u64,
-}
-
 impl<'a> From<&'a Failure> for Error<'a> {
     fn from(failure: &'a Failure) -> Self {
         Self { kind: &failure.kind, message: &failure.message, detail: failure.detail.as_deref() }
@@ -122,11 +116,7 @@ impl JobResult {
             started_at: self.started_at.map(whole_millis),
             finished_at: whole_millis(self.finished_at),
             component: self.component.as_deref(),
-            usage: self.usage.map(|usage| Cost {
-                cpu_us: micros(usage.cpu),
-                wall_us: micros(usage.wall),
-                peak_memory_bytes: usage.peak_memory_bytes,
-            }),
+            usage: self.usage.map(Cost::from),
         };
         match &self.value {
             Err(failure) => envelope.error = Some(failure.into()),
@@ -210,10 +200,6 @@ pub fn whole_millis(time: Timestamp) -> Timestamp {
     Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
 }
 
-fn micros(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Serialises what cannot fail: maps with text keys, numbers and text.
 fn to_json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
@@ -241,7 +227,10 @@ mod tests {
                 cpu: Duration::from_micros(21),
                 wall: Duration::from_micros(60),
                 peak_memory_bytes: 7,
-                ..Usage::default()
+                memory_byte_ms: 1,
+                host_calls: 2,
+                bytes_in: 3,
+                bytes_out: 4,
             }),
         }
     }
@@ -259,7 +248,8 @@ mod tests {
             json!({"id": "i", "task": "t", "tenant": "", "status": "done", "data": 42,
                 "attempt": 2, "started_at": "1970-01-01T00:00:01Z",
                 "finished_at": "1970-01-01T00:00:01.002Z", "component": "sha256:ab",
-                "usage": {"cpu_us": 21, "wall_us": 60, "peak_memory_bytes": 7}})
+                "usage": {"cpu_us": 21, "wall_us": 60, "peak_memory_bytes": 7, "memory_byte_ms": 1,
+                    "host_calls": 2, "bytes_in": 3, "bytes_out": 4}})
         );
     }
 

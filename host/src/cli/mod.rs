@@ -28,6 +28,7 @@ mod revoke;
 mod run;
 mod send;
 mod status;
+mod usage;
 mod worker;
 
 /// Exit code for misuse: what clap uses, too.
@@ -95,6 +96,8 @@ enum Command {
     Compile(compile::Compile),
     /// Look at dead letters, and send them back
     Dlq(dlq::Dlq),
+    /// Show what attempts cost, by tenant and task
+    Usage(usage::Usage),
     /// Check the configuration, or show it as it holds
     Config(config::ConfigCommand),
     /// Print completions for a shell
@@ -139,6 +142,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Inspect(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Check(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Compile(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Usage(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Worker(command) => {
             let config = global.load_service(|config| command.amend(config))?;

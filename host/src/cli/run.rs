@@ -19,6 +19,7 @@ use crate::{
     sandbox::{Plan, Report},
     settings::{Advice, Settings},
     text::printable,
+    usage::Cost,
 };
 
 /// Run one job in a sandbox, without any broker
@@ -116,6 +117,7 @@ impl Run {
         let plan = Plan {
             limits: settings.limits,
             grants: Arc::new(grants),
+            log_guests: config.log.guests,
             max_attempts: settings.max_attempts.max(job.attempt),
             ..Plan::default()
         };
@@ -206,7 +208,7 @@ struct Shown<'a> {
     content_type: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Value>,
-    usage: Value,
+    usage: Cost,
     stdout: String,
     stderr: String,
 }
@@ -223,11 +225,7 @@ fn show_json(job: &Job, report: &Report) -> anyhow::Result<ExitCode> {
         content_type: None,
         error: failure
             .map(|it| json!({"kind": it.kind, "message": it.message, "detail": it.detail})),
-        usage: json!({
-            "cpu_us": u64::try_from(report.usage.cpu.as_micros()).unwrap_or(u64::MAX),
-            "wall_us": u64::try_from(report.usage.wall.as_micros()).unwrap_or(u64::MAX),
-            "peak_memory_bytes": report.usage.peak_memory_bytes,
-        }),
+        usage: report.usage.into(),
         stdout: report.stdout.text(),
         stderr: report.stderr.text(),
     };

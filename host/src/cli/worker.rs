@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     connect::connect,
     events::{ReceiveFailed, TaskNotServed, WorkerStarted},
+    http::Metrics,
     load,
     pipeline::Pipeline,
     retry::Backoff,
@@ -68,6 +69,11 @@ async fn start(
     config: Arc<Config>,
     stopping: CancellationToken,
 ) -> anyhow::Result<(Arc<Service>, Vec<(Source, Option<usize>)>)> {
+    // Before all else, so that nothing is done for long when the address is taken.
+    let metrics = match config.worker.metrics_address {
+        Some(address) => Some(Metrics::start(address).await?),
+        None => None,
+    };
     let host = load::host(&config).await?;
     let broker = connect(&config).await?;
     let routes = Arc::new(Routes::new(Arc::clone(&broker), Arc::clone(&config)));
@@ -89,6 +95,9 @@ async fn start(
     let pipeline =
         Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, broker.clone())
             .until(stopping);
+    if let Some(metrics) = metrics {
+        metrics.serve(pipeline.totals());
+    }
     WorkerStarted {
         broker: broker.kind(),
         queues: &names,

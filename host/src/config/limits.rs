@@ -58,8 +58,11 @@ macro_rules! with_limits {
             keyvalue_operations: u32,
             /// Bytes that one attempt may write to its scratch directory, in all.
             scratch_bytes: u64,
-            /// Files and directories that one attempt may make in its scratch directory.
+            /// Files, directories and links that one attempt may make in its scratch directory.
             scratch_files: u32,
+            /// Files and directories of it that one attempt may hold open at once: each is a file
+            /// descriptor of the host.
+            scratch_open: u32,
             /// Follow-on jobs that one attempt may send.
             dispatch_jobs: u32,
             /// How long a chain of jobs may be of which each was sent by the one before.
@@ -109,7 +112,7 @@ values! {
     timeout_ms, soft_timeout_ms, cpu_ms, memory_bytes, output_bytes, stdio_bytes, log_lines,
     log_bytes, host_calls, handles, instances, memories, tables, table_elements, http_requests,
     http_bytes, http_connect_timeout_ms, http_timeout_ms, keyvalue_operations, scratch_bytes,
-    scratch_files, dispatch_jobs, dispatch_depth,
+    scratch_files, scratch_open, dispatch_jobs, dispatch_depth,
 }
 
 with_limits! {

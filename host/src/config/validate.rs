@@ -25,6 +25,7 @@ impl Config {
             Self::check_sandbox,
             Self::check_secrets,
             Self::check_keyvalue,
+            Self::check_limits,
             crate::policy::Policies::check,
             Self::check_functions,
             Self::check_log,
@@ -123,6 +124,26 @@ impl Config {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The pool has a place for each of these, for every job at once: a number with a zero too many
+    /// would take all memory at the start.
+    fn check_limits(&self) -> Result<(), String> {
+        let tasks = self.tasks.iter().map(|(task, own)| (format!("tasks.{task}"), own.limits()));
+        let all = ("defaults".to_owned(), self.defaults.limits());
+        for (section, limits) in tasks.chain([all]) {
+            for (field, value, most) in [
+                ("instances", limits.instances, 10_000),
+                ("memories", limits.memories, 100),
+                ("tables", limits.tables, 1_000),
+                ("table_elements", limits.table_elements, 10_000_000),
+            ] {
+                if let Some(value) = value.filter(|value| *value > most) {
+                    return Err(format!("{section}.{field} is {value}; at most {most}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_functions(&self) -> Result<(), String> {

@@ -12,6 +12,7 @@ use super::crash;
 use super::hogs::Whose;
 use super::limits::{Limit, Limits};
 use super::output;
+use super::scratch::ScratchDir;
 use super::state::{DeadlinePassed, Scene};
 use super::stdio::Tail;
 use crate::follow_on::FollowOn;
@@ -41,6 +42,8 @@ pub struct Plan {
     /// The part of the CPU that the attempts of the job's tenant have together, beside those of
     /// other tenants, when there is not enough for all; at least 1.
     pub tenant_weight: u32,
+    /// Whether what it writes to standard output and error is logged.
+    pub log_guests: bool,
 }
 
 impl Default for Plan {
@@ -52,6 +55,7 @@ impl Default for Plan {
             grants: Arc::default(),
             wanted: Wanted::default(),
             tenant_weight: 1,
+            log_guests: false,
         }
     }
 }
@@ -134,9 +138,16 @@ impl Sandbox {
             let (job, meter) = (Arc::clone(&job), Arc::clone(&meter));
             async move {
                 let _slot = sandbox.slot().await;
+                let scratch = match plan.grants.scratch.then(|| sandbox.scratches().make()) {
+                    Some(made) => match made.await {
+                        Ok(scratch) => Some(scratch),
+                        Err(error) => return Report::without_a_guest("scratch", &error),
+                    },
+                    None => None,
+                };
                 let _running = sandbox.ticker().run();
                 let started = Instant::now();
-                let attempt = sandbox.attempt(&component, &job, &plan, &meter, started);
+                let attempt = sandbox.attempt(&component, &job, &plan, &meter, started, scratch);
                 let mut report = meter.run(attempt).await;
                 report.usage.cpu = meter.spent();
                 report.usage.wall = started.elapsed();
@@ -154,6 +165,7 @@ impl Sandbox {
         plan: &Plan,
         meter: &Meter,
         started: Instant,
+        scratch: Option<ScratchDir>,
     ) -> Report {
         let limits = &plan.limits;
         let timeout = started + limits.timeout;
@@ -171,20 +183,30 @@ impl Sandbox {
         } else {
             ConfigValues::default()
         };
-        let mut store = self.store(Scene {
+        let mut store = match self.store(Scene {
             limits: *limits,
             deadline,
             grants: Arc::clone(&plan.grants),
             job: Some(Arc::clone(job)),
             wanted: plan.wanted.clone(),
             config,
-        });
+            scratch,
+            log_guests: plan.log_guests,
+        }) {
+            Ok(store) => store,
+            Err(error) => return Report::without_a_guest("sandbox", error.as_ref()),
+        };
         let ended = within(deadline, limits.cpu, meter, async {
             let instance = component.pre.instantiate_async(&mut store).await?;
             let handler = &component.handler;
             handler.run(&mut store, &instance, invocation).await
         })
         .await;
+        // A guest that returned before it met the clock made too many calls all the same.
+        let ended = ended.and_then(|outcome| match store.data().calls.check() {
+            Ok(()) => Ok(outcome),
+            Err(refusal) => Err(End::Error(refusal.into())),
+        });
         let outcome = match ended {
             Ok(outcome) => output::settle(outcome, limits),
             Err(End::Cpu(budget)) => {
@@ -214,32 +236,50 @@ impl Sandbox {
             _ => Vec::new(),
         };
         let (stdout, stderr) = (state.stdout.take(), state.stderr.take());
-        let (bytes_in, bytes_out) = state.egress.bytes();
+        let mut usage = state.usage();
+        usage.bytes_in += job.payload.len() as u64;
+        if let Outcome::Done(output) = &outcome {
+            usage.bytes_out += output.data.len() as u64;
+        }
         Report {
-            outcome: state.egress.explain(with_tails(outcome, &stdout, &stderr)),
+            outcome: state.egress.explain(with_tails(
+                outcome,
+                &state.notes.text(),
+                &stdout,
+                &stderr,
+            )),
             follow_ons,
-            usage: Usage {
-                peak_memory_bytes: state.limiter.peak_bytes(),
-                bytes_in: bytes_in + state.keyvalue.bytes_in,
-                bytes_out: bytes_out + state.bytes_out + state.keyvalue.bytes_out,
-                ..Usage::default()
-            },
+            usage,
             stdout,
             stderr,
         }
     }
 }
 
+impl Report {
+    /// Of an attempt that the host could not even begin.
+    fn without_a_guest(kind: &str, error: &dyn std::error::Error) -> Self {
+        Self::unrun(Outcome::Crashed(Failure::new(kind, error.to_string())))
+    }
+}
+
 /// Adds what a guest wrote to a failure that says no more: where it stood when its time was over,
-/// or what it logged before it gave up.
-fn with_tails(outcome: Outcome, stdout: &Tail, stderr: &Tail) -> Outcome {
+/// or what it logged before it gave up. And what it was refused, since that may be why.
+fn with_tails(outcome: Outcome, notes: &str, stdout: &Tail, stderr: &Tail) -> Outcome {
     let own = |failure: Failure| match failure.detail {
-        None => failure.with_detail(crash::tails(&Tail::default(), stderr)),
+        None => {
+            let tails = crash::tails(&Tail::default(), stderr);
+            failure.with_detail(notes.to_owned() + &tails)
+        }
+        Some(ref detail) if !notes.is_empty() && !detail.contains(notes) => {
+            let detail = format!("{notes}{detail}");
+            failure.with_detail(detail)
+        }
         Some(_) => failure,
     };
     match outcome {
         Outcome::TimedOut(failure) => {
-            Outcome::TimedOut(failure.with_detail(crash::tails(stdout, stderr)))
+            Outcome::TimedOut(failure.with_detail(notes.to_owned() + &crash::tails(stdout, stderr)))
         }
         Outcome::Failed(failure) => Outcome::Failed(own(failure)),
         Outcome::Retry { failure, after } => Outcome::Retry { failure: own(failure), after },

@@ -241,14 +241,18 @@ impl Sandbox {
         let _running = self.ticker().run();
         let deadline = Instant::now() + limits.timeout;
         // Nothing is granted to who only says what it serves.
-        let mut store = self.store(Scene {
-            limits: *limits,
-            deadline,
-            grants: Arc::default(),
-            job: None,
-            wanted: Wanted::default(),
-            config: ConfigValues::default(),
-        });
+        let mut store = self
+            .store(Scene {
+                limits: *limits,
+                deadline,
+                grants: Arc::default(),
+                job: None,
+                wanted: Wanted::default(),
+                config: ConfigValues::default(),
+                scratch: None,
+                log_guests: false,
+            })
+            .map_err(|error| Problem::Describe { reason: format!("did not begin: {error:#}") })?;
         let meter = Meter::default();
         let described = within(deadline, limits.cpu, &meter, async {
             let instance = pre.instantiate_async(&mut store).await?;
@@ -259,7 +263,7 @@ impl Sandbox {
             End::Error(error) if error.is::<WrongTypes>() => {
                 Problem::WrongTypes { reason: error.root_cause().to_string() }
             }
-            End::Error(error) if crash::is_instance_limit(&error) => {
+            End::Error(error) if crash::count_limit(&error) == Some(Limit::Instances) => {
                 Problem::TooManyInstances { allowed: limits.instances }
             }
             End::Error(error) => {
@@ -289,25 +293,33 @@ impl Sandbox {
             return Ok(());
         };
         let options = self.options();
-        let too_much = |needs: u64, what, limit: usize, engine: u32| {
-            let allowed = (limit as u64).min(u64::from(engine));
+        let too_much = |limit, needs: u64, what, allowed: usize, engine: usize| {
+            let allowed = allowed.min(engine) as u64;
             if needs <= allowed {
                 return Ok(());
             }
-            Err(Problem::NeedsTooMuch { needs, what, allowed })
+            Err(Problem::NeedsTooMuch { needs, what, allowed, limit })
         };
         too_much(
+            Limit::Memories,
             u64::from(needs.num_memories),
             "linear memories",
             limits.memories,
-            options.memories,
+            options.memories as usize,
         )?;
-        too_much(u64::from(needs.num_tables), "tables", limits.tables, options.tables)?;
         too_much(
+            Limit::Tables,
+            u64::from(needs.num_tables),
+            "tables",
+            limits.tables,
+            options.tables as usize,
+        )?;
+        too_much(
+            Limit::TableElements,
             needs.max_initial_table_size.unwrap_or(0),
             "elements in a table",
             limits.table_elements,
-            u32::try_from(options.table_elements).unwrap_or(u32::MAX),
+            options.table_elements,
         )
     }
 

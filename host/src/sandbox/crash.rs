@@ -31,30 +31,43 @@ pub(super) fn failure(error: &wasmtime::Error, state: &State, limits: &Limits) -
     let (stdout, stderr) = (state.stdout.peek(), state.stderr.peek());
     let refused = state.limiter.refused();
     let backtrace = error.downcast_ref::<WasmBacktrace>();
+    let refusal = |limit, allowed: usize| Refusal { limit, asked: 0, allowed: allowed as u64 };
+    let told = |refusal: Refusal| (refusal.limit.kind().to_owned(), refusal.to_string());
     let (kind, message) = if let Some(exit) = error.downcast_ref::<I32Exit>() {
         let code = exit.0;
         ("exit".to_owned(), format!("exited with code {code} instead of returning"))
+    } else if let Some(refusal) = error.downcast_ref::<Refusal>() {
+        told(*refusal)
     } else if is_hostcall_fuel(error) {
         // Lifting a result happens outside of the guest, so that no frame of it is there.
         if backtrace.is_none() {
             ("output_too_large".to_owned(), too_large(None, limits.output_bytes))
         } else {
-            let allowed = Bytes(limits.hostcall_bytes() as u64);
-            ("host_call_too_large".to_owned(), format!("gave a host call more than {allowed}"))
+            told(refusal(Limit::HostCallBytes, limits.hostcall_bytes()))
         }
     } else if is_handle_limit(error) {
-        ("handle_limit".to_owned(), format!("held more than {} handles at once", limits.handles))
+        told(refusal(Limit::Handles, limits.handles))
+    } else if let Some(limit) = count_limit(error) {
+        told(refusal(
+            limit,
+            match limit {
+                Limit::Memories => limits.memories,
+                Limit::Tables => limits.tables,
+                _ => limits.instances,
+            },
+        ))
     } else if let Some(message) = panic_message(&stderr.bytes) {
         ("panic".to_owned(), message)
     } else if let Some(refusal) = refused.filter(|_| may_be_of_a_refusal(error)) {
-        ("memory_limit".to_owned(), refusal.to_string())
+        told(refusal)
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
         describe_trap(*trap)
     } else {
         ("trap:other".to_owned(), error.root_cause().to_string())
     };
-    let named = kind == "memory_limit";
-    let mut detail = refused.filter(|_| !named).map_or_else(String::new, before);
+    let mut detail =
+        refused.filter(|refusal| refusal.limit.kind() != kind).map_or_else(String::new, before);
+    detail.push_str(&state.notes.text());
     detail.push_str(&tails(&stdout, &stderr));
     if let Some(backtrace) = backtrace {
         // Writing to a string cannot fail.
@@ -108,10 +121,18 @@ fn is_handle_limit(error: &wasmtime::Error) -> bool {
         || error.root_cause().to_string().contains("store handle limit exceeded")
 }
 
-/// Whether a component could not be instantiated for being made of too many core instances. The
-/// error has no type; a test holds wasmtime to the words.
-pub(super) fn is_instance_limit(error: &wasmtime::Error) -> bool {
-    error.root_cause().to_string().contains("resource limit exceeded: instance count too high")
+/// Of what a component has too many to be instantiated, if that is why it was not. The error has
+/// no type; tests hold wasmtime to the words.
+pub(super) fn count_limit(error: &wasmtime::Error) -> Option<Limit> {
+    let reason = error.root_cause().to_string();
+    let what = reason.strip_prefix("resource limit exceeded: ")?;
+    [
+        ("instance count", Limit::Instances),
+        ("memory count", Limit::Memories),
+        ("table count", Limit::Tables),
+    ]
+    .into_iter()
+    .find_map(|(words, limit)| what.starts_with(words).then_some(limit))
 }
 
 /// Whether an error is one that a guest comes to whose memory was refused: it aborts, it writes to

@@ -6,6 +6,7 @@ use std::io;
 
 use super::bindings::SERVED;
 use super::engine::Allocator;
+use super::limits::Limit;
 use crate::policy::Capability;
 
 /// Why there is no engine.
@@ -131,7 +132,7 @@ pub enum Problem {
         reason: String,
     },
     /// It needs more memories or tables than there may be.
-    #[error("needs {needs} {what}, and a sandbox has room for {allowed}")]
+    #[error("needs {needs} {what}, and a sandbox has room for {allowed}{}", .limit.hint())]
     NeedsTooMuch {
         /// How many.
         needs: u64,
@@ -139,9 +140,14 @@ pub enum Problem {
         what: &'static str,
         /// How many there may be.
         allowed: u64,
+        /// By which limit.
+        limit: Limit,
     },
     /// It is made of more core instances than there may be.
-    #[error("needs more than {allowed} core instances, and a sandbox has room for {allowed}")]
+    #[error(
+        "needs more than {allowed} core instances, and a sandbox has room for {allowed}{}",
+        Limit::Instances.hint()
+    )]
     TooManyInstances {
         /// How many there may be.
         allowed: usize,
@@ -187,7 +193,8 @@ impl Problem {
         let reason = format!("{error:#}");
         // wasmtime has no type for it; a test holds it to these words.
         if reason.contains("pooling allocator") {
-            Self::NoRoom { reason }
+            let hint = pool_limit(&reason).map_or_else(String::new, Limit::hint);
+            Self::NoRoom { reason: reason + &hint }
         } else {
             Self::Invalid(reason)
         }
@@ -215,6 +222,21 @@ fn ungranted(missing: &[Ungranted]) -> String {
         format!("`{import}` for the task `{task}` (tasks.{task}.grants.{})", capability.key())
     };
     missing.iter().map(each).collect::<Vec<_>>().join(", ")
+}
+
+/// The limit by which the pool is sized that has no room. wasmtime tells it in words only; tests
+/// hold it to them.
+#[cfg(feature = "compiler")]
+fn pool_limit(reason: &str) -> Option<Limit> {
+    [
+        ("memories count", Limit::Memories),
+        ("tables count", Limit::Tables),
+        ("element size", Limit::TableElements),
+        ("core module instances", Limit::Instances),
+        ("memory index", Limit::Memory),
+    ]
+    .into_iter()
+    .find_map(|(words, limit)| reason.contains(words).then_some(limit))
 }
 
 fn list(names: &[String]) -> String {

@@ -1,14 +1,7 @@
-//! What an attempt may use, and who says no.
-//!
-//! `wasmtime::StoreLimits` holds each memory to a limit but not their sum, and tells nobody why it
-//! refused: a guest whose memory was refused just traps. The [`Limiter`] here counts all memories
-//! and tables of a store together, and writes down what it refused, so that the failure can name
-//! the limit.
+//! What an attempt may use, and how a limit is named where it says no.
 
 use std::fmt;
 use std::time::Duration;
-
-use wasmtime::ResourceLimiter;
 
 use crate::config::LimitValues;
 
@@ -57,8 +50,10 @@ pub struct Limits {
     pub keyvalue_operations: u32,
     /// Bytes written to the scratch directory. 64 MiB.
     pub scratch_bytes: u64,
-    /// Files and directories made in the scratch directory. 1,000.
+    /// Files, directories and links made in the scratch directory. 1,000.
     pub scratch_files: u32,
+    /// Files and directories of the scratch directory that are open at once. 64.
+    pub scratch_open: u32,
     /// Follow-on jobs. 100.
     pub dispatch_jobs: u32,
     /// Length of a chain of follow-on jobs. 10.
@@ -89,6 +84,7 @@ impl Default for Limits {
             keyvalue_operations: 1_000,
             scratch_bytes: 64 << 20,
             scratch_files: 1_000,
+            scratch_open: 64,
             dispatch_jobs: 100,
             dispatch_depth: 10,
         }
@@ -129,6 +125,7 @@ impl Limits {
             keyvalue_operations: count(values.keyvalue_operations, self.keyvalue_operations),
             scratch_bytes: values.scratch_bytes.unwrap_or(self.scratch_bytes),
             scratch_files: count(values.scratch_files, self.scratch_files),
+            scratch_open: count(values.scratch_open, self.scratch_open),
             dispatch_jobs: count(values.dispatch_jobs, self.dispatch_jobs),
             dispatch_depth: count(values.dispatch_depth, self.dispatch_depth),
         }
@@ -166,6 +163,7 @@ impl Limits {
             keyvalue_operations: self.keyvalue_operations.min(other.keyvalue_operations),
             scratch_bytes: self.scratch_bytes.min(other.scratch_bytes),
             scratch_files: self.scratch_files.min(other.scratch_files),
+            scratch_open: self.scratch_open.min(other.scratch_open),
             dispatch_jobs: self.dispatch_jobs.min(other.dispatch_jobs),
             dispatch_depth: self.dispatch_depth.min(other.dispatch_depth),
         }
@@ -196,12 +194,30 @@ pub enum Limit {
     Cpu,
     /// [`Limits::output_bytes`].
     Output,
+    /// Twice [`Limits::output_bytes`], and a MiB: what may cross to the host in one call.
+    HostCallBytes,
+    /// [`Limits::host_calls`].
+    HostCalls,
     /// [`Limits::table_elements`].
     TableElements,
     /// [`Limits::dispatch_jobs`].
     DispatchJobs,
     /// [`Limits::dispatch_depth`].
     DispatchDepth,
+    /// [`Limits::instances`].
+    Instances,
+    /// [`Limits::memories`].
+    Memories,
+    /// [`Limits::tables`].
+    Tables,
+    /// [`Limits::handles`].
+    Handles,
+    /// [`Limits::scratch_bytes`].
+    ScratchBytes,
+    /// [`Limits::scratch_files`].
+    ScratchFiles,
+    /// [`Limits::scratch_open`].
+    ScratchOpen,
     /// The maximum that the component itself declares for a memory or table, or that the engine
     /// has room for (`EngineOptions::max_memory_bytes`).
     Declared,
@@ -214,10 +230,38 @@ impl Limit {
             Self::Memory => Some("memory_bytes"),
             Self::Timeout => Some("timeout_ms"),
             Self::Cpu => Some("cpu_ms"),
-            Self::Output => Some("output_bytes"),
             Self::DispatchJobs => Some("dispatch_jobs"),
             Self::DispatchDepth => Some("dispatch_depth"),
-            Self::TableElements | Self::Declared => None,
+            Self::Output | Self::HostCallBytes => Some("output_bytes"),
+            Self::HostCalls => Some("host_calls"),
+            Self::TableElements => Some("table_elements"),
+            Self::Instances => Some("instances"),
+            Self::Memories => Some("memories"),
+            Self::Tables => Some("tables"),
+            Self::Handles => Some("handles"),
+            Self::ScratchBytes => Some("scratch_bytes"),
+            Self::ScratchFiles => Some("scratch_files"),
+            Self::ScratchOpen => Some("scratch_open"),
+            Self::Declared => None,
+        }
+    }
+
+    /// The kind of the failure of an attempt that ends by it.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Memory | Self::Declared => "memory_limit",
+            Self::Timeout => "timeout",
+            Self::Cpu => "cpu_limit",
+            Self::DispatchJobs | Self::DispatchDepth => "dispatch_limit",
+            Self::Output => "output_too_large",
+            Self::HostCallBytes => "host_call_too_large",
+            Self::HostCalls => "host_call_limit",
+            Self::TableElements => "table_limit",
+            Self::Instances => "instance_count_limit",
+            Self::Memories => "memory_count_limit",
+            Self::Tables => "table_count_limit",
+            Self::Handles => "handle_limit",
+            Self::ScratchBytes | Self::ScratchFiles | Self::ScratchOpen => "scratch_limit",
         }
     }
 
@@ -227,21 +271,24 @@ impl Limit {
     }
 }
 
-/// What was refused.
+/// What was refused. As an error it ends the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
     /// By which limit.
     pub limit: Limit,
-    /// How much there would have been in all; bytes or elements.
+    /// How much there would have been in all, in the limit's unit; 0 where that is not known.
     pub asked: u64,
-    /// How much there may be; bytes or elements.
+    /// How much there may be, in the limit's unit.
     pub allowed: u64,
 }
+
+impl std::error::Error for Refusal {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { limit, asked, allowed } = *self;
         let hint = limit.hint();
+        let bytes = Bytes(allowed);
         match limit {
             Limit::TableElements => {
                 write!(f, "asked for a table of {asked} elements, and {allowed} are allowed{hint}")
@@ -251,11 +298,40 @@ impl fmt::Display for Refusal {
                 "asked for a memory or table of {asked}, and the maximum that it declares, or that \
                  a sandbox has room for, is {allowed}"
             ),
-            _ => write!(
+            Limit::HostCallBytes => write!(
                 f,
-                "asked for {} of memory in all, and {} are allowed{hint}",
-                Bytes(asked),
-                Bytes(allowed)
+                "gave a host call more than {bytes}, which is twice the output that is allowed, \
+                 and 1 MiB{hint}"
+            ),
+            Limit::HostCalls => write!(f, "called the host more than {allowed} times{hint}"),
+            Limit::Instances => write!(f, "has more than {allowed} core instances{hint}"),
+            Limit::Memories => write!(f, "has more than {allowed} linear memories{hint}"),
+            Limit::Tables => write!(f, "has more than {allowed} tables{hint}"),
+            Limit::Handles => write!(f, "held more than {allowed} handles at once{hint}"),
+            Limit::ScratchBytes => {
+                write!(f, "wrote more than {bytes} to its scratch directory{hint}")
+            }
+            Limit::ScratchFiles => write!(
+                f,
+                "made more than {allowed} files and directories in its scratch directory{hint}"
+            ),
+            Limit::ScratchOpen => write!(
+                f,
+                "held more than {allowed} files of its scratch directory open at once{hint}"
+            ),
+            Limit::Cpu => write!(f, "used more than {allowed} ms of CPU{hint}"),
+            Limit::DispatchJobs => write!(f, "sent more than {allowed} jobs{hint}"),
+            Limit::DispatchDepth => {
+                write!(f, "sent a job beyond a chain of {allowed} jobs{hint}")
+            }
+            Limit::Timeout => write!(f, "ran for more than {allowed} ms{hint}"),
+            Limit::Output => {
+                write!(f, "the output has {}, and {bytes} are allowed{hint}", Bytes(asked))
+            }
+            Limit::Memory => write!(
+                f,
+                "asked for {} of memory in all, and {bytes} are allowed{hint}",
+                Bytes(asked)
             ),
         }
     }
@@ -281,155 +357,9 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// How much memory one element of a table takes: a pointer
-/// (`wasmtime::ResourceLimiter::table_growing`).
-const TABLE_ELEMENT_BYTES: u64 = 8;
-
-/// Counts what a store has, and refuses what is too much.
-///
-/// Memories and tables of WebAssembly never shrink, so what is in use is also the peak.
-#[derive(Debug)]
-pub(super) struct Limiter {
-    limits: Limits,
-    used: u64,
-    refused: Option<Refusal>,
-}
-
-impl Limiter {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, used: 0, refused: None }
-    }
-
-    pub(super) fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// The most bytes that memories and tables took.
-    pub(super) fn peak_bytes(&self) -> u64 {
-        self.used
-    }
-
-    /// The last refusal; a guest may have coped with it.
-    pub(super) fn refused(&self) -> Option<Refusal> {
-        self.refused
-    }
-
-    fn grow(&mut self, by: u64) -> bool {
-        let asked = self.used.saturating_add(by);
-        if asked > self.limits.memory_bytes {
-            return self.refuse(Limit::Memory, asked, self.limits.memory_bytes);
-        }
-        self.used = asked;
-        true
-    }
-
-    fn refuse(&mut self, limit: Limit, asked: u64, allowed: u64) -> bool {
-        self.refused = Some(Refusal { limit, asked, allowed });
-        false
-    }
-
-    /// What cannot be granted anyway is not counted. Were it counted and taken back in
-    /// `memory_grow_failed`, a guest could have more taken back than was counted, since wasmtime
-    /// calls that one also for growth that it never asked about.
-    fn beyond_maximum(&mut self, desired: usize, maximum: Option<usize>) -> bool {
-        match maximum {
-            Some(maximum) if desired > maximum => {
-                !self.refuse(Limit::Declared, desired as u64, maximum as u64)
-            }
-            _ => false,
-        }
-    }
-}
-
-impl ResourceLimiter for Limiter {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let by = desired.saturating_sub(current) as u64;
-        if self.used.saturating_add(by) <= self.limits.memory_bytes
-            && self.beyond_maximum(desired, maximum)
-        {
-            return Ok(false);
-        }
-        Ok(self.grow(by))
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        if desired > self.limits.table_elements {
-            let allowed = self.limits.table_elements as u64;
-            return Ok(self.refuse(Limit::TableElements, desired as u64, allowed));
-        }
-        if self.beyond_maximum(desired, maximum) {
-            return Ok(false);
-        }
-        let by = (desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES);
-        Ok(self.grow(by))
-    }
-
-    fn instances(&self) -> usize {
-        self.limits.instances
-    }
-
-    fn tables(&self) -> usize {
-        self.limits.tables
-    }
-
-    fn memories(&self) -> usize {
-        self.limits.memories
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn limiter(memory_bytes: u64) -> Limiter {
-        Limiter::new(Limits { memory_bytes, ..Limits::default() })
-    }
-
-    #[test]
-    fn memories_and_tables_count_together() {
-        let mut limiter = limiter(1000);
-        assert!(limiter.memory_growing(0, 400, None).unwrap());
-        assert!(limiter.memory_growing(0, 400, None).unwrap());
-        assert!(limiter.table_growing(0, 20, None).unwrap());
-        assert_eq!(limiter.peak_bytes(), 960);
-        assert!(!limiter.table_growing(20, 30, None).unwrap());
-        assert_eq!(
-            limiter.refused(),
-            Some(Refusal { limit: Limit::Memory, asked: 1040, allowed: 1000 })
-        );
-        assert!(limiter.memory_growing(400, 440, None).unwrap());
-        assert!(!limiter.memory_growing(440, 441, None).unwrap());
-    }
-
-    #[test]
-    fn growth_that_fails_anyway_is_not_counted_and_never_given_back() {
-        let mut limiter = limiter(1000);
-        assert!(limiter.memory_growing(0, 100, Some(100)).unwrap());
-        assert!(!limiter.memory_growing(100, 200, Some(100)).unwrap());
-        assert_eq!(limiter.refused().unwrap().limit, Limit::Declared);
-        limiter.memory_grow_failed(wasmtime::Error::msg("no")).unwrap();
-        assert_eq!(limiter.peak_bytes(), 100);
-        assert!(!limiter.memory_growing(0, 901, None).unwrap());
-    }
-
-    #[test]
-    fn the_limit_that_is_at_fault_is_the_one_that_is_named() {
-        let mut limiter = limiter(1000);
-        assert!(!limiter.memory_growing(0, 4000, Some(2000)).unwrap());
-        assert_eq!(limiter.refused().unwrap().limit, Limit::Memory);
-        assert!(!limiter.table_growing(0, 20_001, None).unwrap());
-        assert_eq!(limiter.refused().unwrap().limit, Limit::TableElements);
-    }
 
     #[test]
     fn bytes_are_told_in_units_that_people_read() {

@@ -18,19 +18,26 @@
 
 mod attempt;
 mod bindings;
+mod calls;
 mod component;
 mod config;
 mod cpu;
 mod crash;
+mod deterministic;
 mod dispatch;
 mod egress;
 mod engine;
 mod error;
 mod failure;
+mod guest_log;
 mod hogs;
 mod keyvalue;
+mod limiter;
 mod limits;
+mod no_files;
+mod notes;
 mod output;
+mod scratch;
 mod services;
 mod spec;
 mod state;
@@ -53,12 +60,14 @@ pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION}
 pub use self::error::{ComponentError, EngineError, Problem, Ungranted};
 pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 pub use self::limits::{Bytes, Limit, Limits, Refusal};
+pub use self::scratch::ScratchError;
 pub use self::services::Services;
 pub use self::spec::TaskSpec;
 pub use self::state::{OFFERED, Offer, Offered, Versions, offer};
 pub use self::stdio::Tail;
 
 use self::hogs::Hogs;
+use self::scratch::Scratches;
 use self::state::State;
 use self::ticker::Ticker;
 
@@ -74,6 +83,7 @@ struct Inner {
     options: EngineOptions,
     allocator: Allocator,
     services: Services,
+    scratches: Scratches,
     /// The pool has room for so many; whoever has no permit would meet an error there.
     slots: Semaphore,
     spare: Semaphore,
@@ -107,6 +117,8 @@ impl Sandbox {
             hogs: Hogs::new(threads, options.tick),
             linker,
             services,
+            // Each slot may use one while its last one is being deleted.
+            scratches: Scratches::new((options.slots as usize).saturating_mul(2)),
             slots: Semaphore::new(options.slots as usize),
             spare: Semaphore::new(engine::SPARE_SLOTS as usize),
             options,
@@ -140,6 +152,16 @@ impl Sandbox {
 
     fn services(&self) -> &Services {
         &self.0.services
+    }
+
+    fn scratches(&self) -> &Scratches {
+        &self.0.scratches
+    }
+
+    /// Gets ready for attempts that are granted a scratch directory: what processes left that were
+    /// killed is deleted, and that there can be one is made sure of. Blocks.
+    pub fn prepare_scratch(&self) -> Result<(), ScratchError> {
+        self.scratches().prepare()
     }
 
     fn ticker(&self) -> &Ticker {

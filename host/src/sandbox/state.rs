@@ -1,28 +1,37 @@
 //! What a store holds while it lives: for one attempt, and for nothing else.
 //!
 //! Nothing is inherited. There are no environment variables, no arguments, no files, no sockets,
-//! and standard input is empty. Clocks and random numbers work; output is kept as a short tail.
+//! and standard input is empty. Clocks and random numbers work, or look as if they did for a task
+//! that is deterministic; output is kept as a short tail, and logged where that is wanted. There is
+//! an empty directory where that is granted.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Store, UpdateDeadline};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfig;
 
 use super::Sandbox;
 use super::bindings::v1_1;
+use super::calls::HostCalls;
 use super::config::{ConfigValues, Placeholder};
 use super::egress::Egress;
+use super::guest_log::{GuestLog, Which};
 use super::keyvalue::{self, Access};
-use super::limits::{Limiter, Limits, RANDOM_BYTES};
+use super::limiter::Limiter;
+use super::limits::{Limits, RANDOM_BYTES};
+use super::notes::Notes;
+use super::scratch::{self, Quota, ScratchDir};
 use super::services::Services;
 use super::stdio::Stream;
+use super::{deterministic, no_files};
 use crate::follow_on::FollowOn;
 use crate::job::Job;
 use crate::policy::{Capability, Grants, HttpRules};
 use crate::text::one_line;
+use crate::usage::Usage;
 use crate::wanted::{self, Progress, Revocation, Wanted};
 
 /// What a store is made for.
@@ -39,6 +48,10 @@ pub(super) struct Scene {
     pub wanted: Wanted,
     /// What it reads by `wasi:config/store`.
     pub config: ConfigValues,
+    /// Its scratch directory, where that is granted.
+    pub scratch: Option<ScratchDir>,
+    /// Whether what it writes to standard output and error is logged.
+    pub log_guests: bool,
 }
 
 /// A store's data.
@@ -55,13 +68,20 @@ pub struct State {
     soft: Option<Instant>,
     /// Jobs that the guest asked for.
     pub(super) follow_ons: Vec<FollowOn>,
-    /// Bytes that went out by way of capabilities.
-    pub(super) bytes_out: u64,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
     /// What it reads by `wasi:config/store`; placeholders are for requests to replace.
     pub(super) config: ConfigValues,
     pub(super) keyvalue: Access,
+    /// Whoever links functions counts their calls.
+    pub(super) calls: HostCalls,
+    /// What the guest was refused, for the detail of its failure.
+    pub(super) notes: Notes,
+    /// Bytes of follow-on jobs.
+    pub(super) bytes_out: u64,
+    pub(super) scratch: Option<Quota>,
+    // Last, so that nothing is open in it when it is deleted.
+    _directory: Option<ScratchDir>,
 }
 
 impl std::fmt::Debug for State {
@@ -72,6 +92,8 @@ impl std::fmt::Debug for State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        // Every call of what wasmtime-wasi links comes through here, and WASI 0.3 may come twice.
+        self.calls.count();
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
 }
@@ -84,6 +106,7 @@ pub(super) struct DeadlinePassed;
 impl State {
     /// What `wasi:keyvalue` is served with.
     pub(super) fn keyvalue(&mut self) -> keyvalue::View<'_> {
+        self.calls.count();
         keyvalue::View {
             table: &mut self.table,
             access: &mut self.keyvalue,
@@ -92,10 +115,11 @@ impl State {
         }
     }
 
-    fn new(scene: Scene, services: &Services) -> Self {
+    fn new(scene: Scene, services: &Services, engine: &Engine) -> wasmtime::Result<Self> {
         let limits = &scene.limits;
-        let stdout = Stream::new(limits.stdio_bytes);
-        let stderr = Stream::new(limits.stdio_bytes);
+        let log = scene.log_guests.then(|| GuestLog::new(limits));
+        let stream = |which| Stream::new(limits.stdio_bytes, log.clone().map(|log| (log, which)));
+        let (stdout, stderr) = (stream(Which::Stdout), stream(Which::Stderr));
         let mut wasi = WasiCtx::builder();
         // The builder's defaults grant nothing; said again where it matters most.
         wasi.stdout(stdout.clone())
@@ -104,6 +128,16 @@ impl State {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .max_random_size(RANDOM_BYTES);
+        let deterministic = scene.grants.deterministic;
+        if let (Some(config), Some(job)) = (deterministic, &scene.job) {
+            deterministic::apply(&mut wasi, config, &job.id);
+        }
+        let notes = Notes::default();
+        let mut quota = None;
+        if let Some(directory) = &scene.scratch {
+            wasi.preopened_dir(directory.path(), scratch::PATH, FsPerms::ReadWrite)?;
+            quota = Some(Quota::new(limits, deterministic.is_some(), notes.clone()));
+        }
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
         let mut egress = Egress::new(
@@ -118,7 +152,7 @@ impl State {
                 egress.placeholders().insert(text.clone(), value.expose().to_owned(), rules);
             }
         }
-        Self {
+        Ok(Self {
             wasi: wasi.build(),
             table,
             egress,
@@ -130,9 +164,26 @@ impl State {
             wanted: scene.wanted,
             soft: limits.soft_timeout.map(|soft| Instant::now() + soft),
             follow_ons: Vec::new(),
-            bytes_out: 0,
             stdout,
             stderr,
+            calls: HostCalls::new(limits.host_calls, engine),
+            notes,
+            bytes_out: 0,
+            scratch: quota,
+            _directory: scene.scratch,
+        })
+    }
+
+    /// What was used so far, but for time.
+    pub(super) fn usage(&self) -> Usage {
+        let (bytes_in, bytes_out) = self.egress.bytes();
+        Usage {
+            peak_memory_bytes: self.limiter.peak_bytes(),
+            memory_byte_ms: self.limiter.byte_ms(),
+            host_calls: self.calls.made(),
+            bytes_in: bytes_in + self.keyvalue.bytes_in,
+            bytes_out: bytes_out + self.keyvalue.bytes_out + self.bytes_out,
+            ..Usage::default()
         }
     }
 
@@ -142,6 +193,12 @@ impl State {
 }
 
 impl State {
+    /// The state as a host function of ours reaches it.
+    pub(super) fn called(&mut self) -> &mut Self {
+        self.calls.count();
+        self
+    }
+
     /// Takes a guest's report of how far it is.
     pub(super) fn report_progress(&self, percent: u8, message: &str) {
         let message = one_line(message, wanted::MESSAGE_BYTES);
@@ -156,9 +213,10 @@ impl State {
 
 impl Sandbox {
     /// A fresh store.
-    pub(super) fn store(&self, scene: Scene) -> Store<State> {
+    pub(super) fn store(&self, scene: Scene) -> wasmtime::Result<Store<State>> {
         let (limits, deadline) = (scene.limits, scene.deadline);
-        let mut store = Store::new(self.engine(), State::new(scene, self.services()));
+        let state = State::new(scene, self.services(), self.engine())?;
+        let mut store = Store::new(self.engine(), state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.hostcall_bytes());
         store.set_max_component_handles(limits.handles);
@@ -169,13 +227,14 @@ impl Sandbox {
         // looks at timers and sockets before it goes on: a plain wake-up would let guests that
         // spin keep the executor from them for dozens of ticks.
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |_| {
+        store.epoch_deadline_callback(move |context| {
+            context.data().calls.check()?;
             if Instant::now() >= deadline {
                 return Err(wasmtime::Error::new(DeadlinePassed));
             }
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
-        store
+        Ok(store)
     }
 }
 
@@ -184,14 +243,20 @@ impl Sandbox {
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     v1_1::add_to_linker(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| {
+        state.calls.count();
         WasiConfig::from(&state.config.variables)
     })?;
     keyvalue::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::cli::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::clocks::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::random::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::sockets::add_to_linker(&mut linker)?;
+    no_files::add_to_linker(&mut linker)?;
+    scratch::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

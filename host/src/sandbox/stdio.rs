@@ -1,4 +1,5 @@
-//! Where a guest's standard output and error go: a short tail, kept for diagnosis.
+//! Where a guest's standard output and error go: a short tail, kept for diagnosis, and the log
+//! where the operator wants that.
 //!
 //! A guest may write gigabytes. All is taken at once, without ever making the guest wait or fail;
 //! the last bytes are kept and all are counted.
@@ -13,6 +14,8 @@ use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use super::guest_log::{GuestLog, Which};
 
 /// Stands where the beginning of a tail was left out.
 const LEFT_OUT: &str = "[what was before this is left out]\n";
@@ -57,6 +60,7 @@ impl Tail {
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
     kept: Arc<Mutex<Kept>>,
+    log: Option<(GuestLog, Which)>,
 }
 
 #[derive(Debug)]
@@ -68,9 +72,11 @@ struct Kept {
 }
 
 impl Stream {
-    /// A stream of which the last `capacity` bytes are kept.
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { kept: Arc::new(Mutex::new(Kept { last: VecDeque::new(), total: 0, capacity })) }
+    /// A stream of which the last `capacity` bytes are kept, and all goes to the log if there is
+    /// one.
+    pub(super) fn new(capacity: usize, log: Option<(GuestLog, Which)>) -> Self {
+        let kept = Kept { last: VecDeque::new(), total: 0, capacity };
+        Self { kept: Arc::new(Mutex::new(kept)), log }
     }
 
     /// Takes what was kept, and leaves nothing.
@@ -86,6 +92,9 @@ impl Stream {
     }
 
     fn push(&self, bytes: &[u8]) {
+        if let Some((log, which)) = &self.log {
+            log.write(*which, bytes);
+        }
         let mut kept = self.lock();
         kept.total = kept.total.saturating_add(bytes.len() as u64);
         let start = bytes.len().saturating_sub(kept.capacity);
@@ -168,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_last_bytes_are_kept_and_all_are_counted() {
-        let stream = Stream::new(4);
+        let stream = Stream::new(4, None);
         stream.push(b"ab");
         stream.push(b"cde");
         let tail = stream.take();
@@ -181,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_keeps_nothing_still_counts() {
-        let stream = Stream::new(0);
+        let stream = Stream::new(0, None);
         stream.push(b"abc");
         let tail = stream.take();
         assert_eq!((tail.bytes.len(), tail.total), (0, 3));
@@ -190,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_flood_takes_no_more_memory_than_the_tail() {
-        let stream = Stream::new(16 << 10);
+        let stream = Stream::new(16 << 10, None);
         let chunk = vec![b'x'; 1 << 20];
         for _ in 0..64 {
             stream.push(&chunk);

@@ -216,18 +216,18 @@ async fn a_component_beyond_a_limit_is_told_which_one_with_both_numbers() {
     for (component, ours, its) in [
         (
             &many_tables,
-            "needs 17 tables, and a sandbox has room for 16",
-            "tables count of 17 exceeds the per-instance limit of 16",
+            "needs 17 tables, and a sandbox has room for 16 (`tables` raises it)",
+            "tables count of 17 exceeds the per-instance limit of 16 (`tables` raises it)",
         ),
         (
             &long_table,
-            "needs 20001 elements in a table, and a sandbox has room for 20000",
-            "minimum element size of 20001 which exceeds the limit of 20000",
+            "needs 20001 elements in a table, and a sandbox has room for 20000 (`table_elements` raises it)",
+            "size of 20001 which exceeds the limit of 20000 (`table_elements` raises it)",
         ),
         (
             &many_instances,
-            "needs more than 128 core instances, and a sandbox has room for 128",
-            "core module instances, which exceeds the configured maximum of 128",
+            "needs more than 128 core instances, and a sandbox has room for 128 (`instances` raises it)",
+            "which exceeds the configured maximum of 128 (`instances` raises it)",
         ),
     ] {
         let (problem, text) = problem_of(&on_demand, component).await;

@@ -22,6 +22,9 @@ mod components;
 mod conformance;
 #[cfg(feature = "compiler")]
 mod cpu;
+mod determinism;
+#[cfg(feature = "compiler")]
+mod guest_logs;
 #[cfg(feature = "compiler")]
 mod guests;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
@@ -30,6 +33,8 @@ mod host_panics;
 mod http_out;
 mod keyvalue;
 mod lambda;
+#[cfg(feature = "compiler")]
+mod limits;
 #[cfg(feature = "local")]
 mod local_broker;
 #[cfg(feature = "local")]
@@ -38,12 +43,16 @@ mod local_model;
 mod local_power_cut;
 #[cfg(feature = "local")]
 mod local_processes;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod metering;
 #[cfg(feature = "compiler")]
 mod precompiled;
 #[cfg(feature = "compiler")]
 mod registry;
 #[cfg(feature = "compiler")]
 mod sandbox;
+#[cfg(feature = "compiler")]
+mod scratch;
 mod secrets;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod send;

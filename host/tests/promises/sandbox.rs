@@ -658,7 +658,7 @@ async fn handles_cannot_be_hoarded() {
     let component = sandbox.prepare_bytes("hoards", &component, &Limits::default()).await.unwrap();
     let failure = crashed(run(&sandbox, &component, "t", "", |_| {}).await.outcome);
     assert_eq!(failure.kind, "handle_limit", "{failure:?}");
-    assert_eq!(failure.message, "held more than 4096 handles at once");
+    assert_eq!(failure.message, "held more than 4096 handles at once (`handles` raises it)");
 }
 
 #[tokio::test]

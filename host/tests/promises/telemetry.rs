@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, time::Duration};
 use lovage::{
     broker::{BrokerError, Fault},
     events::{
-        AttemptAbandoned, AttemptStarted, DeadLettered, HostPanicked, JobFinished, JobReleased,
-        LeaseLost, MessagesReceived, ReceiveFailed, RenewalFailed, ReplyRefused, SettleFailed,
-        TaskNotServed, WorkerDraining, WorkerStarted, WorkerStopped,
+        AttemptAbandoned, AttemptEnded, AttemptStarted, DeadLettered, HostPanicked, JobFinished,
+        JobReleased, LeaseLost, MessagesReceived, ReceiveFailed, RenewalFailed, ReplyRefused,
+        SettleFailed, TaskNotServed, WorkerDraining, WorkerStarted, WorkerStopped,
     },
     outcome::Status,
     usage::Usage,
@@ -50,8 +50,14 @@ fn every_event_is_a_line_and_a_count_at_once() {
     let error = BrokerError::caused_by(Fault::Unavailable, "no answer", io("connection reset"));
     let queues = ["jobs".to_owned(), "more".to_owned()];
     let ms = Duration::from_millis;
-    let usage =
-        Usage { cpu: ms(250), wall: ms(500), peak_memory_bytes: 65_536, ..Usage::default() };
+    let usage = Usage {
+        cpu: ms(250),
+        wall: ms(500),
+        peak_memory_bytes: 65_536,
+        host_calls: 7,
+        bytes_in: 5,
+        ..Usage::default()
+    };
     let events = [
         event!(
             WorkerStarted { broker: "local", queues: &queues, tasks: 3, concurrency: 8 },
@@ -93,13 +99,24 @@ fn every_event_is_a_line_and_a_count_at_once() {
             "lovage_attempts_abandoned_total{queue=jobs}" += 1
         ),
         event!(
+            AttemptEnded {
+                queue: "jobs", task: "echo", tenant: "acme", outcome: "retry", usage
+            },
+            DEBUG "attempt ended" {
+                "queue": "jobs", "outcome": "retry", "cpu_us": 250_000, "wall_us": 500_000,
+                "peak_memory_bytes": 65_536, "memory_byte_ms": 0, "host_calls": 7,
+                "bytes_in": 5, "bytes_out": 0
+            },
+            "lovage_attempts_ended_total{queue=jobs,outcome=retry}" += 1
+        ),
+        event!(
             JobFinished {
                 queue: "jobs", task: "echo", status: Status::Done, failure: None,
                 usage: Some(usage)
             },
             INFO "job finished" {
                 "queue": "jobs", "status": "done", "cpu_us": 250_000, "wall_us": 500_000,
-                "peak_memory_bytes": 65_536
+                "peak_memory_bytes": 65_536, "host_calls": 7, "bytes_in": 5, "bytes_out": 0
             },
             "lovage_jobs_finished_total{queue=jobs,task=echo,status=done}" += 1
         ),
@@ -176,7 +193,9 @@ fn every_event_is_a_line_and_a_count_at_once() {
         for (field, value) in event.fields.as_object().unwrap() {
             assert_eq!(&line[field], value, "{field} of {}: {line}", event.name);
         }
-        let counted: Vec<_> = counts.counters().into_iter().collect();
+        // What attempts used has a test of its own.
+        let own = |(name, _): &(String, u64)| !name.starts_with("lovage_usage_");
+        let counted: Vec<_> = counts.counters().into_iter().filter(own).collect();
         assert_eq!(counted, [(event.counter.to_owned(), event.by)], "{}", event.name);
 
         // What is not logged is counted all the same.
@@ -196,26 +215,42 @@ fn every_event_is_a_line_and_a_count_at_once() {
 }
 
 #[test]
-fn what_an_attempt_cost_is_recorded_where_a_guest_ran() {
-    let cost = Usage {
+fn what_an_attempt_used_is_counted_by_task_and_tenant_whatever_it_came_to() {
+    let usage = Usage {
         cpu: Duration::from_millis(250),
         wall: Duration::from_millis(500),
         peak_memory_bytes: 1,
-        ..Usage::default()
+        memory_byte_ms: 2,
+        host_calls: 3,
+        bytes_in: 4,
+        bytes_out: 5,
     };
-    for usage in [Some(cost), None] {
-        let counts = Counts::default();
-        let (queue, task, status) = ("jobs", "echo", Status::Done);
-        metrics::with_local_recorder(&counts, || {
-            JobFinished { queue, task, status, failure: None, usage }.emit();
-        });
-        let recorded: Vec<_> = counts.histograms().into_iter().collect();
-        let expected = [
-            ("lovage_attempt_cpu_seconds{task=echo}".to_owned(), vec![0.25]),
-            ("lovage_attempt_wall_seconds{task=echo}".to_owned(), vec![0.5]),
-        ];
-        assert_eq!(recorded, if usage.is_some() { &expected[..] } else { &[] });
+    let counts = Counts::default();
+    metrics::with_local_recorder(&counts, || {
+        for outcome in ["done", "retry", "crashed"] {
+            let (queue, task, tenant) = ("jobs", "echo", "acme");
+            AttemptEnded { queue, task, tenant, outcome, usage }.emit();
+        }
+    });
+    let counted = counts.counters();
+    for (name, sum) in [
+        ("attempts", 3),
+        ("cpu_us", 750_000),
+        ("wall_us", 1_500_000),
+        ("memory_byte_ms", 6),
+        ("host_calls", 9),
+        ("bytes_in", 12),
+        ("bytes_out", 15),
+    ] {
+        let name = format!("lovage_usage_{name}_total{{task=echo,tenant=acme}}");
+        assert_eq!(counted.get(&name), Some(&sum), "{name} in {counted:?}");
     }
+    let recorded: Vec<_> = counts.histograms().into_iter().collect();
+    let expected = [
+        ("lovage_attempt_cpu_seconds{task=echo}".to_owned(), vec![0.25; 3]),
+        ("lovage_attempt_wall_seconds{task=echo}".to_owned(), vec![0.5; 3]),
+    ];
+    assert_eq!(recorded, expected);
 }
 
 #[test]

@@ -31,8 +31,8 @@ mod generated {
 
 /// Offers `progress` and `dispatch` to guests.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    progress::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    dispatch::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
+    progress::add_to_linker::<_, HasSelf<State>>(linker, State::called)?;
+    dispatch::add_to_linker::<_, HasSelf<State>>(linker, State::called)
 }
 
 impl types::Host for State {}

@@ -134,6 +134,7 @@ impl Egress {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.calls.count();
         let (egress, table) = self.egress();
         WasiHttpCtxView { ctx: &mut egress.ctx, table, hooks: &mut egress.hooks }
     }

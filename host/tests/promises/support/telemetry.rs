@@ -106,6 +106,11 @@ impl Log {
             .finish()
     }
 
+    /// All of it so far, as it is.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
     /// The lines so far.
     pub fn lines(&self) -> Vec<Value> {
         let bytes = self.0.lock().unwrap();

@@ -1,0 +1,126 @@
+//! `lovage usage`
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{Global, Misuse, out, out::say};
+use crate::{config::Config, http, sandbox::Bytes, text::one_line, usage::Total};
+
+/// Show what attempts cost, by tenant and task
+#[derive(Debug, Args)]
+#[command(after_help = "Of a worker with `metrics_address = \"127.0.0.1:9464\"`:\n  \
+    lovage usage\n  \
+    lovage usage --url http://127.0.0.1:9464 --json\n\n\
+    Since that worker began; every attempt counts, whatever it came to.")]
+pub struct Usage {
+    /// Where the worker is; worker.metrics_address of the configuration when absent
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+}
+
+impl Usage {
+    pub(super) async fn execute(
+        self,
+        global: &Global,
+        config: &Config,
+    ) -> anyhow::Result<ExitCode> {
+        let url = match (self.url, config.worker.metrics_address) {
+            (Some(url), _) => url,
+            (None, Some(mut address)) => {
+                // Where it listens everywhere, it is here, too.
+                if address.ip().is_unspecified() {
+                    address.set_ip(match address {
+                        std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                        std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+                    });
+                }
+                format!("http://{address}")
+            }
+            (None, None) => {
+                return Err(Misuse(
+                    "which worker? set worker.metrics_address in its configuration, or use --url"
+                        .to_owned(),
+                )
+                .into());
+            }
+        };
+        let answer = match http::get(&url, "/usage").await {
+            Err(error @ http::AskError::Url(_)) => return Err(Misuse(error.to_string()).into()),
+            answer => answer.context("no worker tells what it used")?,
+        };
+        let mut totals: Vec<Total> = serde_json::from_slice(&answer)
+            .with_context(|| format!("{url} does not answer as a worker does"))?;
+        totals.sort_by(|a, b| (&a.tenant, &a.task).cmp(&(&b.tenant, &b.task)));
+        if global.json {
+            say!("{}", serde_json::to_string_pretty(&totals)?)?;
+        } else {
+            out::write(table(&totals).as_bytes())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The totals for people: a line each, columns in line.
+fn table(totals: &[Total]) -> String {
+    let head = ["TENANT", "TASK", "ATTEMPTS", "CPU", "WALL", "MEMORY", "HOST CALLS", "IN", "OUT"];
+    let rows = totals.iter().map(|total| {
+        let name = |name: &str| if name.is_empty() { "-".to_owned() } else { one_line(name, 200) };
+        [
+            name(&total.tenant),
+            name(&total.task),
+            total.attempts.to_string(),
+            seconds(total.cpu_us),
+            seconds(total.wall_us),
+            format!("{:.1} MiB s", total.memory_byte_ms as f64 / f64::from(1 << 20) / 1e3),
+            total.host_calls.to_string(),
+            Bytes(total.bytes_in).to_string(),
+            Bytes(total.bytes_out).to_string(),
+        ]
+    });
+    let rows: Vec<[String; 9]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    rows.iter().fold(String::new(), |text, row| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+            // Names to the left, numbers to the right.
+            if column < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        text + cells.collect::<Vec<_>>().join("  ").trim_end() + "\n"
+    })
+}
+
+fn seconds(micros: u64) -> String {
+    format!("{:.3} s", micros as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_in_line_and_no_name_steers_a_terminal() {
+        let total = |tenant: &str, task: &str, n| Total {
+            task: task.to_owned(),
+            tenant: tenant.to_owned(),
+            attempts: n,
+            cpu_us: n * 1000,
+            wall_us: n * 1_000_000,
+            memory_byte_ms: n << 30,
+            host_calls: n,
+            bytes_in: n,
+            bytes_out: n << 20,
+        };
+        let text = table(&[total("", "echo", 1), total("acme\u{1b}[2J", "process_data", 12_345)]);
+        assert_eq!(
+            text,
+            "TENANT          TASK          ATTEMPTS       CPU         WALL          MEMORY  HOST CALLS       IN        OUT\n\
+             -               echo                 1   0.001 s      1.000 s       1.0 MiB s           1  1 bytes      1 MiB\n\
+             acme\\u{1b}[2J  process_data     12345  12.345 s  12345.000 s  12641.3 MiB s       12345  12.1 KiB  12.1 GiB\n"
+        );
+    }
+}
