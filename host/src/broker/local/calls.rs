@@ -24,6 +24,7 @@ use crate::broker::{
     Broker, BrokerError, Depth, Limits, Message, Outgoing, Queue, Receipt, Settlement, Turn,
     Unsettled,
 };
+use crate::wanted::Progress;
 
 /// The receipt of a message that was only looked at; nothing takes it.
 const LOOKED_AT: &str = "browsed";
@@ -226,6 +227,22 @@ impl Broker for LocalBroker {
         };
         let shown = |row: Row| Message { receipt: Receipt(LOOKED_AT.into()), ..row.into_message() };
         Ok(rows.into_iter().map(shown).collect())
+    }
+
+    async fn report_progress(&self, job_id: &str, progress: &Progress) -> Result<(), BrokerError> {
+        self.note_progress(job_id, progress).await
+    }
+
+    async fn progress(&self, job_id: &str) -> Result<Option<Progress>, BrokerError> {
+        self.noted_progress(job_id).await
+    }
+
+    async fn revoke(&self, job_id: &str) -> Result<(), BrokerError> {
+        self.note_revoked(job_id).await
+    }
+
+    async fn is_revoked(&self, job_id: &str) -> Result<bool, BrokerError> {
+        self.noted_revoked(job_id).await
     }
 
     async fn result(&self, job_id: &str, wait: Duration) -> Result<Option<Bytes>, BrokerError> {

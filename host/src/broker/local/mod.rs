@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use self::{
     fault::{explain, writer_gone},
+    notes::Revocations,
     request::{Call, Request},
     store::{QueueRow, Store},
     wake::Signals,
@@ -31,6 +32,7 @@ use crate::text::nearest;
 mod calls;
 mod fair;
 mod fault;
+mod notes;
 mod parts;
 mod request;
 mod schema;
@@ -82,6 +84,7 @@ pub struct LocalBroker {
     requests: mpsc::Sender<Request>,
     signals: Arc<Signals>,
     reader: Arc<Mutex<Connection>>,
+    revocations: Revocations,
     writer: Option<std::thread::JoinHandle<()>>,
     /// Held for what it does.
     watcher: Option<notify::RecommendedWatcher>,
@@ -130,6 +133,7 @@ impl LocalBroker {
             requests,
             signals,
             reader: Arc::new(Mutex::new(reader)),
+            revocations: Revocations::default(),
             writer: Some(thread),
             watcher,
         })

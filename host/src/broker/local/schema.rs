@@ -162,6 +162,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     // Another process may have been first.
     if matches!(identify(&transaction)?, Found::Nothing) {
         transaction.execute_batch(sql::SCHEMA)?;
+        transaction.execute_batch(sql::NOTES)?;
         transaction.pragma_update(None, "application_id", sql::APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", sql::SCHEMA_VERSION)?;
     }
@@ -174,6 +175,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     // Another process may have been first.
     if matches!(identify(&transaction)?, Found::Older) {
         transaction.execute_batch(sql::FROM_1)?;
+        transaction.execute_batch(sql::NOTES)?;
         transaction.pragma_update(None, "user_version", sql::SCHEMA_VERSION)?;
     }
     transaction.commit()

@@ -76,6 +76,19 @@ CREATE TABLE deduplications (
 ) STRICT;
 ";
 
+/// What is said of jobs that have no result yet. Its rows are kept like those of `results`.
+pub const NOTES: &str = "
+CREATE TABLE notes (
+    seq        INTEGER PRIMARY KEY,
+    job_id     TEXT NOT NULL UNIQUE,
+    noted_at   INTEGER NOT NULL,
+    revoked    INTEGER NOT NULL,
+    percent    INTEGER,
+    message    TEXT
+) STRICT;
+CREATE INDEX notes_revoked ON notes (revoked) WHERE revoked = 1;
+";
+
 /// From version 1, in which groups took no turns. A group without a name is none.
 pub const FROM_1: &str = "
 DROP INDEX messages_due;
@@ -178,6 +191,27 @@ pub const FORGET_DUPLICATES: &str = "DELETE FROM deduplications WHERE seq <= ?1"
 pub const KEEP_RESULT: &str = "
 INSERT OR REPLACE INTO results (job_id, finished_at, envelope) VALUES (?1, ?2, ?3)";
 
+/// A note is replaced by a new one, so that rows stay in the order in which they expire.
+pub const NOTE_PROGRESS: &str = "
+INSERT OR REPLACE INTO notes (job_id, noted_at, revoked, percent, message)
+VALUES (?1, ?2, coalesce((SELECT revoked FROM notes WHERE job_id = ?1), 0), ?3, ?4)";
+
+pub const NOTE_REVOKED: &str = "
+INSERT OR REPLACE INTO notes (job_id, noted_at, revoked, percent, message)
+VALUES (?1, ?2, 1, (SELECT percent FROM notes WHERE job_id = ?1),
+        (SELECT message FROM notes WHERE job_id = ?1))";
+
+pub const PROGRESS: &str = "SELECT percent, message FROM notes WHERE job_id = ?1";
+
+pub const ANY_REVOKED: &str = "SELECT EXISTS (SELECT 1 FROM notes WHERE revoked = 1)";
+
+pub const IS_REVOKED: &str =
+    "SELECT EXISTS (SELECT 1 FROM notes WHERE job_id = ?1 AND revoked = 1)";
+
+pub const OLD_NOTES: &str = "SELECT seq, noted_at FROM notes WHERE seq > 0 ORDER BY seq LIMIT ?1";
+
+pub const FORGET_NOTES: &str = "DELETE FROM notes WHERE seq <= ?1";
+
 pub const RESULT: &str = "SELECT envelope FROM results WHERE job_id = ?1";
 
 pub const OLD_RESULTS: &str = "
@@ -241,6 +275,13 @@ pub const HOT: &[&str] = &[
     RESULT,
     OLD_RESULTS,
     FORGET_RESULTS,
+    NOTE_PROGRESS,
+    NOTE_REVOKED,
+    PROGRESS,
+    ANY_REVOKED,
+    IS_REVOKED,
+    OLD_NOTES,
+    FORGET_NOTES,
     COUNT_READY,
     COUNT_READY_SHARED,
     COUNT_BEHIND,

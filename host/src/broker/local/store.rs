@@ -327,6 +327,11 @@ impl<'c> Store<'c> {
             .optional()
     }
 
+    /// Notes something of a job, for as long as results are kept.
+    pub fn note(&self, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<()> {
+        self.execute(sql, values).map(drop)
+    }
+
     /// Forgets results older than `retention` and deduplication ids past their time: at least
     /// twice as many as this transaction added, so that it keeps up, and `least` in any case.
     /// Returns whether there may be more.
@@ -342,7 +347,12 @@ impl<'c> Store<'c> {
             self.now - DEDUPLICATION_MS,
             least.max(2 * self.remembered),
         )?;
-        Ok(results || duplicates)
+        let notes = self.forget(
+            [sql::OLD_NOTES, sql::FORGET_NOTES],
+            self.now.saturating_sub(retention),
+            least,
+        )?;
+        Ok(results || duplicates || notes)
     }
 
     /// Both tables are in the order of their age: the walk ends at the first row that stays.

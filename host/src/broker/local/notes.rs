@@ -1,0 +1,100 @@
+//! What is said of jobs that have no result yet: how far they are, and that nobody wants them.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{LocalBroker, sql};
+use crate::{broker::BrokerError, wanted::Progress};
+
+/// How long what other processes say may take to be seen.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Whether any job is revoked at all: most often none is, and then no job asks the file.
+#[derive(Debug, Default)]
+pub struct Revocations {
+    any: AtomicBool,
+    looked: Mutex<Option<Instant>>,
+}
+
+impl Revocations {
+    /// Whether to look whether there are any.
+    fn is_due(&self) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
+        if due {
+            *looked = Some(Instant::now());
+        }
+        due
+    }
+}
+
+impl LocalBroker {
+    pub(super) async fn note_progress(
+        &self,
+        job_id: &str,
+        progress: &Progress,
+    ) -> Result<(), BrokerError> {
+        let (job_id, progress) = (job_id.to_owned(), progress.clone());
+        self.call(1, move |store| {
+            store.note(
+                sql::NOTE_PROGRESS,
+                params![job_id, store.now, progress.percent, progress.message],
+            )
+        })
+        .await
+    }
+
+    pub(super) async fn noted_progress(
+        &self,
+        job_id: &str,
+    ) -> Result<Option<Progress>, BrokerError> {
+        let job_id = job_id.to_owned();
+        self.look(move |connection| {
+            let read = |row: &rusqlite::Row<'_>| {
+                let percent: Option<u8> = row.get(0)?;
+                let message: Option<String> = row.get(1)?;
+                Ok(percent
+                    .map(|percent| Progress { percent, message: message.unwrap_or_default() }))
+            };
+            let mut statement = connection.prepare_cached(sql::PROGRESS)?;
+            Ok(statement.query_row([job_id], read).optional()?.flatten())
+        })
+        .await
+    }
+
+    pub(super) async fn note_revoked(&self, job_id: &str) -> Result<(), BrokerError> {
+        let job_id = job_id.to_owned();
+        self.call(1, move |store| store.note(sql::NOTE_REVOKED, params![job_id, store.now]))
+            .await?;
+        self.revocations.any.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) async fn noted_revoked(&self, job_id: &str) -> Result<bool, BrokerError> {
+        if self.revocations.is_due() {
+            let any = self
+                .look(|connection| {
+                    let mut statement = connection.prepare_cached(sql::ANY_REVOKED)?;
+                    statement.query_row([], |row| row.get(0))
+                })
+                .await?;
+            self.revocations.any.store(any, Ordering::Relaxed);
+        }
+        if !self.revocations.any.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let job_id = job_id.to_owned();
+        self.look(move |connection| {
+            let mut statement = connection.prepare_cached(sql::IS_REVOKED)?;
+            statement.query_row([job_id], |row| row.get(0))
+        })
+        .await
+    }
+}
