@@ -106,7 +106,7 @@ async fn every_missing_import_is_named() {
         &wat::parse_str(
             r#"(component
                 (import "a:b/c@1.0.0" (instance (export "f" (func))))
-                (import "wasi:http/types@0.2.0" (instance (export "f" (func))))
+                (import "wasi:http/incoming-handler@0.2.0" (instance (export "f" (func))))
                 (import "wasi:io/poll@0.2.0" (instance))
                 (type $u32 u32)
                 (import "d:e/only-types" (instance (export "t" (type (eq $u32)))))
@@ -123,7 +123,7 @@ async fn every_missing_import_is_named() {
     .await;
     match problem {
         Problem::MissingImports { imports } => {
-            assert_eq!(imports, ["a:b/c@1.0.0", "wasi:http/types@0.2.0", "bare"]);
+            assert_eq!(imports, ["a:b/c@1.0.0", "wasi:http/incoming-handler@0.2.0", "bare"]);
         }
         other => panic!("{other:?}"),
     }
