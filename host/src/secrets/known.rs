@@ -42,8 +42,8 @@ impl Known {
                     _ => Use::Failure(failure.clone()),
                 }
             }
-            Some((failure, _)) if failure.trouble == Trouble::Wrong => Use::Ask { meanwhile: None },
-            _ => Use::Ask { meanwhile: stale },
+            Some((failure, _)) if failure.trouble == Trouble::Away => Use::Ask { meanwhile: stale },
+            _ => Use::Ask { meanwhile: None },
         }
     }
 
