@@ -362,8 +362,8 @@ impl JobReleased<'_> {
     }
 }
 
-/// A message goes back because its tenant has as much of the worker as it may. The line is for once
-/// in a while, the count for each.
+/// A message goes back because its tenant has as much of the worker as it may. Told once in a while,
+/// and for those who look closely each time.
 pub struct TenantHeldBack<'a> {
     /// The queue's name.
     pub queue: &'a str,
@@ -384,14 +384,17 @@ impl TenantHeldBack<'_> {
     /// Logs and counts.
     pub fn emit(self) {
         let tenant = one_line(self.tenant, 200);
+        let after_ms = ms(self.after);
         if self.tell {
             info!(
                 queue = self.queue,
                 %tenant,
                 want = self.want,
-                after_ms = ms(self.after),
+                after_ms,
                 "tenant is held back: its messages wait until it has room again"
             );
+        } else {
+            debug!(queue = self.queue, %tenant, want = self.want, after_ms, "message held back");
         }
         let tenant = if self.known { tenant } else { String::new() };
         counter!(

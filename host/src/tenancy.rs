@@ -16,16 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::{
-    DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _,
-    middleware::StateInformationMiddleware,
-};
+use governor::clock::Clock as _;
 use tokio_util::sync::CancellationToken;
 
+use self::account::{Account, Rate};
 use crate::{
     broker::Turn,
     config::{Config, TenantConfig},
 };
+
+mod account;
 
 /// How far a tenant may be ahead of the one that had the least, in CPU time by weight.
 const LAG: Duration = Duration::from_millis(50);
@@ -33,22 +33,8 @@ const LAG: Duration = Duration::from_millis(50);
 /// For how long a tenant counts as there after its last job.
 const LATELY: Duration = Duration::from_secs(2);
 
-/// The shortest and the longest wait of a message that is put back for its tenant's quota.
-const SHORTEST: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_secs(60);
-
 /// Accounts that are kept without being looked through for those that can be closed.
 const KEPT: usize = 256;
-
-/// How often a tenant that is held back is told of in the log.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
-
-type Limiter = RateLimiter<
-    governor::state::NotKeyed,
-    governor::state::InMemoryState,
-    governor::clock::DefaultClock,
-    StateInformationMiddleware,
->;
 
 /// All tenants of one worker.
 #[derive(Debug)]
@@ -68,13 +54,6 @@ struct Settings {
     rate: Option<Rate>,
 }
 
-#[derive(Debug)]
-struct Rate {
-    limiter: Limiter,
-    period: Duration,
-    burst: usize,
-}
-
 #[derive(Debug, Default)]
 struct State {
     accounts: HashMap<Arc<str>, Account>,
@@ -85,23 +64,6 @@ struct State {
     next_outlook: u64,
     /// When accounts are looked through, by their number.
     tidy_at: usize,
-}
-
-/// What is known of one tenant that is there, or was lately.
-#[derive(Debug)]
-struct Account {
-    running: usize,
-    /// CPU seconds by weight.
-    time: f64,
-    /// When it last began or ended a job.
-    changed: Instant,
-    /// How long its jobs hold a place, on average, in seconds.
-    mean: f64,
-    /// Until when places are promised to messages that were put back.
-    booked: Instant,
-    /// How many jobs its rate allowed when it was last asked, and when that was.
-    allowed: Option<(usize, Instant)>,
-    told: Option<Instant>,
 }
 
 /// A tenant's place for one job; dropping it frees the place.
@@ -310,28 +272,11 @@ impl Settings {
     }
 }
 
-impl Rate {
-    /// `None` where there is no such rate; the configuration is checked for those.
-    fn new(per_second: f64, burst: Option<NonZeroU32>) -> Option<Self> {
-        let period = Duration::try_from_secs_f64(per_second.recip()).ok()?;
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "casts of floats end at the bounds of the type, and a million is the most"
-        )]
-        let second = NonZeroU32::new(per_second.ceil() as u32).unwrap_or(NonZeroU32::MIN);
-        let burst = burst.unwrap_or(second);
-        let quota = Quota::with_period(period)?.allow_burst(burst);
-        let limiter = DefaultDirectRateLimiter::direct(quota).with_middleware();
-        Some(Self { limiter, period, burst: usize::try_from(burst.get()).unwrap_or(usize::MAX) })
-    }
-}
-
 impl State {
     /// Closes accounts that say nothing any more: what a tenant had beyond others is evened out by
     /// then, or long ago.
     fn tidy(&mut self, now: Instant) {
-        const LONG_AGO: Duration = Duration::from_secs(600);
+        const LONG_AGO: Duration = Duration::from_mins(10);
         if self.accounts.len() < self.tidy_at.max(KEPT) {
             return;
         }
@@ -343,54 +288,6 @@ impl State {
                 || (account.time > floor && account.changed + LONG_AGO > now)
         });
         self.tidy_at = 2 * self.accounts.len();
-    }
-}
-
-impl Account {
-    fn new(now: Instant) -> Self {
-        // As if it had been away: it begins at the floor.
-        let changed = now.checked_sub(LATELY).unwrap_or(now);
-        Self { running: 0, time: 0.0, changed, mean: 0.1, booked: now, allowed: None, told: None }
-    }
-
-    /// When a message that finds no place should try again: behind those that were told so before,
-    /// by how fast places become free.
-    fn refuse_place(&mut self, now: Instant, quota: usize) -> Refused {
-        let stuck = now.saturating_duration_since(self.changed).as_secs_f64();
-        #[allow(clippy::cast_precision_loss, reason = "an estimate")]
-        let step = self.mean.max(stuck) / quota as f64;
-        let after = self.book(now, Duration::from_secs_f64(step.clamp(0.0, 3600.0)));
-        self.refuse(now, Want::Places, after)
-    }
-
-    fn refuse_rate(&mut self, now: Instant, wait: Duration, period: Duration) -> Refused {
-        self.booked = self.booked.max(now + wait);
-        let after = self.book(now, period).max(wait);
-        self.refuse(now, Want::Rate, after)
-    }
-
-    fn book(&mut self, now: Instant, step: Duration) -> Duration {
-        self.booked = (self.booked.max(now) + step).min(now + LONGEST);
-        let wait = self.booked.saturating_duration_since(now);
-        // Spread out, or all would come back together.
-        wait.mul_f64(0.75 + 0.5 * fastrand::f64()).clamp(SHORTEST, LONGEST)
-    }
-
-    fn refuse(&mut self, now: Instant, want: Want, after: Duration) -> Refused {
-        let tell = self.told.is_none_or(|told| told + TOLD_EVERY <= now);
-        if tell {
-            self.told = Some(now);
-        }
-        Refused { want, after, tell }
-    }
-
-    /// How many jobs its rate allows now, about, and when it allows the next.
-    fn allowed_by(&self, rate: &Rate, now: Instant) -> (usize, Instant) {
-        let Some((left, at)) = self.allowed else { return (rate.burst, now) };
-        let passed = now.saturating_duration_since(at);
-        let more = passed.as_nanos() / rate.period.as_nanos().max(1);
-        let allowed = left.saturating_add(usize::try_from(more).unwrap_or(usize::MAX));
-        (allowed.min(rate.burst), at + rate.period)
     }
 }
 

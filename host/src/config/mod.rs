@@ -248,8 +248,8 @@ pub struct QueueConfig {
     /// The tenant of messages that name none.
     pub tenant: Option<String>,
     /// Who is believed about a job's tenant, the first that says something: `body`, `attribute`,
-    /// `group`, `queue`. A message that names another tenant where nobody is believed is
-    /// rejected: whoever may send could act for any tenant.
+    /// `group`, `queue`. A message that names another tenant anywhere else is rejected: whoever
+    /// may send could act for any tenant.
     pub tenant_from: Vec<TenantSource>,
     /// Whether jobs without a tenant are rejected.
     pub tenant_required: bool,

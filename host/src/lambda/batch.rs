@@ -5,6 +5,10 @@
 //! batch runs at once, as far as `worker.concurrency` allows. A FIFO queue's runs in order and
 //! stops at its first failure: that message and all behind it stay. A message that there is no
 //! time for stays, too.
+//!
+//! Quotas and rates of tenants do not hold here: how many messages come at once is the mapping's
+//! affair, and what stays would count as received once more, for nothing. Whom the queue believes,
+//! and what a tenant may run and use, holds as in a worker.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>
 
 use std::{

@@ -7,8 +7,9 @@ use lovage::{
     broker::{BrokerError, Fault},
     events::{
         AttemptAbandoned, AttemptEnded, AttemptStarted, DeadLettered, HostPanicked, JobFinished,
-        JobReleased, LeaseLost, MessagesReceived, ReceiveFailed, RenewalFailed, ReplyRefused,
-        SettleFailed, TaskNotServed, WorkerDraining, WorkerStarted, WorkerStopped,
+        JobProgress, JobReleased, LeaseLost, MessagesReceived, ReceiveFailed, RenewalFailed,
+        ReplyRefused, SettleFailed, TaskNotServed, TenantHeldBack, WorkerDraining, WorkerStarted,
+        WorkerStopped,
     },
     outcome::Status,
     usage::Usage,
@@ -139,6 +140,32 @@ fn every_event_is_a_line_and_a_count_at_once() {
             JobReleased { queue: "jobs", after: ms(0), spent: false, failure: None },
             INFO "job goes back" { "after_ms": 0, "spent": false, "kind": "", "reason": "" },
             "lovage_jobs_released_total{queue=jobs,spent=false}" += 1
+        ),
+        event!(
+            TenantHeldBack {
+                queue: "jobs",
+                tenant: "acme",
+                known: true,
+                want: "rate",
+                after: ms(30),
+                tell: true,
+            },
+            INFO "tenant is held back: its messages wait until it has room again" {
+                "tenant": "acme", "want": "rate", "after_ms": 30,
+            },
+            "lovage_tenant_holds_total{queue=jobs,tenant=acme,want=rate}" += 1
+        ),
+        event!(
+            TenantHeldBack {
+                queue: "jobs",
+                tenant: "whatever a sender says",
+                known: false,
+                want: "concurrency",
+                after: ms(0),
+                tell: false,
+            },
+            DEBUG "message held back" { "tenant": "whatever a sender says", "after_ms": 0 },
+            "lovage_tenant_holds_total{queue=jobs,tenant=,want=concurrency}" += 1
         ),
         event!(
             DeadLettered { queue: "jobs", to: Some("letters"), reason: "why" },

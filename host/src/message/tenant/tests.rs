@@ -5,6 +5,9 @@ use proptest::prelude::*;
 use super::{super::*, *};
 use crate::broker::{Receipt, sqs::group_of};
 
+/// Whom a queue believes; what body, attribute and group say; the queue's own.
+type Case = (&'static [TenantSource], [&'static str; 3], Option<&'static str>);
+
 /// A message that names these tenants: by its body, by its attribute, by its group.
 fn naming(body: &str, attribute: &str, group: &str) -> Message {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -46,17 +49,17 @@ fn tenant(message: &Message, defaults: &Defaults) -> Result<String, String> {
 #[test]
 fn the_first_place_that_is_believed_decides() {
     use TenantSource::{Attribute, Body, Group, Queue};
-    let cases: [(&[TenantSource], [&str; 3], Option<&str>, &str); 8] = [
-        (&[Body, Attribute, Group, Queue], ["a", "", ""], Some("q"), "a"),
-        (&[Body, Attribute, Group, Queue], ["", "a", ""], Some("q"), "a"),
-        (&[Body, Attribute, Group, Queue], ["", "", "a"], Some("q"), "a"),
-        (&[Body, Attribute, Group, Queue], ["", "", ""], Some("q"), "q"),
-        (&[Body, Attribute, Group, Queue], ["", "", ""], None, ""),
-        (&[Group], ["a", "a", "a"], None, "a"),
-        (&[Queue], ["", "", ""], Some("q"), "q"),
-        (&[Queue], ["q", "q", "q"], Some("q"), "q"),
+    let cases: [(Case, &str); 8] = [
+        ((&[Body, Attribute, Group, Queue], ["a", "", ""], Some("q")), "a"),
+        ((&[Body, Attribute, Group, Queue], ["", "a", ""], Some("q")), "a"),
+        ((&[Body, Attribute, Group, Queue], ["", "", "a"], Some("q")), "a"),
+        ((&[Body, Attribute, Group, Queue], ["", "", ""], Some("q")), "q"),
+        ((&[Body, Attribute, Group, Queue], ["", "", ""], None), ""),
+        ((&[Group], ["a", "a", "a"], None), "a"),
+        ((&[Queue], ["", "", ""], Some("q")), "q"),
+        ((&[Queue], ["q", "q", "q"], Some("q")), "q"),
     ];
-    for (from, [body, attribute, group], queue, expected) in cases {
+    for ((from, [body, attribute, group], queue), expected) in cases {
         let told = tenant(&naming(body, attribute, group), &believing(from, queue));
         assert_eq!(told.as_deref(), Ok(expected), "{from:?} {body} {attribute} {group}");
     }
@@ -66,40 +69,32 @@ fn the_first_place_that_is_believed_decides() {
 fn another_name_in_any_other_place_is_refused_and_both_places_are_told() {
     use TenantSource::{Attribute, Body, Group, Queue};
     let all: &[TenantSource] = &TenantSource::ALL;
-    let cases: [(&[TenantSource], [&str; 3], Option<&str>, &str, &str); 7] = [
+    let cases: [(Case, &str, &str); 7] = [
         (
-            all,
-            ["a", "b", ""],
-            None,
+            (all, ["a", "b", ""], None),
             "attribute `lovage-tenant` names tenant `b`",
             "`tenant` the job is for `a`",
         ),
         (
-            all,
-            ["a", "", "b"],
-            None,
+            (all, ["a", "", "b"], None),
             "the message group (or Lambda's tenant id) names tenant `b`",
             "for `a`",
         ),
-        (&[Group], ["b", "", "a"], None, "not believed on this queue", "by the message group"),
+        ((&[Group], ["b", "", "a"], None), "not believed on this queue", "by the message group"),
         (
-            &[Group, Body],
-            ["b", "", "a"],
-            None,
+            (&[Group, Body], ["b", "", "a"], None),
             "the body's `tenant` names tenant `b`",
             "(group, body)",
         ),
         (
-            &[Queue],
-            ["", "", "b"],
-            Some("q"),
+            (&[Queue], ["", "", "b"], Some("q")),
             "names tenant `b`, which is not believed",
             "queue's own `tenant` the job is for `q`",
         ),
-        (&[Queue, Attribute], ["", "b", ""], Some("q"), "names tenant `b`, and", "for `q`"),
-        (&[], ["b", "", ""], None, "no place that is believed names any", "(none)"),
+        ((&[Queue, Attribute], ["", "b", ""], Some("q")), "names tenant `b`, and", "for `q`"),
+        ((&[], ["b", "", ""], None), "no place that is believed names any", "(none)"),
     ];
-    for (from, [body, attribute, group], queue, first, second) in cases {
+    for ((from, [body, attribute, group], queue), first, second) in cases {
         let reason = tenant(&naming(body, attribute, group), &believing(from, queue)).unwrap_err();
         assert!(reason.contains(first) && reason.contains(second), "{reason}");
     }
