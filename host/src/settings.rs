@@ -89,7 +89,7 @@ impl Settings {
                 .or(max_attempts)
                 .unwrap_or(defaults::MAX_ATTEMPTS)
                 .max(1),
-            limits: limits(own.limits(), advice, all.limits()),
+            limits: limits(&own.limits(), advice, &all.limits()),
             backoff: Backoff {
                 base: millis(own.retry_base_ms, all.retry_base_ms, defaults::RETRY_BASE_MS),
                 cap: millis(own.retry_cap_ms, all.retry_cap_ms, defaults::RETRY_CAP_MS),
@@ -120,7 +120,7 @@ impl Settings {
 }
 
 /// A task's own limits over the component's advice over everybody's over the last values.
-fn limits(own: LimitValues, advice: Advice, all: LimitValues) -> Limits {
+fn limits(own: &LimitValues, advice: Advice, all: &LimitValues) -> Limits {
     let longest = all.timeout_ms.unwrap_or(ceilings::TIMEOUT_MS);
     let advised = advice.timeout.map(|advised| whole_ms(advised).min(longest));
     let advised = LimitValues { timeout_ms: advised, ..LimitValues::default() };
@@ -131,7 +131,7 @@ fn limits(own: LimitValues, advice: Advice, all: LimitValues) -> Limits {
         stdio_bytes: defaults::STDIO_BYTES as usize,
         ..Limits::default()
     };
-    last.set(own.or(advised).or(all))
+    last.set(own.or(advised).or(*all))
 }
 
 fn whole_ms(duration: Duration) -> u64 {

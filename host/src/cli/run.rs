@@ -122,6 +122,7 @@ impl Run {
             ..Plan::default()
         };
         let report = sandbox.run(&task.component, job.clone(), &plan).await;
+        sandbox.close_scratch().await;
         if self.show_output {
             for (name, tail) in [("stdout", &report.stdout), ("stderr", &report.stderr)] {
                 for line in tail.text().lines() {

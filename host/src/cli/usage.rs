@@ -15,7 +15,7 @@ use crate::{config::Config, http, sandbox::Bytes, text::one_line, usage::Total};
     lovage usage --url http://127.0.0.1:9464 --json\n\n\
     Since that worker began; every attempt counts, whatever it came to.")]
 pub struct Usage {
-    /// Where the worker is; worker.metrics_address of the configuration when absent
+    /// Where the worker is; `worker.metrics_address` of the configuration when absent
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 }
@@ -118,8 +118,8 @@ mod tests {
         let text = table(&[total("", "echo", 1), total("acme\u{1b}[2J", "process_data", 12_345)]);
         assert_eq!(
             text,
-            "TENANT          TASK          ATTEMPTS       CPU         WALL          MEMORY  HOST CALLS       IN        OUT\n\
-             -               echo                 1   0.001 s      1.000 s       1.0 MiB s           1  1 bytes      1 MiB\n\
+            "TENANT         TASK          ATTEMPTS       CPU         WALL         MEMORY  HOST CALLS        IN       OUT\n\
+             -              echo                 1   0.001 s      1.000 s      1.0 MiB s           1   1 bytes     1 MiB\n\
              acme\\u{1b}[2J  process_data     12345  12.345 s  12345.000 s  12641.3 MiB s       12345  12.1 KiB  12.1 GiB\n"
         );
     }

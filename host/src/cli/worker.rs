@@ -17,8 +17,12 @@ use crate::{
     pipeline::Pipeline,
     retry::Backoff,
     routes::{Routes, Source},
+    sandbox::Sandbox,
     worker::{Stop, Worker as Service},
 };
+
+/// How long tidying up may take at the end.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Take jobs from queues and run them until told to stop
 #[derive(Debug, Args)]
@@ -54,21 +58,23 @@ impl Worker {
         let stop = Stop::default();
         tokio::spawn(watch_signals(stop.clone())?);
         // Nothing is held before the start is over, so that it can be broken off anywhere.
-        let (worker, sources) = tokio::select! {
+        let (worker, sources, sandbox) = tokio::select! {
             started = start(Arc::new(config), stop.drain.clone()) => started?,
             () = stop.drain.cancelled() => return Ok(ExitCode::SUCCESS),
         };
         worker.run(sources, stop).await;
+        // What is not deleted by then is left to the next start.
+        let _ = tokio::time::timeout(LEAVE, sandbox.close_scratch()).await;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// A worker that is ready to run, and the queues it takes jobs from, each with the number of its
-/// jobs at once.
+/// A worker that is ready to run, the queues it takes jobs from, each with the number of its jobs
+/// at once, and where those run.
 async fn start(
     config: Arc<Config>,
     stopping: CancellationToken,
-) -> anyhow::Result<(Arc<Service>, Vec<(Source, Option<usize>)>)> {
+) -> anyhow::Result<(Arc<Service>, Vec<(Source, Option<usize>)>, Sandbox)> {
     // Before all else, so that nothing is done for long when the address is taken.
     let metrics = match config.worker.metrics_address {
         Some(address) => Some(Metrics::start(address).await?),
@@ -92,6 +98,7 @@ async fn start(
         TaskNotServed { task, nearest: host.registry.nearest(task).as_deref() }.emit();
     }
     let tasks = host.registry.tasks().len();
+    let sandbox = host.sandbox.clone();
     let pipeline =
         Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, broker.clone())
             .until(stopping);
@@ -105,7 +112,8 @@ async fn start(
         concurrency: config.worker.concurrency.get(),
     }
     .emit();
-    Ok((Service::new(broker, Arc::new(pipeline), config.worker.clone()), sources))
+    let worker = Service::new(broker, Arc::new(pipeline), config.worker.clone());
+    Ok((worker, sources, sandbox))
 }
 
 /// Finds a queue. What may pass is waited for; what is wrong for good ends the start.

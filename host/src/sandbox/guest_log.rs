@@ -24,10 +24,10 @@ pub(super) enum Which {
 
 /// The log of one attempt. Clones are the same; the last one ends it.
 #[derive(Debug, Clone)]
-pub(super) struct GuestLog(Arc<Mutex<Lines>>);
+pub(super) struct GuestLog(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
-struct Lines {
+struct Inner {
     /// What is left of the limits.
     lines: u64,
     bytes: u64,
@@ -47,7 +47,7 @@ struct Line {
 
 impl GuestLog {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self(Arc::new(Mutex::new(Lines {
+        Self(Arc::new(Mutex::new(Inner {
             lines: limits.log_lines,
             bytes: limits.log_bytes,
             stdout: Line::default(),
@@ -70,13 +70,13 @@ impl GuestLog {
         lines.add(which, part);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lines> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // A log that lacks a line is no reason to fail.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Lines {
+impl Inner {
     fn line(&mut self, which: Which) -> &mut Line {
         match which {
             Which::Stdout => &mut self.stdout,
@@ -123,7 +123,7 @@ impl Lines {
     }
 }
 
-impl Drop for Lines {
+impl Drop for Inner {
     fn drop(&mut self) {
         for which in [Which::Stdout, Which::Stderr] {
             let line = self.line(which);

@@ -164,6 +164,12 @@ impl Sandbox {
         self.scratches().prepare()
     }
 
+    /// Waits until the scratch directories of attempts that are over are deleted. For the end of a
+    /// process, which would cut that short: then the next one that starts has to do it.
+    pub async fn close_scratch(&self) {
+        self.scratches().close().await;
+    }
+
     fn ticker(&self) -> &Ticker {
         &self.0.ticker
     }

@@ -227,7 +227,7 @@ async fn a_component_beyond_a_limit_is_told_which_one_with_both_numbers() {
         (
             &many_instances,
             "needs more than 128 core instances, and a sandbox has room for 128 (`instances` raises it)",
-            "which exceeds the configured maximum of 128 (`instances` raises it)",
+            "maximum of 128 in the pooling allocator (`instances` raises it)",
         ),
     ] {
         let (problem, text) = problem_of(&on_demand, component).await;

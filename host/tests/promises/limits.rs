@@ -37,6 +37,8 @@ fn asks_for_the_time() -> Vec<u8> {
     )
 }
 
+type Change = fn(&mut Limits);
+
 async fn crash(
     sandbox: &Sandbox,
     component: &[u8],
@@ -92,7 +94,6 @@ async fn the_number_of_each_thing_is_limited_for_each_task() {
                   (i32.const 0)))"#
         ))
     };
-    type Change = fn(&mut Limits);
     let cases: [(Vec<u8>, Change, &str, &str); 4] = [
         (
             with("(memory 1) (memory 1)"),

@@ -13,6 +13,7 @@ use lovage::{
     },
     outcome::Status,
     usage::Usage,
+    wanted::Progress,
 };
 use serde_json::{Value, json};
 use tracing::Level;
@@ -109,6 +110,14 @@ fn every_event_is_a_line_and_a_count_at_once() {
                 "bytes_in": 5, "bytes_out": 0
             },
             "lovage_attempts_ended_total{queue=jobs,outcome=retry}" += 1
+        ),
+        event!(
+            JobProgress {
+                queue: "jobs",
+                progress: &Progress { percent: 40, message: "row 4".to_owned() },
+            },
+            INFO "job progress" { "queue": "jobs", "percent": 40, "said": "row 4" },
+            "lovage_progress_reports_total{queue=jobs}" += 1
         ),
         event!(
             JobFinished {

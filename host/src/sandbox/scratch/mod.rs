@@ -43,6 +43,7 @@ pub(super) struct Scratches {
     home: Mutex<Option<Arc<Home>>>,
     /// Directories that are there: a guest must not fill them faster than they are deleted.
     room: Arc<Semaphore>,
+    most: usize,
 }
 
 /// There is no scratch directory.
@@ -74,8 +75,8 @@ pub(super) struct ScratchDir {
 impl Scratches {
     /// With room for so many directories at once, those that are being deleted included.
     pub(super) fn new(room: usize) -> Self {
-        let room = room.clamp(1, Semaphore::MAX_PERMITS);
-        Self { home: Mutex::default(), room: Arc::new(Semaphore::new(room)) }
+        let most = room.clamp(1, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
+        Self { home: Mutex::default(), room: Arc::new(Semaphore::new(most)), most }
     }
 
     /// Deletes what processes left that are gone, and makes the directory of this one.
@@ -106,6 +107,14 @@ impl Scratches {
             Ok(path) => Ok(ScratchDir { path, home, room }),
             Err(source) => Err(ScratchError { at: home.path.clone(), source }),
         }
+    }
+
+    /// Waits until what attempts had that are over is deleted, and deletes the process's directory.
+    pub(super) async fn close(&self) {
+        let all = u32::try_from(self.most).unwrap_or(u32::MAX);
+        let _all = self.room.acquire_many(all).await;
+        let home = self.home.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(home);
     }
 
     /// The process's directory; another one than `gone`.
