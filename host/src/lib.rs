@@ -12,6 +12,8 @@ pub mod config;
 pub mod connect;
 pub mod dispatch;
 pub mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod job;
 pub mod lambda;
 pub mod lease;

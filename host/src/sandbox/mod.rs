@@ -25,7 +25,10 @@ mod error;
 mod failure;
 mod limits;
 mod output;
+mod read;
 mod services;
+#[cfg(feature = "compiler")]
+mod shape;
 mod spec;
 mod state;
 mod stdio;
@@ -46,6 +49,8 @@ pub use self::error::{ComponentError, EngineError, Problem};
 pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 pub use self::limits::{Bytes, Limit, Limits, Refusal};
 pub use self::services::Services;
+#[cfg(all(any(test, fuzzing), feature = "compiler"))]
+pub(crate) use self::shape::check as check_shape;
 pub use self::spec::TaskSpec;
 pub use self::state::{OFFERED, Offer, Offered, Versions, offer};
 pub use self::stdio::Tail;

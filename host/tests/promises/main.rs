@@ -24,6 +24,8 @@ mod conformance;
 mod guests;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod host_panics;
+#[cfg(feature = "compiler")]
+mod hostile;
 mod lambda;
 #[cfg(feature = "local")]
 mod local_broker;
