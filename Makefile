@@ -47,6 +47,16 @@ test-host: guests ## The host's tests, end to end against the local AWS included
 # dependencies have features of their own.
 test-demo: test-host ## The demo, with what the tests have built
 	deploy/demo.sh $(LOVAGE)
+.PHONY: fuzz
+# Sanitizers need a nightly compiler, and Rust without `unsafe` hardly needs them: so there are none.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(notdir $(basename $(wildcard host/fuzz/fuzz_targets/*.rs)))
+fuzz: guests ## Fuzz for long: FUZZ_SECONDS each decoder with libFuzzer, then 20,000 components of each sort
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	cd host/fuzz && for target in $(FUZZ_TARGETS); do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir . -s none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+	LOVAGE_GENERATED=20000 $(CARGO) test -p lovage --test promises hostile::generated -- --nocapture
 
 .PHONY: test-guests
 test-guests: ## The guest tasks' own tests

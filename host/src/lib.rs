@@ -14,6 +14,8 @@ pub mod dispatch;
 pub mod events;
 pub mod fair;
 pub mod follow_on;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod http;
 pub mod job;
 pub mod keyvalue;

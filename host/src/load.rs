@@ -51,6 +51,9 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
     if let Some(bytes) = config.sandbox.memory_reservation_bytes {
         options.memory_reservation = bytes;
     }
+    if let Some(bytes) = config.components.max_bytes {
+        options.max_component_bytes = bytes.get();
+    }
     // The pool has room for whatever some task may have.
     let most = largest(config);
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);

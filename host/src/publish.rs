@@ -1,12 +1,15 @@
 //! From a finished job to the messages that must be sent before its own is deleted: the result,
 //! and where it comes to that the dead letter.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -78,32 +81,50 @@ pub fn refused(send: &Send, error: &BrokerError) -> Option<Send> {
     });
     let failed = Status::Failed.as_str();
     let mut outgoing = send.message.clone();
-    let parsed: Value = serde_json::from_slice(&outgoing.body).unwrap_or_default();
+    let parsed = Fields::parse(&outgoing.body);
+    let fields = parsed.as_ref();
     let bare = outgoing.attributes.get(attribute::STATUS);
-    let text = |pointer: &str| parsed.pointer(pointer).and_then(Value::as_str);
     let (status, was) = match bare {
-        Some(status) => (Some(status.as_str()), text("/kind")),
-        None => (text("/status"), text("/error/kind")),
+        Some(status) => (Some(status.clone()), fields.and_then(|it| it.text("kind"))),
+        None => (
+            fields.and_then(|it| it.text("status")),
+            fields.and_then(|it| Fields::parse(it.0.get("error")?.get().as_bytes())?.text("kind")),
+        ),
     };
-    if status == Some(failed) && [Some(TOO_LARGE), Some(REFUSED)].contains(&was) {
+    let again = was.is_some_and(|was| [TOO_LARGE, REFUSED].contains(&was.as_str()));
+    if again && status.as_deref() == Some(failed) {
         return None;
     }
     let body = if bare.is_some() {
         outgoing.attributes.insert(attribute::STATUS.to_owned(), failed.to_owned());
         outgoing.attributes.insert(attribute::CONTENT_TYPE.to_owned(), JSON.to_owned());
         outgoing.attributes.remove(attribute::CONTENT_ENCODING);
-        failure
+        failure.to_string()
     } else {
-        let Value::Object(mut envelope) = parsed else { return None };
+        let Fields(mut envelope) = parsed?;
         for value in ["data", "data_base64", "content_type"] {
             envelope.remove(value);
         }
-        envelope.insert("status".to_owned(), failed.into());
-        envelope.insert("error".to_owned(), failure);
-        envelope.into()
+        envelope.insert("status".to_owned(), to_raw_value(failed).ok()?);
+        envelope.insert("error".to_owned(), to_raw_value(&failure).ok()?);
+        serde_json::to_string(&envelope).ok()?
     };
-    outgoing.body = escape_json(&body.to_string()).into_owned().into();
+    outgoing.body = escape_json(&body).into_owned().into();
     Some(Send { to: send.to.clone(), message: outgoing })
+}
+
+/// The fields of a JSON object, unread: what a guest gave back may be nested deeper than a reader
+/// of values goes.
+struct Fields(BTreeMap<String, Box<RawValue>>);
+
+impl Fields {
+    fn parse(json: &[u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok().map(Self)
+    }
+
+    fn text(&self, field: &str) -> Option<String> {
+        serde_json::from_str(self.0.get(field)?.get()).ok()
+    }
 }
 
 /// A result in characters that SQS takes, whatever is in it. The same for every broker, so that
@@ -265,6 +286,8 @@ fn size(body: &Bytes, attributes: &Attributes) -> usize {
 mod tests {
     use std::time::Duration;
 
+    use serde_json::Value;
+
     use super::*;
     use crate::{
         broker::Receipt,
@@ -379,6 +402,20 @@ mod tests {
             assert_eq!(failure.message.deduplication_id, sent.message.deduplication_id);
             assert_eq!(refused(&failure, &error), None, "there is nothing smaller");
         }
+    }
+
+    #[test]
+    fn a_refused_result_is_told_however_deeply_it_is_nested() {
+        let error = BrokerError::new(Fault::TooLarge, "the queue takes 1024 bytes");
+        let deep = done(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)));
+        let sent = result(&deep, &message("1"), &queue("r"), ResultFormat::Envelope, 9999);
+        let failure = refused(&sent, &error).unwrap();
+        let body: Value = serde_json::from_slice(&failure.message.body).unwrap();
+        assert_eq!(
+            (&body["status"], &body["error"]["kind"]),
+            (&"failed".into(), &"result_too_large".into())
+        );
+        assert_eq!(refused(&failure, &error), None, "there is nothing smaller");
     }
 
     #[test]

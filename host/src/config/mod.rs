@@ -166,6 +166,9 @@ pub struct ComponentsConfig {
     /// How many bytes the cache may hold; the least recently used code goes first. 2 GiB when
     /// absent.
     pub cache_bytes: Option<u64>,
+    /// The most bytes of one `.wasm` file; larger ones are not loaded. It bounds the time and the
+    /// memory that compiling one takes. 64 MiB when absent.
+    pub max_bytes: Option<NonZeroU64>,
 }
 
 /// How instances are allocated.

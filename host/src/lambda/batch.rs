@@ -115,6 +115,14 @@ impl Event {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl Event {
+    /// Its messages, for fuzzing.
+    pub(crate) fn messages(self) -> impl Iterator<Item = Arc<Message>> {
+        self.records.into_iter().map(|record| record.into_message().1)
+    }
+}
+
 impl Record {
     /// The message, under the id by which the mapping knows it.
     fn into_message(self) -> (String, Arc<Message>) {

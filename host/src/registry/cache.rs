@@ -25,7 +25,7 @@ use wasmtime::component::Component;
 
 use super::load::announce;
 use super::trust::{self, Besides, Distrust};
-use crate::sandbox::{Kind, Problem, Sandbox, Source};
+use crate::sandbox::{Problem, Sandbox, Source};
 
 /// How many bytes a cache holds unless somebody says otherwise: 2 GiB.
 pub const DEFAULT_MAX_BYTES: u64 = 2 << 30;
@@ -133,9 +133,7 @@ impl CompileCache {
             tracing::debug!(file = source.file, "compiled code found in the cache");
             return Ok(component);
         }
-        if let Some(problem) = Kind::of(wasm).problem() {
-            return Err(problem);
-        }
+        sandbox.check_bytes(wasm)?;
         announce(source);
         let code = sandbox
             .engine()

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::RegistryError;
-use super::load::{LoadOptions, check_grants, compile_in_background};
+use super::load::{LoadOptions, check_grants, compile_in_background, read};
 use crate::sandbox::{Import, Kind, Sandbox, Source, TaskSpec};
 
 /// All that is known of a file.
@@ -39,8 +39,7 @@ pub async fn inspect(
     file: &Path,
     options: &LoadOptions,
 ) -> Result<Inspection, RegistryError> {
-    let wasm = std::fs::read(file)
-        .map_err(|error| RegistryError::Unreadable { path: file.to_owned(), error })?;
+    let wasm = read(sandbox, file)?;
     let source = Source::of(file.display().to_string(), &wasm);
     let mut inspection = Inspection {
         file: source.file.clone(),

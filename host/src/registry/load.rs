@@ -161,14 +161,21 @@ fn files(path: &Path, ending: &'static str) -> Result<Vec<PathBuf>, RegistryErro
     Ok(files)
 }
 
+/// Reads a component's file.
+pub(super) fn read(sandbox: &Sandbox, file: &Path) -> Result<Vec<u8>, RegistryError> {
+    sandbox.read(file).map_err(|problem| match problem {
+        Problem::Unreadable(error) => RegistryError::Unreadable { path: file.to_owned(), error },
+        problem => problem.of(file.display().to_string()).into(),
+    })
+}
+
 async fn load_wasm(
     sandbox: &Sandbox,
     file: &Path,
     options: &LoadOptions,
     before: &[Arc<LoadedComponent>],
 ) -> Result<Arc<LoadedComponent>, RegistryError> {
-    let wasm = std::fs::read(file)
-        .map_err(|error| RegistryError::Unreadable { path: file.to_owned(), error })?;
+    let wasm = read(sandbox, file)?;
     let source = Source::of(file.display().to_string(), &wasm);
     if let Some(same) = before.iter().find(|component| component.source == source) {
         return Ok(Arc::clone(same));

@@ -181,15 +181,12 @@ pub async fn compile(
     dir: &Path,
     limits: &Limits,
 ) -> Result<(Bundle, Manifest), CompileError> {
-    use crate::sandbox::{Kind, Problem};
+    use crate::sandbox::Problem;
 
     let name = wasm_file.display().to_string();
     let component_problem = |problem: Problem| problem.of(&name);
-    let wasm =
-        std::fs::read(wasm_file).map_err(|error| component_problem(Problem::Unreadable(error)))?;
-    if let Some(problem) = Kind::of(&wasm).problem() {
-        return Err(component_problem(problem).into());
-    }
+    let wasm = sandbox.read(wasm_file).map_err(component_problem)?;
+    sandbox.check_bytes(&wasm).map_err(component_problem)?;
     let file_name = wasm_file.file_name().ok_or_else(|| BundleProblem::NoName.of(wasm_file))?;
     let compiler = sandbox
         .options()

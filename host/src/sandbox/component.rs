@@ -154,7 +154,7 @@ impl Sandbox {
         limits: &Limits,
     ) -> Result<Arc<LoadedComponent>, ComponentError> {
         let name = file.display().to_string();
-        let wasm = std::fs::read(file).map_err(|error| Problem::Unreadable(error).of(&name))?;
+        let wasm = self.read(file).map_err(|problem| problem.of(&name))?;
         self.prepare_bytes(name, &wasm, limits).await
     }
 
@@ -174,10 +174,18 @@ impl Sandbox {
     /// thread that has other things to do.
     #[cfg(feature = "compiler")]
     pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Component, Problem> {
+        self.check_bytes(wasm)?;
+        Component::from_binary(self.engine(), wasm).map_err(|error| Problem::not_taken(&error))
+    }
+
+    /// Refuses bytes that are no component, and those that would cost without bound to compile.
+    #[cfg(feature = "compiler")]
+    pub(crate) fn check_bytes(&self, wasm: &[u8]) -> Result<(), Problem> {
+        self.check_size(wasm.len() as u64)?;
         if let Some(problem) = Kind::of(wasm).problem() {
             return Err(problem);
         }
-        Component::from_binary(self.engine(), wasm).map_err(|error| Problem::not_taken(&error))
+        super::shape::check(wasm)
     }
 
     /// Refuses: this build has no compiler.

@@ -73,6 +73,9 @@ pub struct EngineOptions {
     /// Bytes of each linear memory in the pool that are reset by writing to them rather than by
     /// giving pages back, and so stay resident between attempts. 4 MiB.
     pub keep_resident: usize,
+    /// The most bytes of one component: what bounds the time and the memory that compiling it takes.
+    /// 64 MiB: Python's are 18 MiB.
+    pub max_component_bytes: u64,
     /// How often the clock ticks by which a guest that computes lets others run, and by which its
     /// CPU time is looked at. 1 ms.
     pub tick: Duration,
@@ -95,6 +98,7 @@ impl Default for EngineOptions {
             tables: limits.tables as u32,
             instances: limits.instances as u32,
             keep_resident: 4 << 20,
+            max_component_bytes: 64 << 20,
             tick: Duration::from_millis(1),
             threads: 0,
         }

@@ -6,8 +6,9 @@ use std::io;
 
 use super::bindings::SERVED;
 use super::engine::Allocator;
-use super::limits::Limit;
+use super::limits::{Bytes, Limit};
 use crate::policy::Capability;
+use crate::text::{one_line, printable};
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
@@ -77,11 +78,28 @@ pub enum Problem {
          precompiled code is trusted code, and has to be named as such"
     )]
     Precompiled,
+    /// More bytes than a component may have.
+    #[error(
+        "has {}, and a component may have {} (`components.max_bytes` raises it)",
+        Bytes(*.size), Bytes(*.allowed)
+    )]
+    TooLarge {
+        /// How many it has; at least.
+        size: u64,
+        /// How many it may have.
+        allowed: u64,
+    },
+    /// To compile it could take memory and time without bound.
+    #[error("is not compiled, since that could take time and memory without bound: {reason}")]
+    Costly {
+        /// What would.
+        reason: String,
+    },
     /// It does not compile.
-    #[error("is no valid component: {0}")]
+    #[error("is no valid component: {}", shown(.0))]
     Invalid(String),
     /// The pool's slots are too small for it.
-    #[error("needs more than a sandbox has room for: {reason}")]
+    #[error("needs more than a sandbox has room for: {}", shown(.reason))]
     NoRoom {
         /// In wasmtime's words.
         reason: String,
@@ -101,14 +119,14 @@ pub enum Problem {
     /// It exports the handler in versions that this host does not know.
     #[error(
         "exports `lovage:task/handler` in version {}, and this host serves version {}",
-        .found.join(", "), SERVED.join(", ")
+        shown(&.found.join(", ")), SERVED.join(", ")
     )]
     UnservedVersion {
         /// The versions that it exports.
         found: Vec<String>,
     },
     /// It exports the handler with other types.
-    #[error("exports a handler that does not fit the contract: {reason}")]
+    #[error("exports a handler that does not fit the contract: {}", shown(.reason))]
     WrongTypes {
         /// What does not fit.
         reason: String,
@@ -126,7 +144,7 @@ pub enum Problem {
         missing: Vec<Ungranted>,
     },
     /// It imports an offered interface in another shape.
-    #[error("imports an interface in a shape that this host does not offer: {reason}")]
+    #[error("imports an interface in a shape that this host does not offer: {}", shown(.reason))]
     WrongImport {
         /// In wasmtime's words.
         reason: String,
@@ -163,8 +181,9 @@ pub enum Problem {
     NoTasks,
     /// A name that the contract does not allow.
     #[error(
-        "serves a task named {name:?}, and a task's name is 1 to 200 characters of \
-         a-z A-Z 0-9 _ . : / -"
+        "serves a task named \"{}\", and a task's name is 1 to 200 characters of \
+         a-z A-Z 0-9 _ . : / -",
+        one_line(.name, SHOWN_NAME_BYTES)
     )]
     BadTaskName {
         /// The name.
@@ -239,9 +258,47 @@ fn pool_limit(reason: &str) -> Option<Limit> {
     .find_map(|(words, limit)| reason.contains(words).then_some(limit))
 }
 
+/// The most bytes of what is quoted from a component, and of one name.
+const SHOWN_BYTES: usize = 4 << 10;
+const SHOWN_NAME_BYTES: usize = 200;
+
+/// A reason that may quote the component, fit to be shown.
+fn shown(reason: &str) -> String {
+    printable(reason, SHOWN_BYTES)
+}
+
+/// Names for people: as many as have room, and how many more there are.
 fn list(names: &[String]) -> String {
     if names.is_empty() {
         return "nothing".to_owned();
     }
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    let mut text = String::new();
+    for (at, name) in names.iter().enumerate() {
+        let name = format!("`{}`", one_line(name, SHOWN_NAME_BYTES));
+        if text.len() + name.len() > SHOWN_BYTES {
+            text.push_str(&format!(" and {} more", names.len() - at));
+            break;
+        }
+        if at > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(&name);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_names_there_are_few_are_shown_and_the_rest_is_counted() {
+        let names: Vec<_> = (0..1000).map(|n| format!("test:a/{n}-{}", "x".repeat(900))).collect();
+        let text = list(&names);
+        assert!(text.len() < SHOWN_BYTES + 100, "{}", text.len());
+        assert!(text.starts_with("`test:a/0-x"), "{text}");
+        assert!(text.ends_with(" more"), "{text}");
+        assert_eq!(list(&["a".to_owned(), "b\u{1b}".to_owned()]), "`a`, `b\\u{1b}`");
+        assert_eq!(list(&[]), "nothing");
+    }
 }

@@ -37,8 +37,11 @@ mod limits;
 mod no_files;
 mod notes;
 mod output;
+mod read;
 mod scratch;
 mod services;
+#[cfg(feature = "compiler")]
+mod shape;
 mod spec;
 mod state;
 mod stdio;
@@ -62,6 +65,8 @@ pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 pub use self::limits::{Bytes, Limit, Limits, Refusal};
 pub use self::scratch::ScratchError;
 pub use self::services::Services;
+#[cfg(all(any(test, fuzzing), feature = "compiler"))]
+pub(crate) use self::shape::check as check_shape;
 pub use self::spec::TaskSpec;
 pub use self::state::{OFFERED, Offer, Offered, Versions, offer};
 pub use self::stdio::Tail;

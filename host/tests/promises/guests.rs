@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lovage::job::Job;
 use lovage::registry::CompileCache;
-use lovage::sandbox::{EngineOptions, Limits, LoadedComponent, Plan, Report, Sandbox};
+use lovage::sandbox::{EngineOptions, LoadedComponent, Plan, Report, Sandbox};
 
 /// The file of a guest that `make guests` built: `echo`, or `hostile/spin`.
 pub fn file(name: &str) -> PathBuf {
@@ -36,8 +36,7 @@ fn cache() -> &'static CompileCache {
 pub fn load_options() -> lovage::registry::LoadOptions {
     lovage::registry::LoadOptions {
         cache: Some(cache().clone()),
-        limits: Limits::default(),
-        ..Default::default()
+        ..lovage::registry::LoadOptions::default()
     }
 }
 
@@ -115,18 +114,27 @@ pub fn component_that_imports(packages: &[&str], imports: &str, module: &str) ->
     let world = format!("package test:t; world t {{ {imports} include lovage:task/task@1.0.0; }}");
     let package = resolve.push_str("world.wit", &world).unwrap();
     let world = resolve.select_world(&[package], None).unwrap();
-    let mut module = wat::parse_str(&module).unwrap();
-    wit_component::embed_component_metadata(
-        &mut module,
-        &resolve,
-        world,
-        wit_component::StringEncoding::UTF8,
-    )
-    .unwrap();
-    wit_component::ComponentEncoder::default()
-        .module(&module)
-        .unwrap()
-        .validate(true)
-        .encode()
-        .unwrap()
+    encode(wat::parse_str(&module).unwrap(), &resolve, world).unwrap()
+}
+
+/// A component of a core module that imports nothing, if the module fits the contract.
+pub fn try_component(module: Vec<u8>) -> Result<Vec<u8>, String> {
+    let wit = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../wit/v1");
+    let mut resolve = wit_parser::Resolve::default();
+    let (package, _) = resolve.push_dir(&wit).unwrap();
+    let world = resolve.select_world(&[package], None).unwrap();
+    encode(module, &resolve, world)
+}
+
+fn encode(
+    mut module: Vec<u8>,
+    resolve: &wit_parser::Resolve,
+    world: wit_parser::WorldId,
+) -> Result<Vec<u8>, String> {
+    let utf8 = wit_component::StringEncoding::UTF8;
+    wit_component::embed_component_metadata(&mut module, resolve, world, utf8)
+        .and_then(|()| {
+            wit_component::ComponentEncoder::default().module(&module)?.validate(true).encode()
+        })
+        .map_err(|error| format!("{error:#}"))
 }

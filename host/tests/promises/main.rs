@@ -29,6 +29,7 @@ mod guest_logs;
 mod guests;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod host_panics;
+mod hostile;
 #[cfg(feature = "compiler")]
 mod http_out;
 mod keyvalue;

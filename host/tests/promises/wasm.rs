@@ -68,3 +68,66 @@ pub fn with_instances(component: &[u8], count: usize) -> Vec<u8> {
     }
     grown
 }
+
+/// Sections of a core module.
+const IMPORTS: u8 = 2;
+const EXPORTS: u8 = 7;
+const CODE: u8 = 10;
+
+/// The component with another one in place of its first core module; `None` where there is none.
+pub fn with_first_module(
+    component: &[u8],
+    change: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    let mut sections: Vec<(u8, Vec<u8>)> =
+        sections(component).into_iter().map(|(id, content)| (id, content.to_vec())).collect();
+    let (_, module) = sections.iter_mut().find(|(id, _)| *id == CORE_MODULE)?;
+    *module = change(module)?;
+    Some(joined(&component[..PREAMBLE], &sections))
+}
+
+/// The core module, which imports nothing, with another body for an exported function.
+pub fn with_body(module: &[u8], export: &str, body: &[u8]) -> Option<Vec<u8>> {
+    let mut sections: Vec<(u8, Vec<u8>)> =
+        sections(module).into_iter().map(|(id, content)| (id, content.to_vec())).collect();
+    assert!(
+        sections.iter().all(|(id, _)| *id != IMPORTS),
+        "functions that are imported count, too"
+    );
+    let (_, exports) = sections.iter().find(|(id, _)| *id == EXPORTS)?;
+    let (count, mut rest) = number(exports);
+    let mut function = None;
+    for _ in 0..count {
+        let (length, after) = number(rest);
+        let (name, after) = after.split_at(usize::try_from(length).unwrap());
+        let (index, after) = number(&after[1..]);
+        if name == export.as_bytes() {
+            function = Some(index);
+        }
+        rest = after;
+    }
+    let function = function?;
+    let (_, code) = sections.iter_mut().find(|(id, _)| *id == CODE)?;
+    let (count, mut rest) = number(code);
+    let mut bodies = leb(usize::try_from(count).unwrap()).to_vec();
+    for index in 0..count {
+        let (length, after) = number(rest);
+        let (own, after) = after.split_at(usize::try_from(length).unwrap());
+        let chosen = if index == function { body } else { own };
+        bodies.extend(leb(chosen.len()));
+        bodies.extend(chosen);
+        rest = after;
+    }
+    *code = bodies;
+    Some(joined(&module[..PREAMBLE], &sections))
+}
+
+fn joined(preamble: &[u8], sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let mut all = preamble.to_vec();
+    for (id, content) in sections {
+        all.push(*id);
+        all.extend(leb(content.len()));
+        all.extend(content);
+    }
+    all
+}

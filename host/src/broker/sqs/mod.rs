@@ -48,6 +48,14 @@ use bytes::Bytes;
 
 pub use settle::Left;
 
+/// The size in bytes of a message that SQS should take, for fuzzing; else why it should not.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check(message: &Outgoing, fifo: bool) -> Result<usize, String> {
+    parcel::Parcel::pack(message, fifo, jiff::Timestamp::UNIX_EPOCH)
+        .map(|parcel| parcel.bytes)
+        .map_err(|refusal| refusal.reason)
+}
+
 use self::{
     batch::{MAX_BYTES, MAX_ENTRIES},
     change::Change,

@@ -1,0 +1,4 @@
+#![no_main]
+//! See `lovage::fuzz::sqs_send`.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| lovage::fuzz::sqs_send(data));

@@ -1,0 +1,339 @@
+//! The mill that every hostile fixture goes through.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lovage::job::Job;
+use lovage::outcome::{Failure, Outcome, Output, Status};
+use lovage::registry::{LoadOptions, Origin, Registry, inspect};
+use lovage::result::JobResult;
+use lovage::sandbox::{
+    DETAIL_BYTES, EngineOptions, KIND_BYTES, LoadedComponent, MESSAGE_BYTES, Plan, Report, Sandbox,
+};
+
+use super::{Fixture, Group, Made, Seen};
+use crate::guests;
+
+/// Tells this test binary, started once more, that it is the process of its own.
+const ALONE: &str = "LOVAGE_HOSTILE_ALONE";
+
+/// Only fixtures whose name has this in it.
+const ONLY: &str = "LOVAGE_HOSTILE_ONLY";
+
+/// No attack of a fixture takes nearly as long; one that does is one that hangs.
+const AT_MOST: Duration = Duration::from_secs(90);
+
+/// How often each attack is made after the first time, by which memory is told that is not given
+/// back.
+const AGAIN: usize = 2;
+
+/// How much more memory the process may have after these. An attempt may use 64 MiB here, so that
+/// a single one of them that were kept would show.
+const SPARE_BYTES: u64 = 60 << 20;
+
+const SLOTS: u32 = 4;
+
+/// Runs the fixtures of a group in another process.
+pub fn in_a_process_of_its_own(test: &str, group: fn() -> Group) {
+    alone(test, || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            // So that threads which linger are not taken for leaked ones.
+            .thread_keep_alive(Duration::from_millis(50))
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(withstand_all(group()));
+    });
+}
+
+/// Does something in another process, or here if this is that one.
+pub fn alone(test: &str, what: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        return what();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(ALONE, "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = child.stderr.take().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    // Both are read to their ends, so that the other process never waits for a reader.
+    let reader = std::thread::spawn(move || {
+        let mut all = String::new();
+        output.read_to_string(&mut all).unwrap();
+        all
+    });
+    let mut all = String::new();
+    errors.read_to_string(&mut all).unwrap();
+    let status = child.wait().unwrap();
+    let output = reader.join().unwrap();
+    assert!(status.success(), "{test}: {status}\n{all}\n{output}");
+    // It has run something: a name that is misspelt would run nothing.
+    assert!(output.contains("1 passed"), "{output}");
+    // For who asks to see it.
+    eprint!("{all}");
+}
+
+async fn withstand_all(group: Group) {
+    let stage = Arc::new(Stage::new().await);
+    let only = std::env::var(ONLY).unwrap_or_default();
+    let mut failed = Vec::new();
+    for fixture in group.fixtures.into_iter().filter(|fixture| fixture.name.contains(&only)) {
+        let started = Instant::now();
+        let name = fixture.name.clone();
+        eprint!("{name}");
+        let stage = Arc::clone(&stage);
+        // One that fails does not hide the others.
+        if tokio::spawn(async move { stage.withstand(&fixture).await }).await.is_err() {
+            failed.push(name);
+        }
+        eprintln!(": {} ms", started.elapsed().as_millis());
+    }
+    assert!(failed.is_empty(), "these fail: {failed:?}");
+}
+
+struct Stage {
+    sandbox: Sandbox,
+    neighbour: Arc<LoadedComponent>,
+    dir: tempfile::TempDir,
+    threads: u64,
+}
+
+/// How an attack ended.
+#[derive(Debug)]
+enum Ended {
+    NotLoaded(String),
+    Ran(Report),
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let sandbox =
+            Sandbox::new(EngineOptions { slots: SLOTS, ..EngineOptions::default() }).unwrap();
+        let neighbour = guests::load(&sandbox, "echo").await;
+        // All threads that there are to be: the compiler's, too.
+        let warm = super::make::guest(super::make::Parts::default());
+        sandbox.prepare_bytes("warm", &warm, &Plan::default().limits).await.unwrap();
+        let mut stage =
+            Self { sandbox, neighbour, dir: tempfile::TempDir::new().unwrap(), threads: 0 };
+        stage.neighbour_works().await;
+        stage.threads = status("Threads:");
+        stage
+    }
+
+    async fn withstand(&self, fixture: &Fixture) {
+        let (file, task, payload) = self.make(fixture);
+        let mut plan = Plan::default();
+        plan.limits.memory_bytes = 64 << 20;
+        plan.limits.timeout = Duration::from_secs(20);
+        (fixture.change)(&mut plan);
+        let attack = || {
+            let sandbox = self.sandbox.clone();
+            let (file, plan) = (file.clone(), plan.clone());
+            async move {
+                let attack = attack(&sandbox, &file, task, payload, &plan);
+                tokio::time::timeout(AT_MOST, attack).await
+            }
+        };
+        self.neighbour_works().await;
+        let mut settled = 0;
+        for time in 0..=AGAIN {
+            // On a thread of its own, so that a guest that holds one up holds up no neighbour.
+            let attacked = tokio::spawn(attack());
+            loop {
+                self.neighbour_works().await;
+                if attacked.is_finished() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let ended = attacked
+                .await
+                .unwrap_or_else(|error| panic!("{}: the host panics: {error}", fixture.name))
+                .unwrap_or_else(|_| panic!("{}: does not end", fixture.name));
+            check(fixture, &ended);
+            self.neighbour_works().await;
+            assert_eq!(self.sandbox.free_slots(), SLOTS as usize, "{}: a slot", fixture.name);
+            if time == 0 {
+                settled = status("VmRSS:");
+            }
+        }
+        self.inspect(fixture, &file, &plan).await;
+        let now = status("VmRSS:") * 1024;
+        let most = settled * 1024 + SPARE_BYTES;
+        assert!(now <= most, "{}: {now} bytes of memory, and at most {most}", fixture.name);
+        self.threads_end(fixture).await;
+        if file.starts_with(self.dir.path()) {
+            // Whatever it is; a directory is emptied at the end.
+            let _ = std::fs::remove_file(&file);
+        }
+    }
+
+    /// The neighbour gives its right answer, and does not have to wait for it.
+    async fn neighbour_works(&self) {
+        let job = Job::new("neighbour", "echo", r#"{"of": "mine"}"#);
+        let plan = Plan::default();
+        let report = self.sandbox.run(&self.neighbour, job, &plan);
+        let report = tokio::time::timeout(Duration::from_secs(20), report)
+            .await
+            .expect("a neighbour waits in vain");
+        match report.outcome {
+            Outcome::Done(output) => assert_eq!(output.data, r#"{"of": "mine"}"#),
+            other => panic!("a neighbour was harmed: {other:?}"),
+        }
+    }
+
+    /// `lovage inspect` shows such a file, too.
+    async fn inspect(&self, fixture: &Fixture, file: &Path, plan: &Plan) {
+        let options = options(file, plan);
+        match inspect(&self.sandbox, file, &options).await {
+            Ok(found) => {
+                let refused = matches!(fixture.seen, Seen::Refused(_));
+                assert_eq!(found.problem.is_some(), refused, "{}: {found:?}", fixture.name);
+                fits(&found.problem.unwrap_or_default(), ERROR_BYTES, true);
+                // As JSON it can be shown, too.
+                serde_json::to_string(&found.tasks).unwrap();
+            }
+            Err(error) => fits(&error.to_string(), ERROR_BYTES, true),
+        }
+    }
+
+    async fn threads_end(&self, fixture: &Fixture) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while status("Threads:") > self.threads {
+            assert!(Instant::now() < until, "{}: a thread is left", fixture.name);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The fixture's file, its task and the payload.
+    fn make(&self, fixture: &Fixture) -> (PathBuf, &'static str, &'static str) {
+        match &fixture.made {
+            Made::Guest { file, task, payload } => (guests::file(file), task, payload),
+            Made::Component(make) => {
+                let file = self.dir.path().join(&fixture.name).with_extension("wasm");
+                std::fs::write(&file, make()).unwrap();
+                (file, "t", "\"a payload\"")
+            }
+            Made::File(make) => (make(self.dir.path()), "t", ""),
+        }
+    }
+}
+
+/// From the file to the outcome, as a worker does it.
+async fn attack(sandbox: &Sandbox, file: &Path, task: &str, payload: &str, plan: &Plan) -> Ended {
+    let options = options(file, plan);
+    let origin = Origin::Wasm(file.to_owned());
+    let registry = match Registry::load(sandbox, &[origin], &options).await {
+        Ok(registry) => registry,
+        Err(error) => return Ended::NotLoaded(error.to_string()),
+    };
+    let served = registry.get(task).expect("the task is served");
+    let job = Job::new("job-1", task, payload.to_owned());
+    Ended::Ran(sandbox.run(&served.component, job, plan).await)
+}
+
+/// Real guests are compiled once, and not by each of their attacks.
+fn options(file: &Path, plan: &Plan) -> LoadOptions {
+    let options = if file.starts_with(std::env::temp_dir()) {
+        LoadOptions::default()
+    } else {
+        guests::load_options()
+    };
+    LoadOptions { limits: plan.limits, ..options }
+}
+
+/// The most bytes of an error about a component: its `describe` may have failed with a detail.
+const ERROR_BYTES: usize = 2 * DETAIL_BYTES;
+
+fn check(fixture: &Fixture, ended: &Ended) {
+    let name = &fixture.name;
+    let report = match (ended, fixture.seen) {
+        (Ended::NotLoaded(error), Seen::Refused(words)) => {
+            fits(error, ERROR_BYTES, true);
+            assert!(error.contains(words), "{name}: `{words}` is not in: {error}");
+            return;
+        }
+        (Ended::NotLoaded(error), seen) => panic!("{name}: {error}, in place of {seen:?}"),
+        (Ended::Ran(report), _) => report,
+    };
+    let outcome = &report.outcome;
+    let is = |failure: &Failure, kind: &str, words: &str| {
+        let all = format!("{}\n{}", failure.message, failure.detail.as_deref().unwrap_or(""));
+        assert_eq!(failure.kind, kind, "{name}: {failure:?}");
+        assert!(all.contains(words), "{name}: `{words}` is not in: {all}");
+    };
+    match (outcome, fixture.seen) {
+        (Outcome::Crashed(failure), Seen::Crashed(kind, words))
+        | (Outcome::Failed(failure), Seen::Failed(kind, words)) => is(failure, kind, words),
+        (Outcome::Rejected(failure), Seen::Rejected(words)) => is(failure, "rejected", words),
+        (Outcome::Retry { failure, .. }, Seen::Retried(words)) => is(failure, "retry", words),
+        (Outcome::TimedOut(failure), Seen::TimedOut) => is(failure, "timeout", "`timeout_ms`"),
+        (Outcome::Done(output), Seen::Done) => published(output),
+        (Outcome::Snooze { after }, Seen::Snoozed) => {
+            assert!(*after <= Duration::from_hours(365 * 24), "{name}: {after:?}");
+        }
+        (Outcome::Done(_) | Outcome::Crashed(_), Seen::Any) => {}
+        (outcome, seen) => panic!("{name}: {outcome:?}, in place of {seen:?}"),
+    }
+    match outcome {
+        Outcome::Crashed(failure)
+        | Outcome::Failed(failure)
+        | Outcome::TimedOut(failure)
+        | Outcome::Rejected(failure)
+        | Outcome::Retry { failure, .. } => {
+            fits(&failure.kind, KIND_BYTES, false);
+            fits(&failure.message, MESSAGE_BYTES, false);
+            fits(failure.detail.as_deref().unwrap_or(""), DETAIL_BYTES, true);
+        }
+        _ => {}
+    }
+    let kept = Plan::default().limits.stdio_bytes;
+    assert!(report.stdout.bytes.len() <= kept && report.stderr.bytes.len() <= kept, "{name}");
+    fits(&report.stdout.text(), usize::MAX, true);
+    fits(&report.stderr.text(), usize::MAX, true);
+}
+
+/// A result can be made of whatever is given back, and it is one line of valid JSON.
+fn published(output: &Output) {
+    let result = JobResult {
+        id: "job-1".to_owned(),
+        task: "t".to_owned(),
+        tenant: String::new(),
+        status: Status::Done,
+        value: Ok(output.clone()),
+        attempt: 1,
+        queued_at: None,
+        started_at: None,
+        finished_at: jiff::Timestamp::UNIX_EPOCH,
+        component: None,
+        usage: None,
+    };
+    let envelope = result.envelope();
+    serde_json::from_slice::<serde::de::IgnoredAny>(&envelope).unwrap();
+    assert!(!result.bare_message().body.is_empty() || output.data.is_empty());
+}
+
+/// Whether a text can be shown: bounded, and without what steers a terminal or the eye.
+pub fn fits(text: &str, most: usize, lines: bool) {
+    assert!(text.len() <= most, "{} bytes: {text}", text.len());
+    let steers = |c: char| {
+        (c.is_control() && !(lines && (c == '\n' || c == '\t')))
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    assert!(!text.contains(steers), "steers a terminal: {text:?}");
+}
+
+/// A number of this process, as the kernel has it.
+pub fn status(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
