@@ -133,7 +133,7 @@ fn chunks(chunk: &'static [u8], pause: Duration, count: usize) -> Body {
     StreamBody::new(stream).boxed_unsync()
 }
 
-const FILL: [u8; 1 << 16] = [b'.'; 1 << 16];
+static FILL: [u8; 1 << 16] = [b'.'; 1 << 16];
 
 async fn answer(request: Request<Incoming>, seen: Arc<Seen>) -> Result<Response<Body>, Infallible> {
     seen.requests.fetch_add(1, Ordering::SeqCst);

@@ -34,6 +34,7 @@ impl Stage {
 
     pub async fn with(guest: &str, network: Network, http: &[&str], networks: &[&str]) -> Self {
         let options = EngineOptions { slots: 4, ..EngineOptions::default() };
+        #[allow(clippy::needless_update, reason = "there will be more of them")]
         let services = Services { network, ..Services::default() };
         let sandbox = Sandbox::with(options, services).unwrap();
         let component = load(&sandbox, guest).await;
