@@ -201,7 +201,7 @@ pub fn follow_on(
         outgoing.deduplication_id = Some(deduplication_id(&job.id));
     } else if !parent.tenant.is_empty() {
         // The tenant of fair queues.
-        outgoing.group = Some(parent.tenant.clone());
+        outgoing.group = Some(deduplication_id(&parent.tenant));
     }
     Ok(Send { to: to.address.clone(), message: outgoing })
 }
