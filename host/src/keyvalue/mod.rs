@@ -112,7 +112,8 @@ pub struct Quotas {
 
 impl Quotas {
     /// Whether a bucket may go from one size to another. One that holds too much, since its quota
-    /// was lowered, may shrink.
+    /// was lowered, may shrink. Redis has the same in a script.
+    #[cfg(feature = "local")]
     fn allow(&self, before: Size, after: Size) -> Result<(), StoreError> {
         for (quota, before, after, most) in [
             (Quota::Keys, before.keys, after.keys, self.max_keys),
@@ -141,6 +142,7 @@ impl Quotas {
 }
 
 /// How much a bucket holds.
+#[cfg(feature = "local")]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Size {
     keys: u64,
@@ -307,6 +309,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "local")]
     #[test]
     fn a_bucket_over_a_lowered_quota_may_shrink_and_not_grow() {
         let quotas = Quotas { max_keys: 2, max_bytes: 10, max_value_bytes: 5 };
