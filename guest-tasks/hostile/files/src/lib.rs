@@ -1,9 +1,8 @@
 //! Does with files what its payload says, step by step, and says what came of each. What it is
 //! told is the attack: ways out of the scratch directory, or more than there may be of it.
 
-use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Result, Seek, SeekFrom, Write};
 
 use lovage_task::{TaskError, task};
 use schemars::JsonSchema;
@@ -206,11 +205,11 @@ fn symlink(to: String, path: String) -> Result<()> {
             pub fn symlink(to: *const i8, path: *const i8) -> i32;
         }
     }
-    let c_string = |text: String| CString::new(text).map_err(|_| ErrorKind::InvalidInput);
+    let c_string = |text: String| std::ffi::CString::new(text).map_err(|_| ErrorKind::InvalidInput);
     let (to, path) = (c_string(to)?, c_string(path)?);
     #[allow(unsafe_code, reason = "both are C strings that outlive the call")]
     let done = unsafe { c::symlink(to.as_ptr(), path.as_ptr()) };
-    if done == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 #[cfg(not(target_family = "wasm"))]
