@@ -216,11 +216,14 @@ mod tests {
         format!("tenant-{number}").into()
     }
 
+    /// Whose it is, with which item, and how long it takes.
+    type Turn = (Arc<str>, usize, Duration);
+
     /// Servers that each serve one item at a time, in virtual time.
     struct Servers {
         queue: FairQueue<usize>,
         /// When each server is free again, and what it serves until then.
-        busy: Vec<(Duration, Option<(Arc<str>, usize, Duration)>)>,
+        busy: Vec<(Duration, Option<Turn>)>,
         served: HashMap<Arc<str>, Duration>,
         turns: Vec<Arc<str>>,
     }

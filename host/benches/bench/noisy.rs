@@ -26,9 +26,9 @@ const PINGS: usize = 400;
 const NOISE: usize = 32;
 const FLOOD: usize = 100_000;
 /// How long one case of the flood may go on, however few of its jobs were done.
-const FLOOD_PATIENCE: Duration = Duration::from_secs(60);
+const FLOOD_PATIENCE: Duration = Duration::from_mins(1);
 
-const CONFIG: &str = r#"
+const CONFIG: &str = r"
 [tenants.quiet]
 [tenants.noisy]
 [tenants.noisy.limits]
@@ -36,7 +36,7 @@ cpu_ms = 100
 memory_bytes = 67_108_864
 [defaults]
 max_attempts = 1
-"#;
+";
 
 pub fn run(report: &mut Report) {
     let runtime = worker::runtime();

@@ -508,13 +508,13 @@ mod tests {
             let alive = Arc::new(());
             let held = Arc::clone(&alive);
             let work: Movable<()> = Box::pin(async move {
-                let _held = held;
+                let _still = Arc::clone(&held);
                 loop {
                     if computes {
                         burn(TICK);
                         yield_now().await;
                     } else {
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     }
                 }
             });
@@ -552,10 +552,8 @@ mod tests {
         let hogs = Hogs::new(1, TICK);
         let (flood, other) = (whose("flood", "quick"), whose("other", "long"));
         assert!(!hogs.has_to_wait(flood));
-        let mut queue = locked(&hogs.shared.queue);
-        queue.charge(&flood.tenant.into(), 1, CREDIT * 2);
-        assert_eq!(queue.ahead("flood"), CREDIT * 2);
-        drop(queue);
+        locked(&hogs.shared.queue).charge(&flood.tenant.into(), 1, CREDIT * 2);
+        assert_eq!(locked(&hogs.shared.queue).ahead("flood"), CREDIT * 2);
         // Nobody else wants anything.
         assert!(!hogs.has_to_wait(flood));
         // No thread is started here, so that it keeps waiting.

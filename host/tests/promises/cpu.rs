@@ -167,7 +167,7 @@ fn spin(
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + Duration::from_mins(1);
     while !holds() {
         assert!(Instant::now() < patience, "{what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
