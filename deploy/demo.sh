@@ -23,9 +23,6 @@ path = "lovage.db"
 
 [components]
 paths = ["$tasks"]
-
-[tasks.counter.grants]
-keyvalue = ["counters"]
 TOML
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }

@@ -8,7 +8,7 @@
 #
 # CONFIG=FILE     the configuration to put in; the function's environment can do without one. Code
 #                 is compiled for its [sandbox], whatever this shell's environment says
-# TASKS="A B"     the components; guest-tasks/dist/*.wasm but the counter as it comes
+# TASKS="A B"     the components; guest-tasks/dist/*.wasm as it comes
 # --for-tests     a quick build in place of a small one, to target/lambda-for-tests/; what tests use,
 #                 with host/tests/package.toml as its configuration
 #
@@ -51,11 +51,7 @@ package=$out/lovage-lambda-$architecture.zip
 if [ -n "${TASKS:-}" ]; then
     read -ra tasks <<<"$TASKS"
 else
-    # The counter is refused where its bucket is not granted, and needs Redis in this build.
-    tasks=()
-    for task in guest-tasks/dist/*.wasm; do
-        [ "$task" = guest-tasks/dist/counter.wasm ] || tasks+=("$task")
-    done
+    tasks=(guest-tasks/dist/*.wasm)
 fi
 tasks+=("${extra[@]}")
 for task in "${tasks[@]}"; do

@@ -1,7 +1,7 @@
 //! Uses HTTP as nobody should: too often, too much, and without ever coming to an end.
 #![allow(dead_code, reason = "not all of the client is used")]
 
-#[path = "../../../rust/fetch/src/client.rs"]
+#[path = "../../../granted/fetch/src/client.rs"]
 mod client;
 
 use client::{Request, begin, fetch, read, wait};

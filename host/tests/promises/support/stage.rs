@@ -411,7 +411,6 @@ fn write_config(dir: &Path, kind: Kind, setup: &Setup, names: &[String; 3]) -> t
          queues.jobs.dead_letters = 'letters'\n\
          queues.results.consume = false\n\
          queues.letters.consume = false\n\
-         tasks.counter.grants.keyvalue = ['counters']\n\
          log.format = 'json'\n\
          log.level = 'info,lovage=debug'\n",
         match kind {
