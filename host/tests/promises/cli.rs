@@ -96,6 +96,8 @@ fn help_explains_every_command() {
         &["worker"],
         &["lambda"],
         &["send"],
+        &["status"],
+        &["revoke"],
         &["dispatch"],
         &["inspect"],
         &["check"],

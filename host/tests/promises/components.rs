@@ -47,7 +47,7 @@ async fn a_component_without_the_handler_is_told_what_it_exports_instead() {
 #[tokio::test]
 async fn a_version_that_is_not_served_is_named_beside_those_that_are() {
     let sandbox = sandbox();
-    for version in ["2.0.0", "1.1.0", "0.9.0", "1.0.0-draft"] {
+    for version in ["2.0.0", "1.2.0", "0.9.0", "1.1.0-draft"] {
         let component = format!(
             r#"(component
                 (instance $none)
@@ -56,7 +56,9 @@ async fn a_version_that_is_not_served_is_named_beside_those_that_are() {
         let (problem, text) = problem_of(&sandbox, &wat::parse_str(component).unwrap()).await;
         assert!(matches!(problem, Problem::UnservedVersion { .. }), "{text}");
         assert!(
-            text.contains(&format!("in version {version}, and this host serves version 1.0.0")),
+            text.contains(&format!(
+                "in version {version}, and this host serves version 1.0.0, 1.1.0"
+            )),
             "{text}"
         );
     }
@@ -259,11 +261,11 @@ async fn an_inspection_tells_all_that_is_known() {
     let good = inspect(&sandbox, &file("echo"), &load_options()).await.unwrap();
     assert_eq!(good.problem, None);
     assert_eq!(good.kind, Kind::Component);
-    assert_eq!(good.contract, Some("1.0.0"));
+    assert_eq!(good.contract, Some("1.1.0"));
     let names: Vec<_> = good.tasks.iter().map(|task| task.name.as_str()).collect();
     assert_eq!(names, ["echo", "echo_context"]);
     assert!(good.imports.iter().all(|import| import.offered));
-    assert!(good.exports.iter().any(|export| export == "lovage:task/handler@1.0.0"));
+    assert!(good.exports.iter().any(|export| export == "lovage:task/handler@1.1.0"));
     assert!(good.digest.starts_with("sha256:"));
     let json = serde_json::to_value(&good).unwrap();
     assert_eq!(json["kind"], "component");

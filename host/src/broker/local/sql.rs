@@ -275,8 +275,6 @@ pub const HOT: &[&str] = &[
     RESULT,
     OLD_RESULTS,
     FORGET_RESULTS,
-    NOTE_PROGRESS,
-    NOTE_REVOKED,
     PROGRESS,
     ANY_REVOKED,
     IS_REVOKED,

@@ -46,3 +46,38 @@ async fn a_guest_hears_that_its_time_is_over_and_that_its_worker_stops(kind: Kin
     assert!(worker.ends_within(Duration::from_secs(60)).await.success());
     stage.is_done().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_job_that_is_revoked_is_not_run_or_hears_of_it() {
+    let stage = Stage::set(Kind::Local, Setup::default()).await;
+    let endless = json!({"steps": 100_000, "ms": 50});
+    stage.send_job("early", "steps", endless.clone()).await;
+    let unknown = stage.lovage(&["status", "early"]).await;
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(1), "unknown\n"));
+    let revoked = stage.lovage(&["revoke", "early", "never-sent"]).await;
+    assert_eq!((revoked.code, revoked.stdout.as_str()), (Some(0), "2 job(s) revoked\n"));
+    let worker = stage.worker().await;
+    let early = stage.result_of("early").await;
+    assert_eq!((&early["status"], early.get("started_at")), (&json!("revoked"), None));
+    let status = stage.lovage(&["status", "early"]).await;
+    assert!(status.stdout.starts_with("revoked: "), "{status:?}");
+    stage.send_job("late", "steps", endless).await;
+    worker.logs("job progress", 1).await;
+    let running = stage.lovage(&["status", "late", "--json"]).await;
+    let running: serde_json::Value = serde_json::from_str(&running.stdout).unwrap();
+    assert_eq!(running["status"], "running", "{running}");
+    stage.lovage(&["revoke", "late"]).await;
+    assert_eq!(stage.result_of("late").await["data"]["why"], "revoked");
+    worker.stop().await;
+    stage.is_done().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn sqs_keeps_nothing_by_a_jobs_id_and_says_so() {
+    let stage = Stage::set(Kind::Sqs, Setup::default()).await;
+    for command in ["status", "revoke"] {
+        let ended = stage.lovage(&[command, "some-job"]).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("keeps nothing by a job's id"), "{ended:?}");
+    }
+}
