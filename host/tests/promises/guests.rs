@@ -32,10 +32,15 @@ fn cache() -> &'static CompileCache {
     })
 }
 
-/// The options by which tests load components: with the shared cache.
+/// The options by which tests load components: with the shared cache, and whatever they import.
+/// What they are granted is in a test's plan.
 pub fn load_options() -> lovage::registry::LoadOptions {
+    const ANY: &str = "[defaults.grants]\nhttp = ['https://any.example']\nconfig = {}\n\
+                       keyvalue = ['any']\ndispatch = ['any']\n";
+    let config = lovage::config::Config::parse(ANY, "any").unwrap();
     lovage::registry::LoadOptions {
         cache: Some(cache().clone()),
+        policies: Arc::new(lovage::policy::Policies::new(Arc::new(config))),
         ..lovage::registry::LoadOptions::default()
     }
 }
