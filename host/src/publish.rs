@@ -408,7 +408,7 @@ mod tests {
     fn a_refused_result_is_told_however_deeply_it_is_nested() {
         let error = BrokerError::new(Fault::TooLarge, "the queue takes 1024 bytes");
         let deep = done(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)));
-        let sent = result(&deep, &message("1"), &queue("r"), ResultFormat::Envelope, 9999);
+        let sent = result(&deep, &message("1"), &queue("r"), ResultFormat::Envelope, usize::MAX);
         let failure = refused(&sent, &error).unwrap();
         let body: Value = serde_json::from_slice(&failure.message.body).unwrap();
         assert_eq!(

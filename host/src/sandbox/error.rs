@@ -2,6 +2,7 @@
 //!
 //! What goes wrong while a job runs is no error but an [`Outcome`](crate::outcome::Outcome).
 
+use std::fmt::Write as _;
 use std::io;
 
 use super::bindings::SERVED;
@@ -276,7 +277,8 @@ fn list(names: &[String]) -> String {
     for (at, name) in names.iter().enumerate() {
         let name = format!("`{}`", one_line(name, SHOWN_NAME_BYTES));
         if text.len() + name.len() > SHOWN_BYTES {
-            text.push_str(&format!(" and {} more", names.len() - at));
+            // Writing to a string cannot fail.
+            let _ = write!(text, " and {} more", names.len() - at);
             break;
         }
         if at > 0 {

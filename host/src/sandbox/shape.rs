@@ -373,7 +373,7 @@ mod tests {
         checked(
             r#"(type $t bool)
                (type (component
-                 (core type $f (func (param i32))) (core type $m (module (export "a" (memory 1))))
+                 (core type $m (module (export "a" (memory 1))))
                  (type $r (record (field "x" (list u8))))
                  (import "r" (type (eq $r))) (alias outer 1 $t (type)) (export "s" (type (sub resource)))
                  (import "i" (instance (export "f" (func (param "x" u8) (result string)))))))

@@ -9,6 +9,8 @@
 //! Every group runs in a process of its own. So its memory is nobody else's, and a guest that took
 //! the whole process down would be a failed test, and not the end of all tests.
 
+#![allow(clippy::too_many_lines, reason = "lists of fixtures are long, and better whole")]
+
 mod asynchronous;
 mod files;
 mod generated;

@@ -5,7 +5,7 @@ use super::{Fixture, Group, Seen};
 
 /// A line feed that forges a log line, an escape sequence that clears the screen, a NUL, a bell, a
 /// mark that turns the direction of writing around, and a line separator: 24 bytes.
-const STEERS: &str = r#"a\0aERROR\1b[2J\00\07\e2\80\ae\e2\80\a8\c2\85\7f"#;
+const STEERS: &str = r"a\0aERROR\1b[2J\00\07\e2\80\ae\e2\80\a8\c2\85\7f";
 const STEERS_BYTES: u32 = 22;
 
 /// The same as it is shown on one line.
