@@ -5,11 +5,7 @@
 //! component are fields of the span that surrounds an attempt, and not repeated here. Metrics go
 //! to whatever recorder of the `metrics` crate the process has installed.
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, time::Duration};
 
 use metrics::{counter, histogram};
 use tracing::{debug, error, info, warn};
@@ -546,39 +542,19 @@ pub struct KeyvalueFailed<'a> {
     pub kind: &'static str,
     /// Why.
     pub error: &'a StoreError,
+    /// Whether it is worth more than a line for who looks closely.
+    pub tell: bool,
 }
 
 impl KeyvalueFailed<'_> {
-    /// Logs and counts. One line in ten seconds has to do: guests can ask as often as they may.
+    /// Logs and counts.
     pub fn emit(self) {
-        static QUIET: Quiet = Quiet::for_seconds(10);
-        if QUIET.is_over() {
+        if self.tell {
             error!(kind = self.kind, error = %Chain(self.error), "a key-value operation failed");
         } else {
             debug!(kind = self.kind, error = %Chain(self.error), "a key-value operation failed");
         }
         counter!("lovage_keyvalue_failures_total", "kind" => self.kind).increment(1);
-    }
-}
-
-/// For how long an event that guests can bring about says no more.
-struct Quiet {
-    seconds: u64,
-    /// When the last one was told, in seconds since the Unix epoch.
-    told: AtomicU64,
-}
-
-impl Quiet {
-    const fn for_seconds(seconds: u64) -> Self {
-        Self { seconds, told: AtomicU64::new(0) }
-    }
-
-    /// Whether it is time to tell again, which is then taken to be done.
-    fn is_over(&self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let told = self.told.load(Ordering::Relaxed);
-        now.abs_diff(told) >= self.seconds
-            && self.told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

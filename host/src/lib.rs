@@ -27,6 +27,7 @@ pub mod outcome;
 pub mod pipeline;
 pub mod policy;
 pub mod publish;
+pub mod quiet;
 pub mod registry;
 pub mod result;
 pub mod retry;

@@ -21,7 +21,7 @@ pub mod redis;
 
 pub use error::{Quota, StoreError};
 
-use crate::{config::KeyValueConfig, events::KeyvalueFailed};
+use crate::{config::KeyValueConfig, events::KeyvalueFailed, quiet::Quiet};
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 1024;
@@ -263,7 +263,9 @@ impl KeyValue {
             .await
             .unwrap_or(Err(StoreError::Timeout(self.timeout)));
         if let Err(error @ (StoreError::Unavailable(_) | StoreError::Timeout(_))) = &answer {
-            KeyvalueFailed { kind: self.kind, error }.emit();
+            // Guests can ask as often as they may.
+            static QUIET: Quiet = Quiet::for_seconds(10);
+            KeyvalueFailed { kind: self.kind, error, tell: QUIET.is_over() }.emit();
         }
         answer
     }

@@ -7,11 +7,13 @@ use lovage::{
     broker::{BrokerError, Fault},
     events::{
         AttemptAbandoned, AttemptEnded, AttemptStarted, DeadLettered, HostPanicked, JobFinished,
-        JobProgress, JobReleased, LeaseLost, MessagesReceived, ReceiveFailed, RenewalFailed,
-        ReplyRefused, SettleFailed, TaskNotServed, TenantHeldBack, WorkerDraining, WorkerStarted,
-        WorkerStopped,
+        JobProgress, JobReleased, KeyvalueFailed, LeaseLost, MessagesReceived, ReceiveFailed,
+        RenewalFailed, ReplyRefused, SecretLookupFailed, SettleFailed, TaskNotServed,
+        TenantHeldBack, WorkerDraining, WorkerStarted, WorkerStopped,
     },
+    keyvalue::StoreError,
     outcome::Status,
+    secrets::{SecretError, Trouble},
     usage::Usage,
     wanted::Progress,
 };
@@ -50,6 +52,14 @@ macro_rules! event {
 #[allow(clippy::too_many_lines, reason = "a table")]
 fn every_event_is_a_line_and_a_count_at_once() {
     let error = BrokerError::caused_by(Fault::Unavailable, "no answer", io("connection reset"));
+    let no_secret = SecretError {
+        secret: "api_key".into(),
+        trouble: Trouble::Away,
+        from: "a file".into(),
+        reason: "it is not there".into(),
+        advice: "".into(),
+    };
+    let no_store = StoreError::Unavailable("gone".to_owned());
     let queues = ["jobs".to_owned(), "more".to_owned()];
     let ms = Duration::from_millis;
     let usage = Usage {
@@ -206,6 +216,17 @@ fn every_event_is_a_line_and_a_count_at_once() {
             WARN "the reply queue does not take the result; it goes to the queue for results, if any"
                 { "queue": "jobs" },
             "lovage_replies_refused_total{queue=jobs}" += 1
+        ),
+        event!(
+            SecretLookupFailed { secret: "api_key", error: &no_secret, stale: false },
+            WARN "a secret cannot be had: jobs that need it are tried again later"
+                { "secret": "api_key", "stale": false },
+            "lovage_secret_lookup_failures_total{secret=api_key}" += 1
+        ),
+        event!(
+            KeyvalueFailed { kind: "redis", error: &no_store, tell: true },
+            ERROR "a key-value operation failed" { "kind": "redis", "error": "gone" },
+            "lovage_keyvalue_failures_total{kind=redis}" += 1
         ),
         event!(
             HostPanicked { queue: "jobs" },

@@ -79,7 +79,7 @@ fn the_counter_that_ships_counts() {
     let dir = tempfile::tempdir().unwrap();
     configure(dir.path(), "");
     let count = |payload: Value| {
-        output(run(dir.path(), "counter.wasm", &payload).spawn().unwrap())["count"].clone()
+        output(run(dir.path(), "granted/counter.wasm", &payload).spawn().unwrap())["count"].clone()
     };
     assert_eq!(count(json!({"key": "visits"})), json!(1));
     assert_eq!(count(json!({"key": "visits", "by": 41})), json!(42));

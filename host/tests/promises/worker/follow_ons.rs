@@ -1,5 +1,6 @@
 //! Jobs that lead to other jobs.
 
+use lovage::follow_on::id;
 use serde_json::json;
 
 use crate::support::stage::{Kind, Setup, Stage, job, job_with, on_both};
@@ -23,13 +24,13 @@ async fn follow_on_jobs_are_sent_with_the_result_and_know_where_they_came_from(k
     let worker = stage.worker().await;
     let inner = json!({"task": "echo_context", "items": [1]});
     stage.send_job("root", "fan_out", json!({"task": "fan_out", "items": [inner, inner]})).await;
-    let children = stage.result_of("root").await["data"].clone();
-    let children: Vec<String> = serde_json::from_value(children).unwrap();
-    assert_eq!(children.len(), 2);
-    let of_children = stage.results_of(children.clone()).await;
-    for child in &children {
-        let grandchild = of_children[child].envelope["data"][0].as_str().unwrap().to_owned();
-        let context = stage.result_of(&grandchild).await["data"].clone();
+    let children = [id("root", 0), id("root", 1)];
+    let grandchildren = children.clone().map(|child| id(&child, 0));
+    let all = children.iter().chain(&grandchildren).cloned().chain(["root".to_owned()]);
+    let results = stage.results_of(all.collect::<Vec<_>>()).await;
+    assert_eq!(results["root"].envelope["data"], json!(children));
+    for (child, grandchild) in children.iter().zip(&grandchildren) {
+        let context = &results[grandchild].envelope["data"];
         assert_eq!(context["root_id"], "root", "{context}");
         assert_eq!(&context["parent_id"], child, "{context}");
     }
@@ -66,10 +67,17 @@ async fn nobody_breeds_without_end(kind: Kind) {
     let message = loud["error"]["message"].as_str().unwrap();
     assert!(message.contains("2 jobs") && message.contains("`dispatch_jobs`"), "{message}");
     // 1 + 2 + 4 + 8 jobs, of which the last may send none.
+    let mut all = vec!["quiet".to_owned()];
+    for parent in 0..7 {
+        let parent = all[parent].clone();
+        all.extend([id(&parent, 0), id(&parent, 1)]);
+    }
     stage.send_job("quiet", "breeds", json!({"jobs": 50, "quiet": true})).await;
-    let finished = worker.logs("job finished", 15).await;
-    let done = finished.iter().filter(|event| event["status"] == "done").count();
-    assert_eq!(done, 15, "{finished:?}");
+    let results = stage.results_of(all.clone()).await;
+    for (number, of) in all.iter().enumerate() {
+        let taken = if number < 7 { 2 } else { 0 };
+        assert_eq!(results[of].envelope["data"], json!(taken), "{number}");
+    }
     worker.stop().await;
     stage.is_done().await;
 }
@@ -89,12 +97,12 @@ async fn a_tenant_sends_for_itself_and_no_more_than_it_is_granted(kind: Kind) {
     };
     let free = job("free", "fan_out", json!({"task": "echo", "items": [1]}));
     stage.send(&[of_acme("granted", "echo_context"), of_acme("not", "echo"), free]).await;
-    let results = stage.results_of(["granted", "not", "free"]).await;
+    let (child, other) = (id("granted", 0), id("free", 0));
+    let results = stage.results_of(["granted", "not", "free", &child, &other]).await;
     assert_eq!(results["free"].envelope["status"], "done");
     let not = &results["not"].envelope["error"]["message"];
     assert!(not.as_str().unwrap().contains("not granted jobs for the task `echo`"), "{not}");
-    let child = results["granted"].envelope["data"][0].as_str().unwrap().to_owned();
-    let child = stage.result_of(&child).await;
+    let child = &results[&child].envelope;
     assert_eq!((&child["tenant"], &child["data"]["tenant"]), (&json!("acme"), &json!("acme")));
     worker.stop().await;
     stage.is_done().await;
