@@ -82,7 +82,7 @@ impl LocalBroker {
             let any = self
                 .look(|connection| {
                     let mut statement = connection.prepare_cached(sql::ANY_REVOKED)?;
-                    statement.query_row([], |row| row.get(0))
+                    statement.exists([])
                 })
                 .await?;
             self.revocations.any.store(any, Ordering::Relaxed);
@@ -93,7 +93,7 @@ impl LocalBroker {
         let job_id = job_id.to_owned();
         self.look(move |connection| {
             let mut statement = connection.prepare_cached(sql::IS_REVOKED)?;
-            statement.query_row([job_id], |row| row.get(0))
+            statement.exists([job_id])
         })
         .await
     }

@@ -203,10 +203,9 @@ VALUES (?1, ?2, 1, (SELECT percent FROM notes WHERE job_id = ?1),
 
 pub const PROGRESS: &str = "SELECT percent, message FROM notes WHERE job_id = ?1";
 
-pub const ANY_REVOKED: &str = "SELECT EXISTS (SELECT 1 FROM notes WHERE revoked = 1)";
+pub const ANY_REVOKED: &str = "SELECT 1 FROM notes WHERE revoked = 1 LIMIT 1";
 
-pub const IS_REVOKED: &str =
-    "SELECT EXISTS (SELECT 1 FROM notes WHERE job_id = ?1 AND revoked = 1)";
+pub const IS_REVOKED: &str = "SELECT 1 FROM notes WHERE job_id = ?1 AND revoked = 1";
 
 pub const OLD_NOTES: &str = "SELECT seq, noted_at FROM notes WHERE seq > 0 ORDER BY seq LIMIT ?1";
 
