@@ -75,7 +75,7 @@ fn guests_own() -> Vec<Fixture> {
         Fixture::new(
             "grows-a-table",
             "grows a table until that is refused",
-            Seen::Crashed("memory_limit", "and 20000 are allowed"),
+            Seen::Crashed("table_limit", "and 20000 are allowed"),
             || {
                 guest(Parts {
                     items: "(table $t 1 funcref)",
