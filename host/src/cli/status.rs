@@ -39,15 +39,16 @@ impl Status {
                 None => json!({"id": self.job, "status": "unknown"}),
             },
         };
-        let status = known["status"].as_str().unwrap_or_default();
+        let text =
+            |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let status = text(known.get("status"));
         if global.json {
             out::write_foreign((serde_json::to_string_pretty(&known)? + "\n").as_bytes())?;
         } else if let Some(progress) = known.get("progress") {
-            let said = progress["message"].as_str().unwrap_or_default();
-            say!("running: {}% {}", progress["percent"], one_line(said, 200))?;
+            let percent = progress.get("percent").and_then(Value::as_u64).unwrap_or_default();
+            say!("running: {percent}% {}", one_line(&text(progress.get("message")), 200))?;
         } else if let Some(error) = known.get("error") {
-            let said = error["message"].as_str().unwrap_or_default();
-            say!("{status}: {}", printable(said, 8192))?;
+            say!("{status}: {}", printable(&text(error.get("message")), 8192))?;
         } else {
             say!("{status}")?;
         }

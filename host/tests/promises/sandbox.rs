@@ -152,7 +152,8 @@ async fn a_spinner_ends_at_its_timeout_and_stalls_nobody() {
     let took = started.elapsed();
     assert!(took >= timeout && took < timeout + Duration::from_secs(1), "{took:?}");
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
-    assert!(report.usage.cpu > Duration::from_millis(50), "{:?}", report.usage);
+    // On threads of lower priority: on a busy machine it has little.
+    assert!(report.usage.cpu > Duration::from_millis(10), "{:?}", report.usage);
 }
 
 #[tokio::test]

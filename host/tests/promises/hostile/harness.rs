@@ -114,6 +114,7 @@ struct Stage {
 
 /// How an attack ended.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one at a time")]
 enum Ended {
     NotLoaded(String),
     Ran(Report),

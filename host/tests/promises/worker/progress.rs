@@ -43,7 +43,7 @@ async fn a_guest_hears_that_its_time_is_over_and_that_its_worker_stops(kind: Kin
     worker.logs("job progress", 1).await;
     worker.signal(Signal::TERM);
     assert_eq!(stage.result_of("stops").await["data"]["why"], "stopping");
-    assert!(worker.ends_within(Duration::from_secs(60)).await.success());
+    assert!(worker.ends_within(Duration::from_mins(1)).await.success());
     stage.is_done().await;
 }
 
