@@ -42,7 +42,7 @@ test-host: guests ## The host's tests, end to end against the local AWS included
 	# More threads than cores: end-to-end tests mostly wait.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-12} $(CARGO) test --workspace -- --skip hostile:: --skip cpu::
 	# Those that look at time, memory and CPU want the machine for themselves.
-	RUST_TEST_THREADS=1 $(CARGO) test -p lovage --test promises -- hostile:: cpu::
+	RUST_TEST_THREADS=1 $(CARGO) test -p lovage --lib --test promises -- hostile:: cpu::
 
 .PHONY: test-demo
 # With the program that the tests have built: `make demo` would build it again, since the tests'
