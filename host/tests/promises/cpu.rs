@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     guests::{component_from_text, component_that_imports, load, run, sandbox},
-    sandbox::WASI_OUTPUT,
+    sandbox::{WASI_OUTPUT, text},
 };
 
 fn stopped(outcome: Outcome) -> Failure {
@@ -259,4 +259,34 @@ async fn a_flood_of_short_jobs_does_not_starve_long_ones() {
     let report = tokio::time::timeout(Duration::from_secs(30), run).await.unwrap();
     assert!(matches!(report.outcome, Outcome::Done(_)), "{:?}", report.outcome);
     assert!(done.load(Ordering::Relaxed) > 0);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_spinner_ends_at_its_timeout_and_stalls_nobody() {
+    let sandbox = sandbox();
+    let spin = load(&sandbox, "hostile/spin").await;
+    let echo = load(&sandbox, "echo").await;
+    let timeout = Duration::from_millis(1500);
+    let started = Instant::now();
+    let spinner = run(&sandbox, &spin, "spin", "null", |plan| plan.limits.timeout = timeout);
+    let others = async {
+        let mut slowest = Duration::ZERO;
+        while started.elapsed() < Duration::from_secs(1) {
+            let asked = Instant::now();
+            let report = run(&sandbox, &echo, "echo", "1", |_| {}).await;
+            assert_eq!(text(&report.outcome), "1");
+            slowest = slowest.max(asked.elapsed());
+            // Timers go on, too.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        slowest
+    };
+    let (report, slowest) = tokio::join!(spinner, others);
+    let failure = stopped(report.outcome);
+    assert_eq!(failure.kind, "timeout");
+    assert_eq!(failure.message, "ran for more than 1.5s (`timeout_ms` raises it)");
+    let took = started.elapsed();
+    assert!(took >= timeout && took < timeout + Duration::from_secs(1), "{took:?}");
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    assert!(report.usage.cpu > Duration::from_millis(50), "{:?}", report.usage);
 }
