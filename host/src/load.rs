@@ -54,6 +54,16 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
     if let Some(bytes) = config.components.max_bytes {
         options.max_component_bytes = bytes.get();
     }
+    #[cfg(feature = "compiler")]
+    {
+        let compile = &mut options.compile;
+        if let Some(ms) = config.components.compile_cpu_ms {
+            compile.cpu = std::time::Duration::from_millis(ms.get());
+        }
+        if let Some(bytes) = config.components.compile_memory_bytes {
+            compile.memory_bytes = bytes.get();
+        }
+    }
     // The pool has room for whatever some task may have.
     let most = largest(config);
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);

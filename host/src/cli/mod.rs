@@ -94,6 +94,10 @@ enum Command {
     Check(check::Check),
     /// Compile components ahead of time, for builds without a compiler
     Compile(compile::Compile),
+    /// What the program calls itself for, to compile one component within bounds
+    #[cfg(feature = "compiler")]
+    #[command(name = crate::sandbox::compiler::COMMAND, hide = true)]
+    CompileStandardInput,
     /// Look at dead letters, and send them back
     Dlq(dlq::Dlq),
     /// Show what attempts cost, by tenant and task
@@ -112,6 +116,8 @@ enum Command {
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
+    #[cfg(feature = "compiler")]
+    crate::sandbox::compiler::compile_in_children();
     let cli = Cli::parse();
     match execute(cli) {
         Ok(code) => code,
@@ -133,6 +139,8 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             out::write(&script)?;
             Ok(ExitCode::SUCCESS)
         }
+        #[cfg(feature = "compiler")]
+        Command::CompileStandardInput => Ok(crate::sandbox::compiler::main()),
         Command::Config(command) => command.execute(&global),
         Command::Run(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Send(command) => block_on(0, command.execute(&global, &global.load()?)),

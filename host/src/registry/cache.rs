@@ -25,7 +25,7 @@ use wasmtime::component::Component;
 
 use super::load::announce;
 use super::trust::{self, Besides, Distrust};
-use crate::sandbox::{Problem, Sandbox, Source};
+use crate::sandbox::{Problem, Sandbox, Source, compiler};
 
 /// How many bytes a cache holds unless somebody says otherwise: 2 GiB.
 pub const DEFAULT_MAX_BYTES: u64 = 2 << 30;
@@ -135,10 +135,7 @@ impl CompileCache {
         }
         sandbox.check_bytes(wasm)?;
         announce(source);
-        let code = sandbox
-            .engine()
-            .precompile_component(wasm)
-            .map_err(|error| Problem::not_taken(&error))?;
+        let code = compiler::code(sandbox.options(), None, wasm)?;
         match self.put(&name, &code) {
             Ok(()) => {
                 if let Some(component) = self.get(sandbox.engine(), &name)? {
@@ -152,7 +149,7 @@ impl CompileCache {
                 "compiled code cannot be cached, and is compiled again at the next start"
             ),
         }
-        from_bytes(sandbox.engine(), &code).map_err(|error| Problem::not_taken(&error))
+        compiler::component(sandbox.engine(), &code).map_err(|error| Problem::not_taken(&error))
     }
 
     /// What is cached under a name, if it is there, is ours, and fits the engine. Code that the
@@ -200,7 +197,7 @@ impl CompileCache {
         if !path.exists() {
             let mut code = Vec::new();
             io::Read::read_to_end(&mut File::from(file.try_clone()?), &mut code)?;
-            return from_bytes(engine, &code);
+            return compiler::component(engine, &code);
         }
         // SAFETY: the file was written by this program, into a directory that only this user can
         // write to, under a name made of what the code depends on; both are checked above and at
@@ -278,15 +275,6 @@ impl CompileCache {
 
 /// Where the system shows a process its open files.
 const DESCRIPTORS: &str = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
-
-fn from_bytes(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the callers give what they just compiled, or read from a file that was checked to
-    // be our own.
-    #[allow(unsafe_code)]
-    unsafe {
-        Component::deserialize(engine, code)
-    }
-}
 
 /// The component's digest, and a digest of all that the code depends on besides.
 fn file_name(engine: &Engine, digest: &str) -> String {

@@ -181,24 +181,22 @@ pub async fn compile(
     dir: &Path,
     limits: &Limits,
 ) -> Result<(Bundle, Manifest), CompileError> {
-    use crate::sandbox::Problem;
+    use crate::sandbox::{Problem, compiler};
 
     let name = wasm_file.display().to_string();
     let component_problem = |problem: Problem| problem.of(&name);
     let wasm = sandbox.read(wasm_file).map_err(component_problem)?;
     sandbox.check_bytes(&wasm).map_err(component_problem)?;
     let file_name = wasm_file.file_name().ok_or_else(|| BundleProblem::NoName.of(wasm_file))?;
-    let compiler = sandbox
+    sandbox
         .options()
         .compiler(target)
         .map_err(|error| BundleProblem::Engine(error).of(wasm_file))?;
-    let code = compiler
-        .precompile_component(&wasm)
-        .map_err(|error| component_problem(Problem::not_taken(&error)))?;
+    let code = compiler::code(sandbox.options(), target, &wasm).map_err(component_problem)?;
 
     // Code for this kind of machine runs here, too; for another kind it is compiled once more,
     // for this one, to ask the component what it serves.
-    let component = match deserialize(sandbox.engine(), &code) {
+    let component = match compiler::component(sandbox.engine(), &code) {
         Ok(component) => component,
         Err(_) => sandbox.compile(&wasm).map_err(component_problem)?,
     };
@@ -250,15 +248,6 @@ fn write(dir: &Path, file: &Path, bytes: &[u8]) -> Result<(), BundleError> {
         Ok(())
     };
     write().map_err(|error| BundleProblem::Io(error).of(file))
-}
-
-#[cfg(feature = "compiler")]
-fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: it was compiled a moment ago, by this process.
-    #[allow(unsafe_code)]
-    unsafe {
-        Component::deserialize(engine, code)
-    }
 }
 
 /// Loads a bundle, named by either of its files.

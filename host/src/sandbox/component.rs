@@ -15,6 +15,8 @@ use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 use super::Sandbox;
 use super::attempt::{End, within};
 use super::bindings::{Handler, v1::WrongTypes};
+#[cfg(feature = "compiler")]
+use super::compiler;
 use super::config::ConfigValues;
 use super::cpu::Meter;
 use super::crash;
@@ -175,7 +177,8 @@ impl Sandbox {
     #[cfg(feature = "compiler")]
     pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Component, Problem> {
         self.check_bytes(wasm)?;
-        Component::from_binary(self.engine(), wasm).map_err(|error| Problem::not_taken(&error))
+        let code = compiler::code(self.options(), None, wasm)?;
+        compiler::component(self.engine(), &code).map_err(|error| Problem::not_taken(&error))
     }
 
     /// Refuses bytes that are no component, and those that would cost without bound to compile.

@@ -14,6 +14,8 @@ use wasmtime::{
     PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
+#[cfg(feature = "compiler")]
+use super::compiler::CompileLimits;
 use super::error::EngineError;
 use super::limits::Limits;
 
@@ -76,6 +78,9 @@ pub struct EngineOptions {
     /// The most bytes of one component: what bounds the time and the memory that compiling it takes.
     /// 64 MiB: Python's are 18 MiB.
     pub max_component_bytes: u64,
+    /// What compiling one component may take, where that is bounded.
+    #[cfg(feature = "compiler")]
+    pub compile: CompileLimits,
     /// How often the clock ticks by which a guest that computes lets others run, and by which its
     /// CPU time is looked at. 1 ms.
     pub tick: Duration,
@@ -99,6 +104,8 @@ impl Default for EngineOptions {
             instances: limits.instances as u32,
             keep_resident: 4 << 20,
             max_component_bytes: 64 << 20,
+            #[cfg(feature = "compiler")]
+            compile: CompileLimits::default(),
             tick: Duration::from_millis(1),
             threads: 0,
         }

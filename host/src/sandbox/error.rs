@@ -99,6 +99,30 @@ pub enum Problem {
     /// It does not compile.
     #[error("is no valid component: {}", shown(.0))]
     Invalid(String),
+    /// To compile it takes more CPU time than it may.
+    #[error(
+        "takes more than {} s of CPU time to compile, and is given up \
+         (`components.compile_cpu_ms` raises it)", .allowed.as_secs_f64()
+    )]
+    CompileCpu {
+        /// How much it may take.
+        allowed: std::time::Duration,
+    },
+    /// To compile it takes more memory than it may.
+    #[error(
+        "takes more than {} of memory to compile, and is given up \
+         (`components.compile_memory_bytes` raises it)", Bytes(*.allowed)
+    )]
+    CompileMemory {
+        /// How much it may take, in bytes.
+        allowed: u64,
+    },
+    /// The process that compiled it came to an end of its own.
+    #[error("was not compiled, since the compiler died of it: {}", shown(.reason))]
+    CompilerDied {
+        /// How.
+        reason: String,
+    },
     /// The pool's slots are too small for it.
     #[error("needs more than a sandbox has room for: {}", shown(.reason))]
     NoRoom {
@@ -210,7 +234,12 @@ impl Problem {
     /// Why wasmtime takes no component from some bytes: they are none, or the pool has no room.
     #[cfg(feature = "compiler")]
     pub(crate) fn not_taken(error: &wasmtime::Error) -> Self {
-        let reason = format!("{error:#}");
+        Self::of_words(format!("{error:#}"))
+    }
+
+    /// The same, of what wasmtime said.
+    #[cfg(feature = "compiler")]
+    pub(super) fn of_words(reason: String) -> Self {
         // wasmtime has no type for it; a test holds it to these words.
         if reason.contains("pooling allocator") {
             let hint = pool_limit(&reason).map_or_else(String::new, Limit::hint);

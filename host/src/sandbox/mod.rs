@@ -19,6 +19,8 @@
 mod attempt;
 mod bindings;
 mod calls;
+#[cfg(feature = "compiler")]
+pub mod compiler;
 mod component;
 mod config;
 mod cpu;

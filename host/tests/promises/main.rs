@@ -17,6 +17,8 @@ mod cli;
 mod commands;
 #[cfg(feature = "compiler")]
 mod compile_cache;
+#[cfg(all(feature = "cli", feature = "compiler"))]
+mod compiling;
 #[cfg(feature = "compiler")]
 mod components;
 mod conformance;
