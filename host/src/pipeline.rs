@@ -5,6 +5,7 @@
 
 mod follow;
 mod recourse;
+mod spent;
 mod watch;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::follow::Unsent;
+use self::{follow::Unsent, spent::UnlessReported};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field::Empty, info_span};
@@ -375,11 +376,14 @@ impl Pipeline {
             tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
             log_guests: self.config.log.guests,
         };
+        let meter = Arc::default();
+        let unless_reported = UnlessReported::new(self, job, Arc::clone(&meter));
         let report = tokio::select! {
             biased;
-            report = self.sandbox.run(&task.component, job.clone(), &plan) => report,
+            report = self.sandbox.run_metered(&task.component, job.clone(), &plan, meter) => report,
             never = watch::watch(&self.broker, &source.name, job, &wanted) => match never {},
         };
+        unless_reported.reported();
         self.tenancy.charge(&job.tenant, report.usage.cpu);
         AttemptEnded {
             queue: &source.name,

@@ -131,7 +131,19 @@ impl Sandbox {
         job: impl Into<Arc<Job>>,
         plan: &Plan,
     ) -> Report {
-        let (job, meter) = (job.into(), Arc::new(Meter::default()));
+        self.run_metered(component, job, plan, Arc::default()).await
+    }
+
+    /// The same by a meter of the caller's, which tells what CPU time the attempt has used even
+    /// where it is dropped. Each attempt takes a new one.
+    pub async fn run_metered(
+        &self,
+        component: &Arc<LoadedComponent>,
+        job: impl Into<Arc<Job>>,
+        plan: &Plan,
+        meter: Arc<Meter>,
+    ) -> Report {
+        let job = job.into();
         let whole = {
             // All its own, since it goes to another thread if it takes long.
             let (sandbox, component, plan) = (self.clone(), Arc::clone(component), plan.clone());

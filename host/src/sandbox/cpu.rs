@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// What the polls of a future kept a processor busy for: what others do on the same thread in
 /// between is not counted, and neither is the time that it waits.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub struct Meter {
     /// Nanoseconds of the polls that have ended.
     spent: AtomicU64,
     /// Where the thread's clock was when the poll under way began. Only that thread looks at it.
@@ -18,8 +18,8 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// The polls that have ended.
-    pub(super) fn spent(&self) -> Duration {
+    /// What the polls have taken that have ended.
+    pub fn spent(&self) -> Duration {
         Duration::from_nanos(self.spent.load(Ordering::Relaxed))
     }
 

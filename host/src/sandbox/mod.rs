@@ -60,6 +60,7 @@ pub use self::attempt::{CUT_SHORT, Plan, Report};
 pub use self::bindings::{HANDLER, SERVED};
 pub use self::component::{Import, Kind, LoadedComponent, Source, digest};
 pub use self::config::{Placeholder, SECRET_UNAVAILABLE};
+pub use self::cpu::Meter;
 pub use self::egress::{Network, Resolve};
 pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION};
 pub use self::error::{ComponentError, EngineError, Problem, Ungranted};

@@ -112,6 +112,31 @@ async fn what_a_tenant_used_can_be_asked_for_retries_and_crashes_included() {
     worker.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_was_computed_counts_even_where_its_lease_was_lost() {
+    let address = free_address();
+    let setup = Setup {
+        hostile: &["spin"],
+        config: "tasks.spin.timeout_ms = 60000\nworker.max_lease_ms = 1000\n",
+        ..Setup::default()
+    };
+    let stage = Stage::set(Kind::Local, setup).await;
+    stage.configure(&format!("worker.metrics_address = '{address}'"));
+    let worker = stage.worker().await;
+    stage.send(&[job_with("a", "spin", json!(null), json!({}))]).await;
+    let patience = std::time::Instant::now() + Duration::from_mins(1);
+    loop {
+        let output = stage.lovage(&["usage", "--json"]).await;
+        let totals: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
+        if totals.iter().any(|it| it["task"] == "spin" && it["cpu_us"].as_u64() > Some(10_000)) {
+            break;
+        }
+        assert!(std::time::Instant::now() < patience, "{totals:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    worker.kill();
+}
+
 /// Attacks: the worker, by connections that say nothing, too much, or what is no HTTP.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn whoever_reaches_the_address_cannot_hurt_the_worker() {
