@@ -6,6 +6,7 @@
 
 pub mod abandon;
 pub mod broker;
+pub mod celery;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;

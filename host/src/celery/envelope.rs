@@ -1,0 +1,192 @@
+//! The outer layers of a message: base64 or not, the envelope, its body's encoding, compression and
+//! media type.
+
+use std::io::Read;
+
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+
+use super::{
+    json::{Json, Map},
+    request::{Refusal, Refused},
+};
+use crate::text::one_line;
+
+/// Padding may be absent: kombu does not ask for it either.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// How much of a stranger's media type is shown.
+const SHOWN_BYTES: usize = 60;
+
+/// An envelope, opened as far as it can be without looking at the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Envelope {
+    /// Whether the message was base64.
+    pub base64: bool,
+    /// The body, as it stood.
+    pub body: Json,
+    pub content_type: Json,
+    pub content_encoding: Json,
+    pub headers: Map,
+    pub properties: Map,
+}
+
+/// Not a message of Celery's.
+fn stranger(reason: &str) -> Refused {
+    Refused::new(
+        Refusal::NotCelery,
+        format!(
+            "this is no message of Celery's: {reason}; send it with a Celery client, or name the \
+             right `format` for the queue"
+        ),
+    )
+}
+
+impl Envelope {
+    /// Opens a message. What begins with a brace is the envelope itself, all else is base64 of it:
+    /// base64 has no braces.
+    pub(super) fn open(message: &[u8]) -> Result<Self, Refused> {
+        let message = message.trim_ascii();
+        let plain = message.starts_with(b"{");
+        let decoded;
+        let bytes = if plain {
+            message
+        } else {
+            decoded = BASE64
+                .decode(message)
+                .map_err(|_| stranger("it is neither a JSON object nor base64 of one"))?;
+            &decoded
+        };
+        let text = std::str::from_utf8(bytes).map_err(|_| stranger("it is not UTF-8"))?;
+        if !text.trim_start().starts_with('{') {
+            return Err(stranger("it is no JSON object"));
+        }
+        let mut fields: Map =
+            serde_json::from_str(text).map_err(|_| stranger("it is not well-formed JSON"))?;
+        let mut object = |name: &str| match fields.take(name) {
+            Some(value) => {
+                value.fields().ok_or_else(|| stranger(&format!("`{name}` is no object")))
+            }
+            None => Err(stranger(&format!("there is no `{name}`"))),
+        };
+        let properties = object("properties")?;
+        let headers = object("headers")?;
+        let body = fields.take("body").ok_or_else(|| stranger("there is no `body`"))?;
+        let mut rest = |name: &str| fields.take(name).unwrap_or_else(Json::null);
+        Ok(Self {
+            base64: !plain,
+            body,
+            content_type: rest("content-type"),
+            content_encoding: rest("content-encoding"),
+            headers,
+            properties,
+        })
+    }
+
+    /// The body's text. `max` bounds it, whatever it was packed in.
+    pub(super) fn content(&self, max: usize) -> Result<String, Refused> {
+        self.check_content_type()?;
+        let encoding = self.content_encoding.as_string().unwrap_or_default().to_ascii_lowercase();
+        if !["", "utf-8", "utf8", "us-ascii", "ascii"].contains(&encoding.as_str()) {
+            return Err(Refused::new(
+                Refusal::ContentType,
+                format!(
+                    "the body's characters are `{}`; only utf-8 is read",
+                    one_line(&encoding, SHOWN_BYTES)
+                ),
+            ));
+        }
+        let body = self.body.as_string().ok_or_else(|| {
+            Refused::new(Refusal::Invalid, "the envelope's `body` is no text".to_owned())
+        })?;
+        let bytes = match self.properties.string("body_encoding").as_deref() {
+            Some("base64") => BASE64.decode(body.trim_ascii()).map_err(|_| {
+                Refused::new(
+                    Refusal::Invalid,
+                    "the body is said to be base64 and is not".to_owned(),
+                )
+            })?,
+            None | Some("") => body.into_bytes(),
+            Some(other) => {
+                return Err(Refused::new(
+                    Refusal::Invalid,
+                    format!(
+                        "`body_encoding` is `{}`; `base64` is read, or none",
+                        one_line(other, SHOWN_BYTES)
+                    ),
+                ));
+            }
+        };
+        let bytes = match self.headers.string("compression") {
+            None => bytes,
+            Some(method) => inflate(&method, &bytes, max)?,
+        };
+        if bytes.len() > max {
+            return Err(too_large(max));
+        }
+        String::from_utf8(bytes).map_err(|_| {
+            Refused::new(Refusal::Invalid, "the body is not UTF-8, as JSON must be".to_owned())
+        })
+    }
+
+    fn check_content_type(&self) -> Result<(), Refused> {
+        let whole = self.content_type.as_string().unwrap_or_default().to_ascii_lowercase();
+        let kind = whole.split(';').next().unwrap_or_default().trim();
+        let advice = "set `task_serializer = 'json'` on the client";
+        let reason = match kind {
+            "" | "application/json" => return Ok(()),
+            "application/x-python-serialize" => format!(
+                "the arguments are pickled, and what is pickled is never read here, since reading \
+                 it runs whatever its sender wants; {advice}"
+            ),
+            other => format!(
+                "the arguments are `{}`, and only JSON is read; {advice}",
+                one_line(other, SHOWN_BYTES)
+            ),
+        };
+        Err(Refused::new(Refusal::ContentType, reason))
+    }
+}
+
+fn too_large(max: usize) -> Refused {
+    Refused::new(
+        Refusal::TooLarge,
+        format!(
+            "the body is more than {max} bytes when it is unpacked, which is celery.max_body_bytes; \
+             raise it, or send less"
+        ),
+    )
+}
+
+/// Unpacks, and stops as soon as it is too much: a small message may unpack to gigabytes.
+fn inflate(method: &str, bytes: &[u8], max: usize) -> Result<Vec<u8>, Refused> {
+    let mut reader: Box<dyn Read + '_> = match method {
+        "application/x-gzip" | "gzip" | "zlib" => Box::new(flate2::read::ZlibDecoder::new(bytes)),
+        "application/x-bz2" | "bzip2" | "bzip" => Box::new(bzip2::read::BzDecoder::new(bytes)),
+        other => {
+            return Err(Refused::new(
+                Refusal::Compression,
+                format!(
+                    "the body is packed with `{}`; `gzip` (zlib) and `bzip2` are read, so set \
+                     `task_compression` to one of them on the client",
+                    one_line(other, SHOWN_BYTES)
+                ),
+            ));
+        }
+    };
+    let mut unpacked = Vec::new();
+    let most = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    reader.by_ref().take(most).read_to_end(&mut unpacked).map_err(|_| {
+        Refused::new(
+            Refusal::Invalid,
+            format!("the body is said to be packed with `{method}`, and cannot be unpacked"),
+        )
+    })?;
+    if unpacked.len() > max { Err(too_large(max)) } else { Ok(unpacked) }
+}

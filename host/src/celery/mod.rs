@@ -1,0 +1,40 @@
+//! Celery's side of the world: its task messages, its workflows and its results, as its own
+//! clients and workers write and read them.
+//!
+//! Celery's clients stay as they are: what they send is read here ([`Request`]), what follows from
+//! a task's end is worked out here as Celery's workers would ([`workflow`]), and results look as
+//! its result backends write them ([`meta`]). Nothing in here talks to anybody: what is to be sent
+//! or stored is said as data, and the caller sees to it.
+//!
+//! The facts are those of Celery 5.6 and 5.7 with kombu 5.6 and 5.7, read in their source; messages
+//! of both protocols are read, protocol 2 is written.
+
+pub mod arguments;
+pub mod builtins;
+mod canvas;
+mod envelope;
+pub mod exception;
+pub mod json;
+pub mod keys;
+pub mod meta;
+pub mod names;
+mod options;
+pub mod publish;
+mod repr;
+pub mod request;
+pub mod rich;
+pub mod signature;
+pub mod time;
+pub mod workflow;
+
+pub use arguments::{Mapping, payload};
+pub use builtins::Builtin;
+pub use canvas::ResultRef;
+pub use exception::Exception;
+pub use json::{Json, Map};
+pub use meta::{Meta, State};
+pub use publish::{Ids, Publisher, TaskMessage};
+pub use request::{Refusal, Refused, Request};
+pub use rich::RichTypes;
+pub use signature::{Kind, Signature};
+pub use workflow::{ChordPart, Plan, Step};
