@@ -209,7 +209,7 @@ impl ChordUnlock {
                 let cause = Exception::max_retries(&request.task, &request.id, &args, &kwargs);
                 let why = format!("chord_unlock could not be retried: {}", cause.repr());
                 let error = Exception::chord(&why);
-                let plan = workflow::chord_failed(&self.body, &error, None, &last, publisher);
+                let plan = workflow::chord_failed(&self.body, &error, None, publisher);
                 return Unlocked::Done(plan);
             }
             let eta: Option<Timestamp> = publisher.now.checked_add(self.interval).ok();
@@ -223,7 +223,7 @@ impl ChordUnlock {
         Unlocked::Done(match failed {
             Some((id, cause)) => {
                 let error = workflow::chord_error(&id, &cause);
-                workflow::chord_failed(&self.body, &error, Some(&cause), &last, publisher)
+                workflow::chord_failed(&self.body, &error, Some(&cause), publisher)
             }
             None => {
                 let values: Vec<_> = self.results.iter().map(|it| value(it, stored)).collect();

@@ -38,3 +38,6 @@ pub use request::{Refusal, Refused, Request};
 pub use rich::RichTypes;
 pub use signature::{Kind, Signature};
 pub use workflow::{ChordPart, Plan, Step};
+
+#[cfg(test)]
+mod tests;

@@ -220,7 +220,7 @@ pub fn chord_done(
         Ok(_) => Plan { steps: canvas.steps, children: canvas.children },
         Err(why) => {
             let exception = Exception::chord(&format!("Callback error: TypeError({why:?})"));
-            chord_failed(body, &exception, None, last, publisher)
+            chord_failed(body, &exception, None, publisher)
         }
     }
 }
@@ -236,7 +236,6 @@ pub fn chord_failed(
     body: &Signature,
     exception: &Exception,
     cause: Option<&Exception>,
-    last: &Parent,
     publisher: &mut Publisher<'_>,
 ) -> Plan {
     let now = publisher.now;
@@ -255,10 +254,7 @@ pub fn chord_failed(
     }
     let chain = listed(&body.options, "chain");
     fail_chain(&chain, exception, true, now, &mut steps);
-    // The calls are the failed header's doing.
-    let children = Vec::new();
-    let _ = last;
-    Plan { steps, children }
+    Plan { steps, children: Vec::new() }
 }
 
 /// A result that will not be: its errbacks are called, it is stored as failed, and counted where a
