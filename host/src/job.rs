@@ -3,10 +3,12 @@
 //! Nothing here knows of AWS, wasmtime or HTTP. Messages decode to a [`Job`], a sandbox turns a
 //! job into an [`Outcome`](crate::outcome::Outcome), and a result is made of both.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+
+use crate::celery::Request;
 
 /// The media type of JSON, which payloads and outputs have unless somebody says otherwise.
 pub const JSON: &str = "application/json";
@@ -29,6 +31,8 @@ pub struct Job {
     pub max_attempts: Option<u32>,
     /// Wall time for one attempt, when the sender says so.
     pub timeout: Option<Duration>,
+    /// Wall time after which an attempt is asked to end, when the sender says so.
+    pub soft_timeout: Option<Duration>,
     /// Media type of `payload`.
     pub content_type: String,
     /// The payload, byte for byte.
@@ -47,6 +51,8 @@ pub struct Job {
     pub parent_id: Option<String>,
     /// How many jobs of that chain were before this one.
     pub depth: u32,
+    /// What a client of Celery's said besides; `None` in other formats.
+    pub celery: Option<Arc<Request>>,
 }
 
 impl Job {
@@ -59,6 +65,7 @@ impl Job {
             attempt: 1,
             max_attempts: None,
             timeout: None,
+            soft_timeout: None,
             content_type: JSON.to_owned(),
             payload: payload.into(),
             eta: None,
@@ -68,6 +75,7 @@ impl Job {
             root_id: None,
             parent_id: None,
             depth: 0,
+            celery: None,
         }
     }
 

@@ -37,6 +37,7 @@ pub mod sandbox;
 pub mod secrets;
 pub mod settings;
 pub mod settle;
+pub mod store;
 pub mod telemetry;
 pub mod tenancy;
 pub mod text;

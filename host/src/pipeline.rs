@@ -3,18 +3,24 @@
 //! The worker and the Lambda function share it. It does not touch the broker but to find queues:
 //! leases, deletes and retries of publishing are for whoever holds the message.
 
+mod celery;
 mod follow;
 mod recourse;
 mod spent;
 mod watch;
 
 use std::{
+    borrow::Cow,
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use self::{follow::Unsent, spent::UnlessReported};
+use self::{
+    celery::{CeleryEnd, Trouble},
+    follow::Unsent,
+    spent::UnlessReported,
+};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field::Empty, info_span};
@@ -22,19 +28,21 @@ use tracing::{Instrument, Span, field::Empty, info_span};
 use crate::{
     abandon::UnlessEnded,
     broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue},
-    config::Config,
+    celery::Plan,
+    config::{Config, UnknownTasks},
     events::{AttemptEnded, AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
     follow_on::FollowOn,
     job::Job,
-    message::decode,
+    message::{NOT_CELERY, decode},
     outcome::{Decision, Failure, Outcome, decide},
     policy::Policies,
     publish,
     registry::{Registry, Task},
     result::JobResult,
     routes::{Routes, Source},
-    sandbox::{CUT_SHORT, Plan, Sandbox},
+    sandbox::{self, CUT_SHORT, Sandbox},
     settings::{Advice, Settings},
+    store::{self, ResultStore},
     tenancy::Tenancy,
     text::one_line,
     usage::{Totals, Usage},
@@ -56,6 +64,9 @@ const GRACE_DELIVERIES_BEHIND: u32 = 10;
 /// message that waits on a FIFO queue.
 const LONGEST_HIDING: Duration = Duration::from_hours(12);
 
+/// The kind of the failure of a job whose task no component serves.
+const UNKNOWN_TASK: &str = "unknown_task";
+
 /// Runs messages to what becomes of them.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -70,6 +81,7 @@ pub struct Pipeline {
     counts_waits: bool,
     tenancy: Arc<Tenancy>,
     broker: Arc<dyn Broker>,
+    store: Option<Arc<dyn ResultStore>>,
     stopping: CancellationToken,
 }
 
@@ -78,19 +90,22 @@ pub struct Pipeline {
 pub struct Decoded {
     job: Job,
     verdict: Result<(), Outcome>,
+    /// Whether somebody may ask for the state of a job of Celery's that could not be read.
+    refused: bool,
 }
 
 impl Decoded {
     fn of(source: &Source, message: &Message) -> Self {
         match decode(message, &source.defaults) {
-            Ok(job) => Self { job, verdict: Ok(()) },
+            Ok(job) => Self { job, verdict: Ok(()), refused: false },
             Err(malformed) => {
                 let mut job = Job::new(malformed.id, malformed.task, "");
                 job.tenant = malformed.tenant;
                 job.reply_to = malformed.reply_to;
                 job.attempt = message.attempt;
                 let failure = Failure::new(malformed.kind, one_line(&malformed.reason, 1024));
-                Self { job, verdict: Err(Outcome::Rejected(failure)) }
+                let refused = malformed.celery;
+                Self { job, verdict: Err(Outcome::Rejected(failure)), refused }
             }
         }
     }
@@ -118,6 +133,8 @@ struct Ended {
     run: Option<Run>,
     /// Jobs that it leads to.
     follow_ons: Vec<FollowOn>,
+    /// What else it leads to, where it was a built-in task of Celery's.
+    celery: Plan,
 }
 
 /// When a caller has to end, and what comes of an attempt that it cuts short.
@@ -172,6 +189,8 @@ impl Pipeline {
         broker: Arc<dyn Broker>,
     ) -> Self {
         let limits = broker.limits();
+        // That its URL is one was checked with the configuration.
+        let store = store::open(&config.celery).ok().flatten();
         Self {
             policies: Policies::new(Arc::clone(&config)),
             tenancy: Tenancy::new(&config),
@@ -184,6 +203,7 @@ impl Pipeline {
             keeps_results: limits.keeps_results,
             counts_waits: limits.counts_waits,
             broker,
+            store,
             stopping: CancellationToken::new(),
         }
     }
@@ -247,7 +267,7 @@ impl Pipeline {
         &self,
         source: &Source,
         message: &Message,
-        Decoded { mut job, verdict: mut decoded }: Decoded,
+        Decoded { mut job, verdict: mut decoded, refused }: Decoded,
         end: Option<End>,
         way: Way,
     ) -> Concluded {
@@ -298,8 +318,16 @@ impl Pipeline {
             };
             let ended = match decoded.and(refusal) {
                 Ok(()) => self.attempt(source, &job, now, end).await,
+                Err(Outcome::Rejected(it)) if it.kind == NOT_CELERY && self.leaves() => {
+                    self.unrun(&job, Outcome::Snooze { after: celery::LEFT })
+                }
                 Err(outcome) => self.unrun(&job, outcome),
             };
+            if let (true, Outcome::Rejected(failure)) = (refused, &ended.outcome)
+                && let Err(trouble) = self.celery_refused(&job.id, failure).await
+            {
+                return self.troubled(source, trouble);
+            }
             self.conclude(source, message, &job, reply, ended, way).await
         });
         async {
@@ -315,8 +343,36 @@ impl Pipeline {
     /// The queue that the sender wants the result on.
     async fn reply(&self, source: &Source, job: &Job) -> Result<Option<Queue>, BrokerError> {
         match &job.reply_to {
+            // Each client of Celery's names one, and few take results from it.
+            Some(reply_to) if job.celery.is_some() => {
+                if !source.allows_reply(reply_to) {
+                    return Ok(None);
+                }
+                match self.routes.reply(source, reply_to).await {
+                    // It has left.
+                    Err(error) if error.fault == Fault::NotFound => Ok(None),
+                    found => found.map(Some),
+                }
+            }
             Some(reply_to) => self.routes.reply(source, reply_to).await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// Whether what nobody here can do with a queue of Celery's is left to other workers.
+    fn leaves(&self) -> bool {
+        self.config.celery.unknown_tasks == UnknownTasks::Leave
+    }
+
+    /// The end of a delivery of which it cannot be told what follows.
+    fn troubled(&self, source: &Source, trouble: Trouble) -> Concluded {
+        match trouble {
+            Trouble::Now(error) => self.put_back(source, "result_backend", &error),
+            Trouble::For(failure) => self.put_back(
+                source,
+                "result_backend",
+                &BrokerError::new(Fault::Invalid, failure.message),
+            ),
         }
     }
 
@@ -333,15 +389,36 @@ impl Pipeline {
     /// An end without a guest having been run.
     fn unrun(&self, job: &Job, outcome: Outcome) -> Ended {
         let settings = Settings::of_task(&self.config, &job.task, Advice::default()).for_job(job);
-        Ended { outcome, settings, run: None, follow_ons: Vec::new() }
+        Ended { outcome, settings, run: None, follow_ons: Vec::new(), celery: Plan::default() }
     }
 
     /// Finds the job's component and runs it, or says why that cannot be.
     async fn attempt(&self, source: &Source, job: &Job, now: Timestamp, end: Option<End>) -> Ended {
+        if let Some(request) = &job.celery
+            && let Some(ended) = self.end_built_in(source, job, request, now).await
+        {
+            return ended;
+        }
         let Ready { task, settings } = match self.ready(job, now) {
             Ok(ready) => ready,
+            Err(Outcome::Rejected(failure))
+                if failure.kind == UNKNOWN_TASK && job.celery.is_some() && self.leaves() =>
+            {
+                return self.unrun(job, Outcome::Snooze { after: celery::LEFT });
+            }
             Err(outcome) => return self.unrun(job, outcome),
         };
+        let mut job = Cow::Borrowed(job);
+        if let Some(request) = job.celery.clone() {
+            match self.check_workflow(&request).and_then(|()| self.arguments(&task, &request)) {
+                Ok(payload) => job.to_mut().payload = payload,
+                Err(failure) if failure.kind == celery::NO_RESULT_BACKEND => {
+                    return self.unrun(&job, Outcome::Rejected(failure));
+                }
+                Err(failure) => return self.unrun(&job, Outcome::Failed(failure)),
+            }
+        }
+        let job = &*job;
         let behind = if source.queue.fifo { GRACE_DELIVERIES_BEHIND } else { 0 };
         let grace = settings.max_attempts.saturating_mul(behind).saturating_add(GRACE_DELIVERIES);
         if job.attempt > settings.max_attempts.saturating_add(grace) {
@@ -354,10 +431,10 @@ impl Pipeline {
                 ),
             );
             let outcome = Outcome::Crashed(failure);
-            return Ended { outcome, settings, run: None, follow_ons: Vec::new() };
+            let follow_ons = Vec::new();
+            return Ended { outcome, settings, run: None, follow_ons, celery: Plan::default() };
         }
-        // Who cannot be asked is no reason not to run.
-        if self.keeps_results && self.broker.is_revoked(&job.id).await.unwrap_or(false) {
+        if self.is_revoked(&job.id).await {
             return self.unrun(job, Outcome::Revoked);
         }
         let digest = task.component.source.digest.clone();
@@ -367,7 +444,7 @@ impl Pipeline {
         let grants = self.policies.of(&job.task, &job.tenant);
         let wanted = Wanted::until(self.stopping.clone());
         let tenant = self.config.tenants.get(&job.tenant);
-        let plan = Plan {
+        let plan = sandbox::Plan {
             limits: settings.limits,
             max_attempts: settings.max_attempts,
             deadline,
@@ -381,7 +458,7 @@ impl Pipeline {
         let report = tokio::select! {
             biased;
             report = self.sandbox.run_metered(&task.component, job.clone(), &plan, meter) => report,
-            never = watch::watch(&self.broker, &source.name, job, &wanted) => match never {},
+            never = self.watch(&source.name, job, &wanted) => match never {},
         };
         unless_reported.reported();
         self.tenancy.charge(&job.tenant, report.usage.cpu);
@@ -402,7 +479,19 @@ impl Pipeline {
         } else {
             told_how_far(report.outcome, &wanted)
         };
-        Ended { outcome, settings, run: Some(run), follow_ons: report.follow_ons }
+        let follow_ons = report.follow_ons;
+        Ended { outcome, settings, run: Some(run), follow_ons, celery: Plan::default() }
+    }
+
+    /// Whether somebody has revoked a job. Who cannot be asked is no reason not to run it.
+    async fn is_revoked(&self, id: &str) -> bool {
+        if self.keeps_results && self.broker.is_revoked(id).await.unwrap_or(false) {
+            return true;
+        }
+        match &self.store {
+            Some(store) => store.is_revoked(id).await.unwrap_or(false),
+            None => false,
+        }
     }
 
     fn ready(&self, job: &Job, now: Timestamp) -> Result<Ready, Outcome> {
@@ -417,7 +506,7 @@ impl Pipeline {
                 .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
             let name = one_line(&job.task, 200);
             let message = format!("no component serves the task `{name}`{hint}");
-            Outcome::Rejected(Failure::new("unknown_task", message))
+            Outcome::Rejected(Failure::new(UNKNOWN_TASK, message))
         })?;
         let advice = Advice::from(&task.spec);
         let settings = Settings::of_task(&self.config, &job.task, advice)
@@ -460,7 +549,8 @@ impl Pipeline {
         ended: Ended,
         way: Way,
     ) -> Concluded {
-        let Ended { mut outcome, settings, run, follow_ons } = ended;
+        let Ended { mut outcome, settings, run, follow_ons, celery } = ended;
+        let asks_again = matches!(outcome, Outcome::Retry { .. });
         let follow_ons = match self.follow_ons(source, message, job, &follow_ons).await {
             Ok(sends) => sends,
             Err(Unsent::For(failure)) => {
@@ -470,13 +560,27 @@ impl Pipeline {
             Err(Unsent::Now(error)) => return self.put_back(source, "dispatch", &error),
         };
         let decision = decide(outcome, job.attempt, settings.max_attempts, &settings.backoff);
-        let (status, value, dead_letter) = match decision {
+        let (mut status, mut value, dead_letter) = match decision {
             Decision::Release { after, spent, reason } => {
                 let failure = reason.as_ref().map(|it| (it.kind.as_str(), it.message.as_str()));
                 JobReleased { queue: &source.name, after, spent, failure }.emit();
-                return Concluded::released(after, spent, reason);
+                let again = reason.as_ref().filter(|_| asks_again).map(|it| (after, it));
+                let end = CeleryEnd { source, message, job, settings: &settings };
+                return match self.celery_again(&end, again, celery).await {
+                    Ok(Some(sends)) => Concluded {
+                        disposal: Disposal::Finish { result: None, sends },
+                        told: Err(reason),
+                    },
+                    Ok(None) => Concluded::released(after, spent, reason),
+                    Err(trouble) => self.troubled(source, trouble),
+                };
             }
             Decision::Finish { status, value, dead_letter } => (status, value, dead_letter),
+        };
+        let end = CeleryEnd { source, message, job, settings: &settings };
+        let nexts = match self.celery_end(&end, &mut status, &mut value, &reply, celery).await {
+            Ok(nexts) => nexts,
+            Err(trouble) => return self.troubled(source, trouble),
         };
         JobFinished {
             queue: &source.name,
@@ -509,7 +613,9 @@ impl Pipeline {
             },
             (None, None) => source.results.clone(),
         };
-        if let Some(to) = to {
+        if reply.is_some() && job.celery.is_some() {
+            // It has what its client reads.
+        } else if let Some(to) = to {
             let format = settings.result_format.unwrap_or(source.result_format);
             sends.push(publish::result(&result, message, &to, format, self.message_bytes));
         }
@@ -525,6 +631,7 @@ impl Pipeline {
             }));
         }
         sends.extend(follow_ons);
+        sends.extend(nexts);
         let kept = self
             .keeps_results
             .then(|| KeptResult { job_id: result.id.clone(), envelope: result.envelope() });

@@ -1,7 +1,7 @@
 //! From a finished job to the messages that must be sent before its own is deleted: the result,
 //! and where it comes to that the dead letter.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::{
             charset::{escape_json, first_refused},
         },
     },
+    celery::{Meta, TaskMessage},
     config::ResultFormat,
     follow_on::{FollowOn, Lineage},
     job::{JSON, Job},
@@ -204,6 +205,64 @@ pub fn follow_on(
         outgoing.group = Some(deduplication_id(&parent.tenant));
     }
     Ok(Send { to: to.address.clone(), message: outgoing })
+}
+
+/// A task message of Celery's, for a task that comes after a job: for that job's tenant, and, where
+/// it names no other, of the group that the job's message had. Errors where it is larger than `limit`
+/// bytes, with its size.
+pub fn celery_task(
+    task: &TaskMessage,
+    job: &Job,
+    message: &Message,
+    to: &Queue,
+    delay: Duration,
+    limit: usize,
+) -> Result<Send, usize> {
+    let mut attributes: Attributes = task.attributes.clone();
+    if !job.tenant.is_empty() {
+        attributes.insert(attribute::TENANT.to_owned(), job.tenant.clone());
+    }
+    let size = size(&task.body, &attributes);
+    if size > limit {
+        return Err(size);
+    }
+    let mut outgoing = Outgoing {
+        body: task.body.clone(),
+        attributes,
+        delay,
+        trace_header: message.trace_header.clone(),
+        ..Outgoing::default()
+    };
+    if to.fifo {
+        let own = task.group.as_deref().map(deduplication_id);
+        outgoing.group = Some(own.unwrap_or_else(|| group(message, &job.id, &job.tenant)));
+        let own = task.deduplication_id.as_deref().map(deduplication_id);
+        // A retry is another message of the same id.
+        let made = || deduplication_id(&format!("{}:{}", task.id, job.attempt));
+        outgoing.deduplication_id = Some(own.unwrap_or_else(made));
+    } else if !job.tenant.is_empty() {
+        outgoing.group = Some(deduplication_id(&job.tenant));
+    } else {
+        outgoing.group = task.group.as_deref().map(deduplication_id);
+    }
+    Ok(Send { to: to.address.clone(), message: outgoing })
+}
+
+/// The state of a task of Celery's, for the client that waits for it at a queue of its own.
+pub fn celery_state(state: &Meta, message: &Message, to: &Queue) -> Send {
+    let attributes = Attributes::from([
+        ("correlation_id".to_owned(), state.id.clone()),
+        ("content_type".to_owned(), JSON.to_owned()),
+    ]);
+    let outgoing = Outgoing {
+        body: escape_json(&state.json()).into_owned().into(),
+        attributes,
+        trace_header: message.trace_header.clone(),
+        group: to.fifo.then(|| deduplication_id(&state.id)),
+        deduplication_id: to.fifo.then(|| deduplication_id(&state.id)),
+        ..Outgoing::default()
+    };
+    Send { to: to.address.clone(), message: outgoing }
 }
 
 /// The message itself, whole, with the reason why it is a dead letter.

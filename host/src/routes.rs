@@ -1,7 +1,11 @@
 //! Which queues belong together: where a queue's jobs come from, where their results and dead
 //! letters go. Resolved once at the start, so that a missing queue is told before a job runs.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::Mutex;
 
@@ -36,18 +40,35 @@ pub struct Source {
     pub visibility: Duration,
 }
 
+impl Source {
+    /// Whether a message may name a queue for its result.
+    pub fn allows_reply(&self, reply_to: &str) -> bool {
+        self.reply_to.iter().any(|pattern| matches_pattern(pattern, reply_to))
+    }
+}
+
+/// Whether a name is a pattern's; `*` at the pattern's end matches any rest.
+pub fn matches_pattern(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    }
+}
+
 /// Finds queues, once each.
 #[derive(Debug)]
 pub struct Routes {
     broker: Arc<dyn Broker>,
     config: Arc<Config>,
     opened: Mutex<HashMap<String, Queue>>,
+    celery_tasks: Arc<BTreeMap<String, String>>,
 }
 
 impl Routes {
     /// Routes as a configuration says them.
     pub fn new(broker: Arc<dyn Broker>, config: Arc<Config>) -> Self {
-        Self { broker, config, opened: Mutex::default() }
+        let celery_tasks = Arc::new(config.celery.tasks.clone());
+        Self { broker, config, opened: Mutex::default(), celery_tasks }
     }
 
     /// A queue by its name in the configuration, or by its address.
@@ -126,6 +147,7 @@ impl Routes {
                 },
                 content_type: settings.content_type.clone(),
                 fifo: queue.fifo,
+                celery_tasks: Arc::clone(&self.celery_tasks),
             },
             queue,
             results,
@@ -155,11 +177,7 @@ impl Routes {
     /// The queue that a message's `reply_to` names, if the source allows it and it exists. The
     /// reason in words where not.
     pub async fn reply(&self, source: &Source, reply_to: &str) -> Result<Queue, BrokerError> {
-        let allows = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(start) => reply_to.starts_with(start),
-            None => reply_to == pattern,
-        };
-        if !source.reply_to.iter().any(allows) {
+        if !source.allows_reply(reply_to) {
             return Err(BrokerError::new(
                 Fault::Invalid,
                 format!(

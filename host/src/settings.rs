@@ -115,6 +115,8 @@ impl Settings {
             job.max_attempts.map_or(self.max_attempts, |asked| asked.clamp(1, self.max_attempts));
         let timeout = self.limits.timeout;
         self.limits.timeout = job.timeout.map_or(timeout, |asked| asked.min(timeout));
+        let soft = [self.limits.soft_timeout, job.soft_timeout];
+        self.limits.soft_timeout = soft.into_iter().flatten().min();
         self
     }
 }

@@ -185,6 +185,33 @@ pub fn payload(
     Ok(payload.text().to_owned())
 }
 
+/// The arguments of a call from a payload, the other way round: by default it is the one positional
+/// argument. The error says what does not fit.
+pub fn call_of(payload: &Json, mapping: Mapping) -> Result<(Vec<Json>, Map), &'static str> {
+    match mapping {
+        Mapping::Auto | Mapping::Value => Ok((vec![payload.clone()], Map::new())),
+        Mapping::Args => match payload.items() {
+            Some(args) => Ok((args, Map::new())),
+            None => Err("its payload is no list of positional arguments (`payload = \"args\"`)"),
+        },
+        Mapping::Object => match payload.fields() {
+            Some(kwargs) => Ok((Vec::new(), kwargs)),
+            None => Err("its payload is no object of keyword arguments (`payload = \"object\"`)"),
+        },
+        Mapping::Call => {
+            let call = payload
+                .fields()
+                .filter(|call| call.iter().all(|(name, _)| ["args", "kwargs"].contains(&name)));
+            let wrong =
+                "its payload is no `{\"args\": […], \"kwargs\": {…}}` (`payload = \"call\"`)";
+            let call = call.ok_or(wrong)?;
+            let args = call.some("args").map_or_else(|| Some(Vec::new()), Json::items);
+            let kwargs = call.some("kwargs").map_or_else(|| Some(Map::new()), Json::fields);
+            Ok((args.ok_or(wrong)?, kwargs.ok_or(wrong)?))
+        }
+    }
+}
+
 fn auto(mut args: Vec<Json>, kwargs: Map, shape: &Shape) -> Result<Json, String> {
     let lone = |value: &Json, name: Option<&str>| {
         if !shape.known {

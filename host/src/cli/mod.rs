@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use self::out::Closed;
 use crate::config::{Config, LogFormat};
 
+mod celery;
 mod check;
 mod compile;
 mod config;
@@ -92,6 +93,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Show what a component asks for and what of it is granted
     Check(check::Check),
+    /// Look at what clients of Celery's send
+    Celery(celery::Celery),
     /// Compile components ahead of time, for builds without a compiler
     Compile(compile::Compile),
     /// What the program calls itself for, to compile one component within bounds
@@ -149,6 +152,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dispatch(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Inspect(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Check(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Celery(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Compile(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Usage(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),

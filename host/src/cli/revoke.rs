@@ -6,13 +6,14 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Global, out, out::say};
-use crate::{config::Config, connect::connect};
+use crate::{config::Config, connect::connect, store};
 
 /// Say that jobs are wanted by nobody any more
 #[derive(Debug, Args)]
 #[command(after_help = "  lovage revoke 01a21026-858c-77bc-b96a-7fd5bcc1849a\n\n\
     A job that has yet to run is not run. One that runs is told so within a second, and ends when \
-    its task looks at it, or at its timeout. Only the embedded broker keeps what is said of jobs.")]
+    its task looks at it, or at its timeout. It is kept by the embedded broker, and on SQS by the \
+    result store (celery.result_backend).")]
 pub struct Revoke {
     /// The jobs' ids
     #[arg(required = true, value_name = "JOB-ID")]
@@ -25,9 +26,16 @@ impl Revoke {
         global: &Global,
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
+        let store = store::open(&config.celery).map_err(anyhow::Error::msg)?;
+        if let Some(store) = &store {
+            store.revoke(&self.jobs).await?;
+        }
         let broker = connect(config).await?;
-        for job in &self.jobs {
-            broker.revoke(job).await?;
+        // Where there is a store, the broker need not keep anything.
+        if store.is_none() || broker.limits().keeps_results {
+            for job in &self.jobs {
+                broker.revoke(job).await?;
+            }
         }
         if global.json {
             out::write_foreign(format!("{}\n", json!({"revoked": self.jobs})).as_bytes())?;

@@ -24,6 +24,8 @@ use crate::{
     text::nearest,
 };
 
+mod celery;
+
 /// Send a job to a queue
 #[derive(Debug, Args)]
 #[command(after_help = "Wait for the result and print its value:\n  \
@@ -72,6 +74,10 @@ pub struct Send {
     /// Send the payload as the body itself (the raw format), with this media type
     #[arg(long, value_name = "MEDIA TYPE")]
     raw: Option<String>,
+    /// Call a task of Celery's, by its own name there: the payload is its one argument, or what
+    /// [tasks.NAME.celery] says of it
+    #[arg(long, conflicts_with_all = ["raw", "tenant", "max_attempts", "headers"])]
+    celery: bool,
     /// Wait for the result and print its value; exit 1 when it has none
     #[arg(long, short)]
     wait: bool,
@@ -93,7 +99,7 @@ impl Send {
         let payload = payload.map_err(|error| Misuse(format!("{error:#}")))?;
         let name = self.queue_name(config)?;
         // SQS keeps no results: the answer comes to a queue of our own.
-        let asks_for_reply = self.wait && config.broker.kind == BrokerKind::Sqs;
+        let asks_for_reply = self.wait && config.broker.kind == BrokerKind::Sqs && !self.celery;
         self.check_flags(asks_for_reply)?;
         let replies = if asks_for_reply { Some(Replies::new().await?) } else { None };
         let broker: Arc<dyn Broker> = match &replies {
@@ -107,7 +113,16 @@ impl Send {
         // on who asks, and on the endpoint.
         let reply_to = replies.as_ref().map(|replies| replies.queue.name.to_string());
         let outcome = self
-            .send_and_wait(global, &*broker, &queue, &id, payload, reply_to, replies.as_ref())
+            .send_and_wait(
+                global,
+                config,
+                &*broker,
+                &queue,
+                &id,
+                payload,
+                reply_to,
+                replies.as_ref(),
+            )
             .await;
         if let Some(replies) = replies {
             replies.remove().await;
@@ -119,6 +134,7 @@ impl Send {
     async fn send_and_wait(
         &self,
         global: &Global,
+        config: &Config,
         broker: &dyn Broker,
         queue: &Queue,
         id: &str,
@@ -126,7 +142,12 @@ impl Send {
         reply_to: Option<String>,
         replies: Option<&Replies>,
     ) -> anyhow::Result<ExitCode> {
-        let mut message = self.message(id, payload, reply_to.or_else(|| self.reply_to.clone()))?;
+        let store = celery::store_for(self, config)?;
+        let mut message = if self.celery {
+            celery::message(self, config, &queue.name, id, &payload)?
+        } else {
+            self.message(id, payload, reply_to.or_else(|| self.reply_to.clone()))?
+        };
         message.group = self.group_on(queue)?;
         let mut answers = broker.send(queue, std::slice::from_ref(&message)).await;
         let message_id = answers.pop().context("the broker gave no answer")??;
@@ -137,6 +158,9 @@ impl Send {
                 say!("{id}")?;
             }
             return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(store) = store {
+            return celery::wait(&*store, id, self.wait_timeout, global.json).await;
         }
         let envelope = match replies {
             None => broker.result(id, self.wait_timeout).await?,

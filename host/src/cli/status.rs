@@ -9,13 +9,15 @@ use super::{Global, out, out::say};
 use crate::{
     config::Config,
     connect::connect,
+    store,
     text::{one_line, printable},
 };
 
 /// Show what is known of a job: its result, or how far it is
 #[derive(Debug, Args)]
 #[command(after_help = "  lovage status 01a21026-858c-77bc-b96a-7fd5bcc1849a\n\n\
-    Only the embedded broker keeps results and progress by a job's id. Exit code 1 when nothing is \
+    The embedded broker keeps results and progress by a job's id, and the result store \
+    (celery.result_backend) those of Celery's tasks. Exit code 1 when nothing is \
     known: the job waits, has not said how far it is, or never was.")]
 pub struct Status {
     /// The job's id
@@ -30,8 +32,21 @@ impl Status {
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
         let broker = connect(config).await?;
-        let known = match broker.result(&self.job, Duration::ZERO).await? {
+        let store = store::open(&config.celery).map_err(anyhow::Error::msg)?;
+        let kept = match &store {
+            Some(store) => store.get(std::slice::from_ref(&self.job)).await?.pop().flatten(),
+            None => None,
+        };
+        let result = match (&kept, broker.limits().keeps_results || store.is_none()) {
+            (None, true) => broker.result(&self.job, Duration::ZERO).await?,
+            _ => None,
+        };
+        let known = match result {
+            _ if kept.is_some() => serde_json::from_slice(kept.as_deref().unwrap_or_default())?,
             Some(envelope) => serde_json::from_slice::<Value>(&envelope)?,
+            None if store.is_some() && !broker.limits().keeps_results => {
+                json!({"id": self.job, "status": "unknown"})
+            }
             None => match broker.progress(&self.job).await? {
                 Some(progress) => {
                     json!({"id": self.job, "status": "running", "progress": progress})

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Format;
 
+mod celery;
 mod grants;
 pub(crate) mod limits;
 mod load;
@@ -22,6 +23,7 @@ mod secrets;
 mod tenants;
 mod validate;
 
+pub use celery::{CeleryConfig, CeleryTaskConfig, UnknownTasks};
 pub use grants::{DeterminismConfig, GrantsConfig, KeyValueConfig, KeyValueKind, SecretConfig};
 pub use limits::{LimitValues, TenantLimits};
 pub use tenants::{TenantConfig, TenantSource};
@@ -53,6 +55,8 @@ pub struct Config {
     pub secrets: BTreeMap<String, SecretConfig>,
     /// Where key-value buckets are kept.
     pub keyvalue: KeyValueConfig,
+    /// What has to do with Celery's clients and workers.
+    pub celery: CeleryConfig,
     /// Where `lovage dispatch` and the dispatcher function send jobs.
     pub dispatch: DispatchConfig,
     /// How the worker's Lambda function behaves.
@@ -224,6 +228,8 @@ limits::with_limits! {
         pub queue: Option<String>,
         /// What the task is granted, beyond its memory and time.
         pub grants: GrantsConfig,
+        /// How jobs of Celery's clients are run.
+        pub celery: CeleryTaskConfig,
     }
 }
 
@@ -249,7 +255,7 @@ pub struct QueueConfig {
     pub consume: bool,
     /// Local broker only: whether messages of one group keep their order. On SQS the queue knows.
     pub fifo: bool,
-    /// `native` or `raw`: the wire format of messages that do not name theirs.
+    /// `native`, `raw` or `celery`: the wire format of messages that do not name theirs.
     pub format: Format,
     /// The task of messages that name none.
     pub default_task: Option<String>,

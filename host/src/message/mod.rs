@@ -8,7 +8,7 @@
 //! Decoding reads the message and the queue's settings and nothing else. What no format takes is
 //! [`Malformed`]: a job that is rejected without a guest being run.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -19,6 +19,7 @@ use crate::{
     text::without_values,
 };
 
+pub mod celery;
 pub mod native;
 pub mod raw;
 pub mod tenant;
@@ -29,6 +30,8 @@ use tenant::Claims;
 
 /// The failure's kind of what is no job.
 const INVALID: &str = "invalid_message";
+/// That of a message on a queue of Celery's that is not one of Celery's.
+pub const NOT_CELERY: &str = "not_celery";
 
 /// The wire formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -39,6 +42,8 @@ pub enum Format {
     Native,
     /// The body is the payload: see [`raw`].
     Raw,
+    /// A task message of Celery's: see [`celery`].
+    Celery,
 }
 
 /// What a queue (or a function) supplies where the message is silent.
@@ -57,6 +62,9 @@ pub struct Defaults {
     /// Whether the group is an ordering key. On other queues it names the tenant, as in SQS's
     /// fair queues.
     pub fifo: bool,
+    /// Which tasks those of Celery are, by its names for them, where the last part of the name
+    /// does not say it.
+    pub celery_tasks: Arc<BTreeMap<String, String>>,
 }
 
 /// A message that is no job. What could be read of it is kept for the result and the dead letter.
@@ -74,6 +82,8 @@ pub struct Malformed {
     pub tenant: String,
     /// Where the sender wants the answer, where it could be read.
     pub reply_to: Option<String>,
+    /// Whether it is Celery's, so that somebody may ask for its state by its id.
+    pub celery: bool,
 }
 
 impl fmt::Display for Malformed {
@@ -88,7 +98,7 @@ impl std::error::Error for Malformed {}
 pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malformed>> {
     let mut job = Job::new(message.id.clone(), "", message.body.clone());
     job.attempt = message.attempt;
-    let mut outcome = fill(&mut job, message, defaults).map_err(|reason| (INVALID, reason));
+    let mut outcome = fill(&mut job, message, defaults).map_err(|wrong| (wrong.kind, wrong.reason));
     // Of a message that is no job, too: whoever is believed about it is to be told.
     let said = std::mem::take(&mut job.tenant);
     let claims = Claims::of(message, &said, defaults.fifo);
@@ -102,35 +112,28 @@ pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malform
     }
     outcome.map(|()| job.clone()).map_err(|(kind, reason)| {
         // An id that is itself what is wrong must not travel on.
-        let id = if check_name("id", &job.id).is_ok() { job.id } else { message.id.clone() };
+        let is_fit = check_name("id", &job.id).is_ok();
+        let id = if is_fit { job.id } else { message.id.clone() };
         Box::new(Malformed {
             kind,
             reason,
             id,
             task: job.task,
             tenant: job.tenant,
+            celery: kind != NOT_CELERY && is_fit && format(message, defaults) == Ok(Format::Celery),
             reply_to: job.reply_to,
         })
     })
 }
 
 /// Fills all but the tenant, which is left as the body has it.
-fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), String> {
+fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), Wrong> {
     take_attributes(job, message)?;
-    let format = match message.attributes.get(attribute::FORMAT).map(String::as_str) {
-        None => defaults.format,
-        Some("native") => Format::Native,
-        Some("raw") => Format::Raw,
-        Some(_) => {
-            return Err(format!(
-                "the message attribute `{}` names no format; use `native` or `raw`",
-                attribute::FORMAT
-            ));
-        }
-    };
-    match format {
+    match format(message, defaults)? {
         Format::Native => native::decode(job, &message.body)?,
         Format::Raw => raw::decode(job, message, defaults)?,
+        Format::Celery => celery::decode(job, message, defaults)
+            .map_err(|(kind, reason)| Wrong { kind, reason })?,
     }
     if job.task.is_empty() {
         job.task = defaults.task.clone().ok_or_else(|| {
@@ -144,7 +147,33 @@ fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), Str
     // The broker may hold a job back for longer than it can express.
     job.eta = job.eta.max(message.not_before);
     check_name("id", &job.id)?;
-    check_name("task", &job.task)
+    Ok(check_name("task", &job.task)?)
+}
+
+/// What is wrong with a message, as the kind of a failure and its reason.
+struct Wrong {
+    kind: &'static str,
+    reason: String,
+}
+
+impl From<String> for Wrong {
+    fn from(reason: String) -> Self {
+        Self { kind: INVALID, reason }
+    }
+}
+
+/// The format of a message: by its attribute, else by its queue.
+fn format(message: &Message, defaults: &Defaults) -> Result<Format, String> {
+    match message.attributes.get(attribute::FORMAT).map(String::as_str) {
+        None => Ok(defaults.format),
+        Some("native") => Ok(Format::Native),
+        Some("raw") => Ok(Format::Raw),
+        Some("celery") => Ok(Format::Celery),
+        Some(_) => Err(format!(
+            "the message attribute `{}` names no format; use `native`, `raw` or `celery`",
+            attribute::FORMAT
+        )),
+    }
 }
 
 /// What attributes say holds for every format; a body that says otherwise wins.

@@ -5,6 +5,7 @@ use crate::{
     broker::{BrokerError, Fault, Message, Send},
     follow_on::FollowOn,
     job::Job,
+    message::Format,
     outcome::Failure,
     publish,
     routes::Source,
@@ -41,7 +42,17 @@ impl Pipeline {
                     Unsent::For(Failure::new("dispatch", why))
                 })?,
             };
-            let sent = publish::follow_on(job, follow_on, message, &to, self.message_bytes);
+            let format = match named.or(self.config.defaults.queue.as_ref()) {
+                None => source.defaults.format,
+                Some(name) => self.config.queue(name).map(|queue| queue.format).unwrap_or_default(),
+            };
+            let sent = if format == Format::Celery {
+                let task = self.celery_call(source, job, follow_on).map_err(Unsent::For)?;
+                let limit = self.message_bytes;
+                publish::celery_task(&task, job, message, &to, follow_on.delay, limit)
+            } else {
+                publish::follow_on(job, follow_on, message, &to, self.message_bytes)
+            };
             sends.push(sent.map_err(|bytes| {
                 let limit = self.message_bytes;
                 Unsent::For(Failure::new(

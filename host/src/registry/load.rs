@@ -101,7 +101,7 @@ impl Loaded {
                     second: component.source.file.clone(),
                 });
             }
-            let task = Task { spec: spec.clone(), component: Arc::clone(&component) };
+            let task = Task::new(spec.clone(), Arc::clone(&component));
             self.tasks.insert(spec.name.clone(), Arc::new(task));
         }
         self.components.push(component);

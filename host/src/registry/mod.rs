@@ -12,7 +12,7 @@ mod load;
 pub mod precompiled;
 mod trust;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 #[cfg(feature = "compiler")]
 pub use self::cache::{CacheError, CompileCache, DEFAULT_MAX_BYTES};
@@ -22,6 +22,7 @@ pub use self::load::{LoadOptions, Origin};
 pub use self::trust::Distrust;
 
 use self::load::Loaded;
+use crate::celery::arguments::Shape;
 use crate::sandbox::{LoadedComponent, Sandbox, TaskSpec};
 use crate::text::nearest;
 
@@ -32,6 +33,18 @@ pub struct Task {
     pub spec: TaskSpec,
     /// The component, to be run.
     pub component: Arc<LoadedComponent>,
+    shape: OnceLock<Shape>,
+}
+
+impl Task {
+    pub(super) fn new(spec: TaskSpec, component: Arc<LoadedComponent>) -> Self {
+        Self { spec, component, shape: OnceLock::new() }
+    }
+
+    /// What the input schema says about the arguments of a call of Celery's.
+    pub fn shape(&self) -> &Shape {
+        self.shape.get_or_init(|| Shape::of(self.spec.input_schema.as_deref()))
+    }
 }
 
 /// What is served.

@@ -13,6 +13,8 @@
 #![allow(async_fn_in_trait, reason = "fixtures are only awaited in place, never spawned")]
 
 #[cfg(all(feature = "cli", feature = "compiler"))]
+mod celery;
+#[cfg(all(feature = "cli", feature = "compiler"))]
 mod cli;
 mod commands;
 #[cfg(feature = "compiler")]

@@ -2,7 +2,7 @@
 //! signals and watched by its log. It never outlives its test.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -36,7 +36,19 @@ impl Worker {
     /// Starts the process, and reads its log from then on.
     pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
+        let log = child.stderr.take().unwrap();
+        Self::reads(child, log)
+    }
+
+    /// The same of a program whose standard output is what is read.
+    pub fn spawn_watching_output(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = child.stdout.take().unwrap();
+        Self::reads(child, output)
+    }
+
+    fn reads(child: Child, log: impl Read + Send + 'static) -> Self {
+        let log = BufReader::new(log);
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (sender, count) = watch::channel(0);
         let written = Arc::clone(&lines);
@@ -53,6 +65,14 @@ impl Worker {
     /// The log so far, line by line.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
+    }
+
+    /// A line, by its place from 0, as soon as it is there.
+    pub async fn line(&mut self, place: usize) -> String {
+        let there = self.count.wait_for(|count| *count > place);
+        let there = tokio::time::timeout(SOON, there).await.is_ok_and(|there| there.is_ok());
+        assert!(there, "no line {place}: {:?}", self.lines());
+        self.lines()[place].clone()
     }
 
     /// The events of this name in the log so far.

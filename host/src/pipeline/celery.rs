@@ -1,0 +1,606 @@
+//! What else follows from a job that a client of Celery's sent: its state in the result store, the
+//! tasks that come after it, its part of a chord.
+//!
+//! The domain says what, as steps ([`crate::celery::workflow`]); here they are carried out. States
+//! are stored, and parts of chords counted, before anything is sent, and all of it before the
+//! message is deleted: when a worker dies in between, the job runs once more, and what it leads to
+//! has the same ids as before.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{Ended, Pipeline, UNKNOWN_TASK};
+use crate::{
+    broker::{BrokerError, Fault, Message, Queue, Send},
+    celery::{
+        self, Builtin, Exception, Json, Meta, Plan, Request, State, Step, TaskMessage,
+        builtins::{self, Unlocked},
+        meta,
+        publish::{Ids, Parent, Publisher},
+        workflow::{self, ChordPart, Storing},
+    },
+    follow_on::FollowOn,
+    job::{JSON, Job},
+    message::raw::is_json,
+    outcome::{Failure, Outcome, Output, Status},
+    publish,
+    registry::Task,
+    routes::{Source, matches_pattern},
+    settings::Settings,
+    store::{Complete, Part, ResultStore, StoreError},
+    wanted::Progress,
+};
+
+/// Who sends, as Celery's workers say of themselves.
+const ORIGIN: &str = "lovage";
+
+/// How long a task that nobody here serves is left to other workers before it is looked at again.
+pub(super) const LEFT: Duration = Duration::from_secs(10);
+
+/// The kind of the failure of a part of a chord where there is no store to count it in.
+pub(super) const NO_RESULT_BACKEND: &str = "no_result_backend";
+
+/// How long to wait before a store that did not answer is asked again, for a start.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A job that is at its end, or at that of an attempt.
+pub(super) struct CeleryEnd<'a> {
+    pub(super) source: &'a Source,
+    pub(super) message: &'a Message,
+    pub(super) job: &'a Job,
+    pub(super) settings: &'a Settings,
+}
+
+/// Why it cannot be told what follows.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Not now: the message is put back.
+    Now(BrokerError),
+    /// Never, and so the job has failed.
+    For(Failure),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(StoreError(reason): StoreError) -> Self {
+        Self::Now(BrokerError::new(Fault::Unavailable, reason))
+    }
+}
+
+/// What a built-in task of Celery's comes to.
+pub(super) struct BuiltIn {
+    pub(super) outcome: Outcome,
+    /// What there is to do beside what follows from every job.
+    pub(super) plan: Plan,
+}
+
+impl Pipeline {
+    /// The payload of a job whose arguments are Celery's.
+    pub(super) fn arguments(&self, task: &Task, request: &Request) -> Result<Bytes, Failure> {
+        let (mapping, rich) = self.config.celery_arguments(&task.spec.name);
+        celery::payload(&request.args, &request.kwargs, task.shape(), mapping, rich)
+            .map(Bytes::from)
+            .map_err(|reason| Failure::new("TypeError", reason))
+    }
+
+    /// Whether a job's part of a workflow can be kept track of.
+    pub(super) fn check_workflow(&self, request: &Request) -> Result<(), Failure> {
+        if request.chord.is_some() && self.store.is_none() {
+            return Err(Failure::new(
+                NO_RESULT_BACKEND,
+                "the task is part of a chord, which takes a store that counts its parts: set \
+                 celery.result_backend to the one that its client uses",
+            ));
+        }
+        Ok(())
+    }
+
+    fn publisher<'a>(&'a self, source: &'a Source, request: &Request, end: &str) -> Publisher<'a> {
+        let celery = &self.config.celery;
+        Publisher {
+            default_queue: celery.default_queue.as_deref().unwrap_or(&source.name),
+            routes: &celery.routes,
+            origin: ORIGIN,
+            now: Timestamp::now(),
+            inherit_priority: celery.inherit_priority,
+            ids: workflow::ids(request, end),
+        }
+    }
+
+    /// Does what a built-in task of Celery's does; `None` where the request's task is none.
+    pub(super) async fn built_in(
+        &self,
+        source: &Source,
+        request: &Request,
+    ) -> Result<Option<BuiltIn>, BrokerError> {
+        let mut publisher = self.publisher(source, request, "built-in");
+        let Some(built_in) = Builtin::of(request, &mut publisher) else { return Ok(None) };
+        let done = |result: &Json, plan| BuiltIn {
+            outcome: Outcome::Done(Output {
+                content_type: JSON.to_owned(),
+                data: result.text().to_owned().into(),
+            }),
+            plan,
+        };
+        Ok(Some(match built_in {
+            Builtin::Done { result, plan } => done(&result, plan),
+            Builtin::Leave(why) => BuiltIn {
+                outcome: Outcome::Rejected(Failure::new(UNKNOWN_TASK, why)),
+                plan: Plan::default(),
+            },
+            Builtin::Fail(exception) => BuiltIn {
+                outcome: Outcome::Failed(Failure::new(&exception.kind, exception.repr())),
+                plan: Plan::default(),
+            },
+            Builtin::Unlock(unlock) => {
+                let Some(store) = &self.store else {
+                    let why = "a chord is waited for, and there is no store that knows its parts: \
+                               set celery.result_backend";
+                    return Ok(Some(BuiltIn {
+                        outcome: Outcome::Rejected(Failure::new(NO_RESULT_BACKEND, why)),
+                        plan: Plan::default(),
+                    }));
+                };
+                let ids: Vec<String> = unlock.ids().into_iter().map(str::to_owned).collect();
+                let known = self.known(store, &ids).await;
+                let known = known
+                    .map_err(|StoreError(reason)| BrokerError::new(Fault::Unavailable, reason))?;
+                match unlock.look(request, &|id| known.get(id), &mut publisher) {
+                    Unlocked::Done(plan) => done(&Json::null(), plan),
+                    // It is no failure that it is not done.
+                    Unlocked::Wait(again) => BuiltIn {
+                        outcome: Outcome::Snooze { after: until(again.eta) },
+                        plan: Plan { steps: vec![Step::Send(again)], ..Plan::default() },
+                    },
+                }
+            }
+        }))
+    }
+
+    /// What is stored of tasks, by their ids.
+    async fn known(
+        &self,
+        store: &Arc<dyn ResultStore>,
+        ids: &[String],
+    ) -> Result<HashMap<String, Meta>, StoreError> {
+        let found = self.patiently(|| store.get(ids)).await?;
+        let metas = ids.iter().zip(found);
+        Ok(metas.filter_map(|(id, value)| Some((id.clone(), Meta::parse(id, &value?)?))).collect())
+    }
+
+    /// The call of a task of Celery's that a guest asked for: its payload is the one argument, or
+    /// what the task's settings say of it.
+    pub(super) fn celery_call(
+        &self,
+        source: &Source,
+        job: &Job,
+        follow_on: &FollowOn,
+    ) -> Result<TaskMessage, Failure> {
+        let text = std::str::from_utf8(&follow_on.payload).ok();
+        let payload = text.filter(|_| is_json(&follow_on.content_type)).and_then(Json::parse);
+        let wrong = |why: &str| {
+            Failure::new("dispatch", format!("a call of the task `{}`: {why}", follow_on.task))
+        };
+        let payload = payload.ok_or_else(|| wrong("tasks of Celery take JSON"))?;
+        let (mapping, _) = self.config.celery_arguments(&follow_on.task);
+        let (args, kwargs) = celery::arguments::call_of(&payload, mapping).map_err(wrong)?;
+        let parent = Parent {
+            id: job.id.clone(),
+            root: job.root_id.clone().unwrap_or_else(|| job.id.clone()),
+            priority: None,
+        };
+        let mut call = celery::Map::from_iter([("task_id", Json::string(&follow_on.id))]);
+        if !follow_on.delay.is_zero() {
+            call.set("countdown", Json::of(&follow_on.delay.as_secs_f64()));
+        }
+        let mut publisher = Publisher {
+            default_queue: self.config.celery.default_queue.as_deref().unwrap_or(&source.name),
+            routes: &self.config.celery.routes,
+            origin: ORIGIN,
+            now: Timestamp::now(),
+            inherit_priority: false,
+            ids: Ids::of(follow_on.id.clone()),
+        };
+        Ok(publisher.message(&follow_on.task, &args, &kwargs, call, Some(&parent)))
+    }
+
+    /// The end of a built-in task of Celery's; `None` where the job's task is none, or its time is
+    /// over.
+    pub(super) async fn end_built_in(
+        &self,
+        source: &Source,
+        job: &Job,
+        request: &Request,
+        now: Timestamp,
+    ) -> Option<Ended> {
+        if job.is_expired(now) {
+            return None;
+        }
+        let outcome = match self.built_in(source, request).await {
+            Ok(None) => return None,
+            Ok(Some(BuiltIn { outcome, plan })) => {
+                let left = matches!(&outcome, Outcome::Rejected(it) if it.kind == UNKNOWN_TASK);
+                if left && self.leaves() {
+                    Outcome::Snooze { after: LEFT }
+                } else {
+                    return Some(Ended { celery: plan, ..self.unrun(job, outcome) });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a chord cannot be looked at; it is put back");
+                Outcome::Snooze { after: LEFT }
+            }
+        };
+        Some(self.unrun(job, outcome))
+    }
+
+    /// How states are stored.
+    fn storing(&self, reply: bool) -> Storing<'static> {
+        Storing {
+            ignore_result: self.store.is_none() && !reply,
+            extended_by: self.config.celery.result_extended.then_some(ORIGIN),
+        }
+    }
+
+    /// What is to be sent for a job of Celery's that is not at its end: its retry, as Celery has
+    /// it, or its next look at a chord. `None` where its message goes back to its queue.
+    pub(super) async fn celery_again(
+        &self,
+        end: &CeleryEnd<'_>,
+        again: Option<(Duration, &Failure)>,
+        more: Plan,
+    ) -> Result<Option<Vec<Send>>, Trouble> {
+        let Some(request) = &end.job.celery else { return Ok(None) };
+        let steps = match again {
+            Some((after, failure)) => {
+                let exception = exception(Status::Failed, failure, end.settings);
+                let mut publisher = self.publisher(end.source, request, "retry");
+                let eta = publisher.now.checked_add(after).ok();
+                let storing = self.storing(false);
+                workflow::retried(request, Some(&exception), eta, storing, &mut publisher).steps
+            }
+            None if !more.steps.is_empty() => more.steps,
+            None => return Ok(None),
+        };
+        let follow = Follow { pipeline: self, end, request };
+        follow.carry_out(steps, Some(&end.source.queue)).await.map(Some)
+    }
+
+    /// Carries out what follows from the end of a job of Celery's, but for what is to be sent, which
+    /// it gives back. A success after which the next task cannot be called is a failure, then.
+    pub(super) async fn celery_end(
+        &self,
+        end: &CeleryEnd<'_>,
+        status: &mut Status,
+        value: &mut Result<Output, Failure>,
+        reply: &Option<Queue>,
+        more: Plan,
+    ) -> Result<Vec<Send>, Trouble> {
+        let Some(request) = &end.job.celery else { return Ok(Vec::new()) };
+        let follow = Follow { pipeline: self, end, request };
+        loop {
+            let plan = self.plan(end, request, *status, value, reply.is_some());
+            let carried_out = match plan {
+                Ok(mut plan) => {
+                    let state = own_state(&plan, &request.id);
+                    let state = reply.as_ref().zip(state);
+                    let state = state.map(|(to, it)| publish::celery_state(it, end.message, to));
+                    let mut steps = more.steps.clone();
+                    steps.append(&mut plan.steps);
+                    follow.carry_out(steps, None).await.map(|mut sends| {
+                        sends.extend(state);
+                        sends
+                    })
+                }
+                Err(exception) => {
+                    Err(Trouble::For(Failure::new(&exception.kind, exception.repr())))
+                }
+            };
+            match carried_out {
+                // It failed for this, unless it had failed already: then its end is told, and what
+                // cannot be called is left out.
+                Err(Trouble::For(failure)) if *status == Status::Done => {
+                    *status = Status::Failed;
+                    *value = Err(failure);
+                }
+                Err(Trouble::For(failure)) => {
+                    tracing::warn!(reason = failure.message, "a task's errback cannot be called");
+                    return Ok(Vec::new());
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// What follows from the end of a job.
+    fn plan(
+        &self,
+        end: &CeleryEnd<'_>,
+        request: &Request,
+        status: Status,
+        value: &Result<Output, Failure>,
+        reply: bool,
+    ) -> Result<Plan, Exception> {
+        let storing = self.storing(reply);
+        let revoked = |why| Ok(workflow::revoked(request, why, storing, Timestamp::now()));
+        match (status, value) {
+            (Status::Done, Ok(output)) => {
+                let mut publisher = self.publisher(end.source, request, "success");
+                workflow::succeeded(request, &json(output), storing, &mut publisher)
+            }
+            (Status::Expired, _) => revoked("expired"),
+            (Status::Revoked, _) => revoked("revoked"),
+            (status, value) => {
+                let unknown = Failure::new("Exception", "");
+                let failure = value.as_ref().err().unwrap_or(&unknown);
+                let exception = exception(status, failure, end.settings);
+                let mut publisher = self.publisher(end.source, request, "failure");
+                Ok(workflow::failed(request, &exception, storing, &mut publisher))
+            }
+        }
+    }
+
+    /// Stores how far a task is, as a task of Celery's does by `update_state`.
+    pub(super) async fn celery_progress(&self, request: &Request, progress: &Progress) {
+        let Some(store) = &self.store else { return };
+        if request.ignore_result == Some(true) {
+            return;
+        }
+        let meta = celery::Map::from_iter([
+            ("current", Json::number(progress.percent)),
+            ("total", Json::number(100)),
+            ("message", Json::string(&progress.message)),
+        ]);
+        let owner = meta::Owner::of(request, None);
+        let meta = Meta::progress(&owner, "PROGRESS", meta.into());
+        if let Err(error) = store.put(&request.id, meta.json().into()).await {
+            tracing::debug!(%error, "progress was not stored");
+        }
+    }
+
+    /// Stores the state of a task of which nothing but its id could be read.
+    pub(super) async fn celery_refused(&self, id: &str, failure: &Failure) -> Result<(), Trouble> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let exception = match failure.kind.as_str() {
+            "unsupported_content_type" => Exception::content_disallowed(&failure.message),
+            _ => Exception::invalid_task(&failure.message),
+        };
+        let owner = meta::Owner::id(id);
+        let meta = Bytes::from(Meta::failure(&owner, &exception, Timestamp::now()).json());
+        self.patiently(|| store.put(id, meta.clone())).await?;
+        Ok(())
+    }
+
+    /// Asks a store, and again where it does not answer, as long as publishing is tried: to run a
+    /// job once more because of it is the last resort.
+    async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T, StoreError> {
+        let mut wait = AGAIN;
+        for _ in 1..self.config.worker.publish_attempts.get() {
+            if let Ok(answer) = ask().await {
+                return Ok(answer);
+            }
+            tokio::time::sleep(wait).await;
+            wait = wait.saturating_mul(2);
+        }
+        ask().await
+    }
+}
+
+/// A job's end that is being carried out.
+struct Follow<'a> {
+    pipeline: &'a Pipeline,
+    end: &'a CeleryEnd<'a>,
+    request: &'a Request,
+}
+
+impl Follow<'_> {
+    /// Does all but sending. Messages go to `to` where that is given, else where they say.
+    async fn carry_out(&self, steps: Vec<Step>, to: Option<&Queue>) -> Result<Vec<Send>, Trouble> {
+        let mut sends = Vec::new();
+        for step in steps {
+            if let Step::Send(task) = step {
+                sends.push(self.send(&task, to).await?);
+                continue;
+            }
+            let Some(store) = &self.pipeline.store else { continue };
+            match step {
+                Step::Send(_) => {}
+                Step::BeginChord { group, results } => {
+                    let nested = results.children.as_deref().unwrap_or_default();
+                    let nested = nested.iter().any(|it| it.children.is_some());
+                    let kept = Bytes::from(meta::group(&results));
+                    let ask = || store.begin_chord(&group, kept.clone(), nested);
+                    self.pipeline.patiently(ask).await?;
+                }
+                Step::ChordSize { group, size } => {
+                    let ask = || store.chord_size(&group, size as u64);
+                    self.pipeline.patiently(ask).await?;
+                }
+                Step::Store(meta) => {
+                    let value = Bytes::from(meta.json());
+                    self.pipeline.patiently(|| store.put(&meta.id, value.clone())).await?;
+                }
+                Step::ChordPart(part) => self.end_part(store, &part).await?,
+            }
+        }
+        Ok(sends)
+    }
+
+    /// Counts a part of a chord, and goes on with the chord where it was the last. The chord's body
+    /// is sent before it is forgotten that it is due.
+    async fn end_part(
+        &self,
+        store: &Arc<dyn ResultStore>,
+        part: &ChordPart,
+    ) -> Result<(), Trouble> {
+        if part.unless_failed {
+            let known = self.pipeline.known(store, std::slice::from_ref(&part.id)).await?;
+            if known.get(&part.id).is_some_and(|meta| meta.state == State::Failure) {
+                return Ok(());
+            }
+        }
+        let encoded = meta::chord_part(&part.id, &part.state, &part.result);
+        let told = Part {
+            group: &part.group,
+            task: &part.id,
+            index: part.index.and_then(|index| u64::try_from(index).ok()),
+            size: part.size().map(|size| size as u64),
+            encoded: encoded.as_bytes(),
+        };
+        let Some(complete) = self.pipeline.patiently(|| store.end_part(told)).await? else {
+            return Ok(());
+        };
+        let plan = self.complete(store, part, &complete).await?;
+        let sends = Box::pin(self.carry_out(plan.steps, None)).await?;
+        for send in &sends {
+            self.pipeline.routes.send(send).await.map_err(Trouble::Now)?;
+        }
+        self.pipeline.patiently(|| store.end_chord(&part.group, &complete.claim)).await?;
+        Ok(())
+    }
+
+    /// What follows from a chord whose parts have all come to their end.
+    async fn complete(
+        &self,
+        store: &Arc<dyn ResultStore>,
+        part: &ChordPart,
+        complete: &Complete,
+    ) -> Result<Plan, Trouble> {
+        let last = Parent::of(self.request);
+        let mut publisher = self.pipeline.publisher(self.end.source, self.request, "chord");
+        // Whichever part is told of last, the body is the same task.
+        publisher.ids = Ids::of(format!("chord {}", part.group));
+        let failed = |id: &str, cause: Option<Exception>, publisher: &mut Publisher<'_>| {
+            let cause = cause.unwrap_or_else(|| Exception::of_failure("Exception", "it failed"));
+            let error = workflow::chord_error(id, &cause);
+            workflow::chord_failed(&part.body, &error, Some(&cause), publisher)
+        };
+        if let Some(results) = complete.group.as_deref().and_then(meta::read_group) {
+            let ids: Vec<String> = results.tasks().into_iter().map(str::to_owned).collect();
+            let known = self.pipeline.known(store, &ids).await?;
+            let culprit = ids
+                .iter()
+                .find(|id| known.get(*id).is_none_or(|meta| meta.state != State::Success));
+            if let Some(id) = culprit {
+                let cause = known.get(id).and_then(Meta::exception);
+                return Ok(failed(id, cause, &mut publisher));
+            }
+            let children = results.children.as_deref().unwrap_or_default();
+            let stored = |id: &str| known.get(id);
+            let values: Vec<Json> =
+                children.iter().map(|child| builtins::value(child, &stored)).collect();
+            return Ok(workflow::chord_done(&part.body, &values, &last, &mut publisher));
+        }
+        let mut values = Vec::with_capacity(complete.parts.len());
+        for kept in &complete.parts {
+            match meta::read_chord_part(kept) {
+                Some((id, state, result)) if state.propagates() => {
+                    return Ok(failed(&id, Exception::of_json(&result), &mut publisher));
+                }
+                Some((_, _, result)) => values.push(result),
+                None => return Ok(failed(&part.id, None, &mut publisher)),
+            }
+        }
+        Ok(workflow::chord_done(&part.body, &values, &last, &mut publisher))
+    }
+
+    /// A task message on its way to its queue.
+    async fn send(&self, task: &TaskMessage, to: Option<&Queue>) -> Result<Send, Trouble> {
+        let queue = match to {
+            Some(queue) => queue.clone(),
+            None => self.queue(task).await?,
+        };
+        let limit = self.pipeline.message_bytes;
+        let delay = until(task.eta);
+        let CeleryEnd { job, message, .. } = self.end;
+        publish::celery_task(task, job, message, &queue, delay, limit).map_err(|bytes| {
+            Trouble::For(Failure::new(
+                "dispatch_too_large",
+                format!(
+                    "the message for the task `{}` has {bytes} bytes, and queues take {limit}; \
+                     return a reference to where the data is, or less of it",
+                    task.task
+                ),
+            ))
+        })
+    }
+
+    async fn queue(&self, task: &TaskMessage) -> Result<Queue, Trouble> {
+        let celery = &self.pipeline.config.celery;
+        let source = self.end.source;
+        if task.queue == *source.name || Some(&task.queue) == self.request.queue().as_ref() {
+            return Ok(source.queue.clone());
+        }
+        let known = celery.default_queue.iter().chain(celery.routes.values());
+        let allowed = known.into_iter().any(|name| *name == task.queue)
+            || celery.queues.iter().any(|pattern| matches_pattern(pattern, &task.queue));
+        let refused = |why: String| {
+            Trouble::For(Failure::new("dispatch", format!("the task `{}`: {why}", task.task)))
+        };
+        if !allowed {
+            let queue = crate::text::one_line(&task.queue, 200);
+            return Err(refused(format!(
+                "its message names the queue `{queue}`, which celery.queues does not allow"
+            )));
+        }
+        let name = format!("{}{}", celery.queue_prefix, task.queue);
+        self.pipeline.routes.queue(&name).await.map_err(|error| {
+            if error.fault == Fault::NotFound {
+                refused(error.to_string())
+            } else {
+                Trouble::Now(error)
+            }
+        })
+    }
+}
+
+/// The state of the job itself among those that are to be stored.
+fn own_state<'a>(plan: &'a Plan, id: &str) -> Option<&'a Meta> {
+    plan.steps.iter().find_map(|step| match step {
+        Step::Store(meta) if meta.id == id => Some(meta),
+        _ => None,
+    })
+}
+
+/// An output as a result of Celery's: what is no JSON is text where it is UTF-8, else base64.
+fn json(output: &Output) -> Json {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+
+    let text = std::str::from_utf8(&output.data);
+    match text {
+        Ok(text) if is_json(&output.content_type) => {
+            Json::parse(text).unwrap_or_else(|| Json::string(text))
+        }
+        Ok(text) => Json::string(text),
+        Err(_) => Json::string(&BASE64_STANDARD.encode(&output.data)),
+    }
+}
+
+/// A failure as the exception that Celery's own worker would have stored.
+fn exception(status: Status, failure: &Failure, settings: &Settings) -> Exception {
+    let exception = match (status, failure.kind.as_str()) {
+        (_, "unknown_task") => Exception::not_registered(&failure.message),
+        (Status::TimedOut, "timeout") => {
+            Exception::time_limit(settings.limits.timeout.as_secs_f64())
+        }
+        (Status::Crashed, "attempts_exhausted") => Exception::worker_lost(&failure.message),
+        (_, kind) => Exception::of_failure(kind, &failure.message),
+    };
+    let detail = failure.detail.as_deref().unwrap_or_default();
+    let heading = "Traceback (most recent call last):";
+    let last = format!("{}: {}", exception.kind, failure.message);
+    exception.with_traceback(if detail.is_empty() {
+        format!("{heading}\n{last}")
+    } else {
+        format!("{heading}\n{detail}\n{last}")
+    })
+}
+
+fn until(eta: Option<Timestamp>) -> Duration {
+    let wait = eta.map(|eta| eta.duration_since(Timestamp::now()));
+    wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default()
+}

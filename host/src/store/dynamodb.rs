@@ -1,0 +1,412 @@
+//! Results in DynamoDB, as Celery's DynamoDB backend keeps them: items of a table with the key
+//! `id`, and `result` (binary), `timestamp`, and `ttl` where results expire.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+use aws_config::BehaviorVersion;
+use aws_sdk_dynamodb::{
+    Client,
+    config::{Credentials, Region},
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::Blob,
+    types::{
+        AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValue,
+        ScalarAttributeType, TableStatus,
+    },
+};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use jiff::Timestamp;
+use tokio::sync::OnceCell;
+
+use super::{Complete, Part, ResultStore, StoreError, revoked};
+use crate::celery::keys;
+
+/// The table where the URL names none: Celery's.
+const TABLE: &str = "celery";
+/// How long to wait for a table that was made.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How many items are asked for at once.
+const AT_ONCE: usize = 32;
+
+/// How a stored success begins: as Python prints JSON, and without blanks.
+const SUCCESSES: [&[u8]; 2] = [br#"{"status": "SUCCESS""#, br#"{"status":"SUCCESS""#];
+
+/// The attributes: Celery's, and one of ours beside a chord's count.
+const ID: &str = "id";
+const RESULT: &str = "result";
+const TIMESTAMP: &str = "timestamp";
+const TTL: &str = "ttl";
+const COUNT: &str = "chord_count";
+const COUNTED: &str = "lovage_counted";
+
+/// Results in a table of DynamoDB.
+#[derive(Debug)]
+pub struct DynamoResults {
+    place: Place,
+    client: OnceCell<Client>,
+}
+
+/// What the URL says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    region: Option<String>,
+    endpoint: Option<String>,
+    credentials: Option<(String, Hidden)>,
+    table: String,
+    /// Seconds to keep items; `None` where they carry no time to live.
+    ttl: Option<u64>,
+}
+
+/// What no error shows.
+#[derive(Clone, PartialEq, Eq)]
+struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl DynamoResults {
+    /// Results in the table that a URL in Celery's form names:
+    /// `dynamodb://[KEY:SECRET@]REGION[:PORT]/[TABLE][?ttl_seconds=N]`. A region that is `localhost`
+    /// or an address means a DynamoDB that runs there, at that port. Credentials that it does not
+    /// name are found as every AWS tool finds them. `Err` says what is wrong, without the URL.
+    pub fn new(url: &str) -> Result<Self, String> {
+        Ok(Self { place: parse(url)?, client: OnceCell::new() })
+    }
+
+    /// The client, with a table that is there: made where it is not, as Celery does.
+    async fn client(&self) -> Result<&Client, StoreError> {
+        self.client
+            .get_or_try_init(async || {
+                let Place { region, endpoint, credentials, .. } = &self.place;
+                let mut loader = aws_config::defaults(BehaviorVersion::latest());
+                if let Some(region) = region {
+                    loader = loader.region(Region::new(region.clone()));
+                }
+                if let Some(endpoint) = endpoint {
+                    loader = loader.endpoint_url(endpoint);
+                }
+                if let Some((id, Hidden(secret))) = credentials {
+                    let given = Credentials::new(id, secret, None, None, "celery.result_backend");
+                    loader = loader.credentials_provider(given);
+                }
+                let client = Client::new(&loader.load().await);
+                self.table(&client).await?;
+                Ok(client)
+            })
+            .await
+    }
+
+    async fn table(&self, client: &Client) -> Result<(), StoreError> {
+        let table = &self.place.table;
+        let mut waited = Duration::ZERO;
+        let mut made = false;
+        loop {
+            match client.describe_table().table_name(table).send().await {
+                Ok(found) => {
+                    let status = found.table.and_then(|table| table.table_status);
+                    if status
+                        .is_none_or(|it| it == TableStatus::Active || it == TableStatus::Updating)
+                    {
+                        return Ok(());
+                    }
+                }
+                Err(error) if code(&error) == Some("ResourceNotFoundException") && !made => {
+                    made = true;
+                    self.make(client).await?;
+                    continue;
+                }
+                Err(error) if code(&error) == Some("ResourceNotFoundException") => {}
+                Err(error) => return Err(self.refused("dynamodb:DescribeTable", &error)),
+            }
+            if waited >= PATIENCE {
+                let reason = "it is not ready after a minute".to_owned();
+                return Err(self.failed(&reason));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            waited += Duration::from_millis(500);
+        }
+    }
+
+    async fn make(&self, client: &Client) -> Result<(), StoreError> {
+        let wrong = |error: aws_sdk_dynamodb::error::BuildError| self.failed(&error.to_string());
+        let key = KeySchemaElement::builder().attribute_name(ID).key_type(KeyType::Hash);
+        let attribute = AttributeDefinition::builder()
+            .attribute_name(ID)
+            .attribute_type(ScalarAttributeType::S);
+        let made = client
+            .create_table()
+            .table_name(&self.place.table)
+            .key_schema(key.build().map_err(wrong)?)
+            .attribute_definitions(attribute.build().map_err(wrong)?)
+            .billing_mode(BillingMode::PayPerRequest)
+            .send()
+            .await;
+        match made {
+            Ok(_) => Ok(()),
+            // Somebody else was faster.
+            Err(error) if code(&error) == Some("ResourceInUseException") => Ok(()),
+            Err(error) => Err(self.refused("dynamodb:CreateTable", &error)),
+        }
+    }
+
+    /// An item with what all have.
+    fn item(&self, key: &str) -> HashMap<String, AttributeValue> {
+        let now = Timestamp::now();
+        #[allow(clippy::cast_precision_loss, reason = "as Python prints a time")]
+        let seconds = now.as_millisecond() as f64 / 1000.0;
+        let mut item = HashMap::from([
+            (ID.to_owned(), AttributeValue::S(key.to_owned())),
+            (TIMESTAMP.to_owned(), AttributeValue::N(seconds.to_string())),
+        ]);
+        if let Some(ttl) = self.place.ttl {
+            let until = now.as_second().saturating_add_unsigned(ttl);
+            item.insert(TTL.to_owned(), AttributeValue::N(until.to_string()));
+        }
+        item
+    }
+
+    async fn set(&self, key: &str, name: &str, value: AttributeValue) -> Result<(), StoreError> {
+        let mut item = self.item(key);
+        item.insert(name.to_owned(), value);
+        let put = self.client().await?.put_item().table_name(&self.place.table);
+        let put = put.set_item(Some(item)).send().await;
+        put.map(drop).map_err(|error| self.refused("dynamodb:PutItem", &error))
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<HashMap<String, AttributeValue>>, StoreError> {
+        let get = self.client().await?.get_item().table_name(&self.place.table);
+        let get = get.key(ID, AttributeValue::S(key.to_owned())).consistent_read(true);
+        let found = get.send().await;
+        Ok(found.map_err(|error| self.refused("dynamodb:GetItem", &error))?.item)
+    }
+
+    async fn value(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        let value = self.read(key).await?.and_then(|mut item| item.remove(RESULT));
+        Ok(match value {
+            Some(AttributeValue::B(blob)) => Some(blob.into_inner().into()),
+            Some(AttributeValue::S(text)) => Some(text.into()),
+            _ => None,
+        })
+    }
+
+    fn refused<E: ProvideErrorMetadata, R: std::fmt::Debug>(
+        &self,
+        action: &str,
+        error: &SdkError<E, R>,
+    ) -> StoreError {
+        let said = match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code}: {message}"),
+            (Some(code), None) => code.to_owned(),
+            _ => match error {
+                SdkError::TimeoutError(_) => "no answer in time".to_owned(),
+                SdkError::DispatchFailure(failure) => format!(
+                    "it cannot be reached{}",
+                    failure.as_connector_error().map_or(String::new(), |it| format!(": {it}"))
+                ),
+                _ => "an answer that is not understood".to_owned(),
+            },
+        };
+        self.failed(&format!("{action}: {said}"))
+    }
+
+    fn failed(&self, reason: &str) -> StoreError {
+        StoreError(format!("the result store, table `{}` of DynamoDB: {reason}", self.place.table))
+    }
+}
+
+fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Option<&str> {
+    error.code()
+}
+
+fn parse(url: &str) -> Result<Place, String> {
+    const FORM: &str = "it is like dynamodb://REGION/TABLE or dynamodb://localhost:8000/TABLE";
+    let rest = url.strip_prefix("dynamodb://").ok_or(FORM)?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, table) = rest.split_once('/').unwrap_or((rest, ""));
+    let (credentials, host) = match authority.rsplit_once('@') {
+        Some((user, host)) => {
+            let (id, secret) = user.split_once(':').ok_or("it has an access key and no secret")?;
+            (Some((unescaped(id)?, Hidden(unescaped(secret)?))), host)
+        }
+        None => (None, authority),
+    };
+    let (host, port) = match host.rsplit_once(':') {
+        Some((host, port)) => {
+            let port: u16 = port.parse().map_err(|_| "its port is no number up to 65535")?;
+            (host, Some(port))
+        }
+        None => (host, None),
+    };
+    let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok();
+    let endpoint = local.then(|| format!("http://{host}:{}", port.unwrap_or(8000)));
+    let region = if local { Some("us-east-1") } else { Some(host).filter(|it| !it.is_empty()) };
+    let mut ttl = None;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        // The others are about how a table is made.
+        if let Some(("ttl_seconds", seconds)) = pair.split_once('=') {
+            let seconds: i64 = seconds.parse().map_err(|_| "its ttl_seconds is no number")?;
+            ttl = u64::try_from(seconds).ok();
+        }
+    }
+    Ok(Place {
+        region: region.map(str::to_owned),
+        endpoint,
+        credentials,
+        table: if table.is_empty() { TABLE.to_owned() } else { unescaped(table)? },
+        ttl,
+    })
+}
+
+/// Text with `%XX` read.
+fn unescaped(text: &str) -> Result<String, String> {
+    let wrong = || "it has a `%` that stands before no two hexadecimal digits".to_owned();
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        let (high, low) = (digit().ok_or_else(wrong)?, digit().ok_or_else(wrong)?);
+        bytes.push(u8::try_from(high * 16 + low).map_err(|_| wrong())?);
+    }
+    String::from_utf8(bytes).map_err(|_| "it has escapes that are no UTF-8".to_owned())
+}
+
+#[async_trait]
+impl ResultStore for DynamoResults {
+    async fn put(&self, task: &str, meta: Bytes) -> Result<bool, StoreError> {
+        let mut item = self.item(&keys::task(task));
+        item.insert(RESULT.to_owned(), AttributeValue::B(Blob::new(meta)));
+        let [python, compact] = SUCCESSES.map(|it| AttributeValue::B(Blob::new(it)));
+        let put = self.client().await?.put_item().table_name(&self.place.table);
+        let put = put
+            .set_item(Some(item))
+            .condition_expression(
+                "attribute_not_exists(#result) OR NOT (begins_with(#result, :python) OR \
+                 begins_with(#result, :compact))",
+            )
+            .expression_attribute_names("#result", RESULT)
+            .expression_attribute_values(":python", python)
+            .expression_attribute_values(":compact", compact)
+            .send()
+            .await;
+        match put {
+            Ok(_) => Ok(true),
+            Err(error) if code(&error) == Some("ConditionalCheckFailedException") => Ok(false),
+            Err(error) => Err(self.refused("dynamodb:PutItem", &error)),
+        }
+    }
+
+    async fn get(&self, tasks: &[String]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let mut found = Vec::with_capacity(tasks.len());
+        for some in tasks.chunks(AT_ONCE) {
+            let keys: Vec<_> = some.iter().map(|task| keys::task(task)).collect();
+            found.extend(try_join_all(keys.iter().map(|key| self.value(key))).await?);
+        }
+        Ok(found)
+    }
+
+    async fn begin_chord(&self, group: &str, result: Bytes, _: bool) -> Result<(), StoreError> {
+        self.set(&keys::group(group), RESULT, AttributeValue::B(Blob::new(result))).await?;
+        let none = AttributeValue::N("0".to_owned());
+        self.set(&keys::chord_counter(group), COUNT, none).await
+    }
+
+    /// Its parts say it.
+    async fn chord_size(&self, _: &str, _: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn end_part(&self, part: Part<'_>) -> Result<Option<Complete>, StoreError> {
+        let Some(size) = part.size else {
+            return Err(self.failed("a chord's part does not say how many parts there are"));
+        };
+        let key = keys::chord_counter(part.group);
+        let place = part.index.map_or_else(String::new, |index| index.to_string());
+        let member = format!("{}:{place}", part.task);
+        let update = self.client().await?.update_item().table_name(&self.place.table);
+        let counted = update
+            .key(ID, AttributeValue::S(key.clone()))
+            .update_expression(
+                "SET #count = if_not_exists(#count, :none) + :one ADD #counted :part",
+            )
+            .condition_expression("attribute_not_exists(#counted) OR NOT contains(#counted, :id)")
+            .expression_attribute_names("#count", COUNT)
+            .expression_attribute_names("#counted", COUNTED)
+            .expression_attribute_values(":none", AttributeValue::N("0".to_owned()))
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .expression_attribute_values(":part", AttributeValue::Ss(vec![member.clone()]))
+            .expression_attribute_values(":id", AttributeValue::S(member))
+            .return_values(ReturnValue::UpdatedNew)
+            .send()
+            .await;
+        let item = match counted {
+            Ok(updated) => updated.attributes,
+            // It was counted before, and its message came again.
+            Err(error) if code(&error) == Some("ConditionalCheckFailedException") => {
+                self.read(&key).await?
+            }
+            Err(error) => return Err(self.refused("dynamodb:UpdateItem", &error)),
+        };
+        let count = item.and_then(|mut item| item.remove(COUNT));
+        let count: Option<u64> = match count {
+            Some(AttributeValue::N(count)) => count.parse().ok(),
+            _ => None,
+        };
+        // Where the group is gone, the chord was gone on with.
+        if count != Some(size) {
+            return Ok(None);
+        }
+        let Some(group) = self.value(&keys::group(part.group)).await? else { return Ok(None) };
+        Ok(Some(Complete { parts: Vec::new(), group: Some(group), claim: String::new() }))
+    }
+
+    async fn end_chord(&self, group: &str, _: &str) -> Result<(), StoreError> {
+        // The count stays for as long as items do: a part that comes once more finds no group.
+        let delete = self.client().await?.delete_item().table_name(&self.place.table);
+        let delete = delete.key(ID, AttributeValue::S(keys::group(group))).send().await;
+        delete.map(drop).map_err(|error| self.refused("dynamodb:DeleteItem", &error))
+    }
+
+    async fn revoke(&self, tasks: &[String]) -> Result<(), StoreError> {
+        let mark = || AttributeValue::B(Blob::new("1"));
+        for task in tasks {
+            self.set(&revoked(task), RESULT, mark()).await?;
+        }
+        Ok(())
+    }
+
+    async fn is_revoked(&self, task: &str) -> Result<bool, StoreError> {
+        Ok(self.read(&revoked(task)).await?.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_as_celery_reads_them() {
+        let place = parse("dynamodb://eu-west-1/results?read=5&ttl_seconds=60").unwrap();
+        assert_eq!((place.region.as_deref(), place.endpoint), (Some("eu-west-1"), None));
+        assert_eq!((place.table.as_str(), place.ttl), ("results", Some(60)));
+        let place = parse("dynamodb://a:b%2Fc@localhost:8123/").unwrap();
+        assert_eq!(place.endpoint.as_deref(), Some("http://localhost:8123"));
+        assert_eq!(place.credentials, Some(("a".to_owned(), Hidden("b/c".to_owned()))));
+        assert_eq!((place.table.as_str(), place.ttl), ("celery", None));
+        assert_eq!(parse("dynamodb://").unwrap().region, None);
+        assert_eq!(parse("dynamodb://r/?ttl_seconds=-1").unwrap().ttl, None);
+        for wrong in ["redis://x", "dynamodb://a@r/", "dynamodb://r:x/", "dynamodb://a:%zz@r/"] {
+            let reason = parse(wrong).unwrap_err();
+            assert!(!reason.contains(wrong), "{reason}");
+        }
+        assert!(!format!("{:?}", parse("dynamodb://key:secret@r/").unwrap()).contains("secret"));
+    }
+}

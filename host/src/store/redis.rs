@@ -1,0 +1,248 @@
+//! Results in Redis, as Celery's Redis backend keeps them.
+
+use std::{fmt, time::Duration};
+
+use ::redis::{
+    Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use super::{Complete, Part, ResultStore, StoreError, revoked};
+use crate::celery::keys;
+
+/// How long to wait for a connection, and for an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait before a connection is tried again.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// For how long a chord is claimed by whoever goes on with it, in seconds: what that takes at the
+/// most. When its worker dies over it, the last part's message comes again after its lease, and
+/// claims the chord anew.
+const CLAIM_SECONDS: u64 = 20;
+/// For how long it is remembered that a chord is over, in seconds.
+const OVER_SECONDS: u64 = 300;
+
+/// Results in Redis.
+pub struct RedisResults {
+    client: Client,
+    /// The server without user and password, for errors.
+    place: String,
+    /// Stands before all keys: `global_keyprefix` of Celery.
+    prefix: String,
+    /// Seconds to keep a result; for ever when 0.
+    expires: u64,
+    connection: OnceCell<ConnectionManager>,
+    put: Script,
+    part: Script,
+    end: Script,
+}
+
+impl fmt::Debug for RedisResults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisResults").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl RedisResults {
+    /// Results in the Redis at `url` (`redis://`, `rediss://`), kept for `expires`, for ever when
+    /// that is zero, under keys that begin with `prefix`. `Err` says what is wrong with the URL,
+    /// without it: there may be a password in it.
+    pub fn new(url: &str, prefix: &str, expires: Duration) -> Result<Self, String> {
+        let client = Client::open(url).map_err(|error| {
+            format!("it is no URL of Redis ({}); it is like redis://HOST:PORT/0", error.category())
+        })?;
+        let place = client.get_connection_info().addr().to_string();
+        // Where two are built in, rustls does not choose; which one is no matter to us.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        Ok(Self {
+            client,
+            place,
+            prefix: prefix.to_owned(),
+            expires: expires.as_secs(),
+            connection: OnceCell::new(),
+            put: Script::new(include_str!("redis/put.lua")),
+            part: Script::new(include_str!("redis/part.lua")),
+            end: Script::new(include_str!("redis/end.lua")),
+        })
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// One connection for all: what several ask at once travels together.
+    async fn connection(&self) -> Result<ConnectionManager, RedisError> {
+        let connection = self
+            .connection
+            .get_or_try_init(async || {
+                let config = ConnectionManagerConfig::new()
+                    .set_number_of_retries(1)
+                    .set_min_delay(RETRY_DELAY)
+                    .set_max_delay(RETRY_DELAY)
+                    .set_connection_timeout(Some(TIMEOUT))
+                    .set_response_timeout(Some(TIMEOUT));
+                ConnectionManager::new_lazy_with_config(self.client.clone(), config)
+            })
+            .await?;
+        Ok(connection.clone())
+    }
+
+    /// Sends a command; once more where the connection turns out to be gone. All of them come to
+    /// the same, once or twice.
+    async fn send<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        let mut connection = self.connection().await?;
+        let answer = command.query_async(&mut connection).await;
+        match &answer {
+            Err(error) if error.is_connection_refusal() || error.is_connection_dropped() => {
+                command.query_async(&mut connection).await
+            }
+            _ => answer,
+        }
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        self.send(command).await.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn run<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[String],
+        arguments: &[&[u8]],
+    ) -> Result<T, StoreError> {
+        let mut command = ::redis::cmd("EVALSHA");
+        command.arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
+        let mut answer = self.send(&command).await;
+        // A Redis that was just started knows no scripts.
+        if let Err(error) = &answer
+            && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+        {
+            let mut connection = self.connection().await.map_err(|it| self.unavailable(&it))?;
+            let loaded = script.load_async(&mut connection).await;
+            loaded.map_err(|error| self.unavailable(&error))?;
+            answer = self.send(&command).await;
+        }
+        answer.map_err(|error| self.unavailable(&error))
+    }
+
+    /// `SET`, for as long as results are kept.
+    async fn set(&self, key: &str, value: &[u8], expires: u64) -> Result<(), StoreError> {
+        let mut command = ::redis::cmd("SET");
+        command.arg(self.key(key)).arg(value);
+        if expires > 0 {
+            command.arg("EX").arg(expires);
+        }
+        self.ask(&command).await
+    }
+
+    async fn value(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        let value: Option<Vec<u8>> = self.ask(::redis::cmd("GET").arg(self.key(key))).await?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn unavailable(&self, error: &RedisError) -> StoreError {
+        let hint = match error.kind() {
+            ErrorKind::AuthenticationFailed => "; celery.result_backend has user and password",
+            ErrorKind::Io => "; celery.result_backend says where it is",
+            _ => "",
+        };
+        StoreError(format!("the result store at {}: {error}{hint}", self.place))
+    }
+}
+
+#[async_trait]
+impl ResultStore for RedisResults {
+    async fn put(&self, task: &str, meta: Bytes) -> Result<bool, StoreError> {
+        let key = self.key(&keys::task(task));
+        let expires = self.expires.to_string();
+        self.run(&self.put, &[key], &[&meta, expires.as_bytes()]).await
+    }
+
+    async fn get(&self, tasks: &[String]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = ::redis::cmd("MGET");
+        command.arg(tasks.iter().map(|task| self.key(&keys::task(task))).collect::<Vec<_>>());
+        let values: Vec<Option<Vec<u8>>> = self.ask(&command).await?;
+        Ok(values.into_iter().map(|value| value.map(Bytes::from)).collect())
+    }
+
+    async fn begin_chord(
+        &self,
+        group: &str,
+        result: Bytes,
+        nested: bool,
+    ) -> Result<(), StoreError> {
+        // Of others the parts say all there is to know.
+        if nested { self.set(&keys::group(group), &result, self.expires).await } else { Ok(()) }
+    }
+
+    async fn chord_size(&self, group: &str, size: u64) -> Result<(), StoreError> {
+        let claim = self.key(&keys::chord_claim(group));
+        // Of a run before, where a workflow is sent once more under the same ids.
+        let _: u64 = self.ask(::redis::cmd("DEL").arg(claim)).await?;
+        self.set(&keys::chord_size(group), size.to_string().as_bytes(), self.expires).await
+    }
+
+    async fn end_part(&self, part: Part<'_>) -> Result<Option<Complete>, StoreError> {
+        let group = part.group;
+        let keys = [
+            keys::chord_results(group),
+            keys::chord_size(group),
+            keys::chord_added(group),
+            keys::chord_counted(group),
+            keys::chord_claim(group),
+            keys::group(group),
+        ]
+        .map(|key| self.key(&key));
+        let claim = uuid::Uuid::new_v4().simple().to_string();
+        let place = part.index.map_or_else(|| "+inf".to_owned(), |index| index.to_string());
+        let (expires, hold) = (self.expires.to_string(), CLAIM_SECONDS.to_string());
+        let arguments: [&[u8]; 6] = [
+            part.task.as_bytes(),
+            place.as_bytes(),
+            part.encoded,
+            expires.as_bytes(),
+            hold.as_bytes(),
+            claim.as_bytes(),
+        ];
+        let said: String = self.run(&self.part, &keys, &arguments).await?;
+        if said != "claimed" {
+            return Ok(None);
+        }
+        let mut range = ::redis::cmd("ZRANGE");
+        range.arg(&keys[0]).arg(0).arg(-1);
+        let parts: Vec<Vec<u8>> = self.ask(&range).await?;
+        let parts = parts.into_iter().map(Bytes::from).collect();
+        Ok(Some(Complete { parts, group: self.value(&keys::group(group)).await?, claim }))
+    }
+
+    async fn end_chord(&self, group: &str, claim: &str) -> Result<(), StoreError> {
+        let keys = [
+            keys::chord_results(group),
+            keys::chord_size(group),
+            keys::chord_added(group),
+            keys::chord_counted(group),
+            keys::chord_claim(group),
+        ]
+        .map(|key| self.key(&key));
+        let over = OVER_SECONDS.to_string();
+        let arguments: [&[u8]; 2] = [claim.as_bytes(), over.as_bytes()];
+        let _: u64 = self.run(&self.end, &keys, &arguments).await?;
+        Ok(())
+    }
+
+    async fn revoke(&self, tasks: &[String]) -> Result<(), StoreError> {
+        for task in tasks {
+            self.set(&revoked(task), b"1", self.expires).await?;
+        }
+        Ok(())
+    }
+
+    async fn is_revoked(&self, task: &str) -> Result<bool, StoreError> {
+        self.ask(::redis::cmd("EXISTS").arg(self.key(&revoked(task)))).await
+    }
+}

@@ -1,0 +1,305 @@
+//! What clients of Celery's are promised: they stay as they are, and find their results where
+//! Celery would have put them.
+//!
+//! The client is `celery/client.py`, with the real Celery against a local SQS; the results are in a
+//! real Redis, or in DynamoDB's stand-in.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    ministack, redis,
+    stage::{Kind, Setup, Stage},
+    worker::Worker,
+};
+
+/// A stage whose jobs come from Celery.
+struct Celery {
+    stage: Stage,
+    backend: String,
+    prefix: String,
+    /// The queue of Celery's own worker.
+    other: String,
+}
+
+const CONFIG: &str = "queues.jobs.format = 'celery'\n\
+    defaults.retry_base_ms = 20\n\
+    tasks.fail.max_attempts = 3\n";
+
+impl Celery {
+    async fn set(backend: &str) -> Self {
+        let stage = Stage::set(Kind::Sqs, Setup { config: CONFIG, ..Setup::default() }).await;
+        let prefix = format!("{}_", stage.jobs.name);
+        let other = ministack::NewQueue::default().create("other").await;
+        stage.configure(&format!(
+            "celery.result_backend = '{backend}'\n\
+             celery.key_prefix = '{prefix}'\n\
+             celery.default_queue = '{}'\n\
+             celery.routes = {{ 'tasks.py_add' = '{other}', 'tasks.py_sum' = '{other}', \
+             'tasks.py_fail' = '{other}', 'tasks.py_note' = '{other}' }}\n",
+            stage.jobs.name
+        ));
+        Self { stage, backend: backend.to_owned(), prefix, other }
+    }
+
+    /// The real Celery, of the tests' own Python.
+    fn python(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(ministack::venv().join("bin/python"));
+        command
+            .args(arguments)
+            .current_dir(here())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.stage.directory())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("AWS_ENDPOINT_URL", ministack::endpoint())
+            .env("AWS_REGION", ministack::REGION)
+            .env("AWS_DEFAULT_REGION", ministack::REGION)
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("CELERY_QUEUE", &*self.stage.jobs.name)
+            .env("CELERY_OTHER_QUEUE", &self.other)
+            .env("CELERY_BACKEND", &self.backend)
+            .env("CELERY_PREFIX", self.prefix.trim_end_matches('_'))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a scenario to its end.
+    async fn client(&self, scenario: &str) -> Value {
+        let command = self.python(&["client.py", scenario]);
+        finish(command).await
+    }
+
+    /// A worker of Celery's own, for the tasks that are written in Python.
+    fn celery_worker(&self) -> Worker {
+        let arguments = ["-m", "celery", "-A", "client", "worker", "-Q", &self.other];
+        let mut command = self.python(&arguments);
+        command.args(["--pool", "threads", "--concurrency", "4", "--without-gossip"]);
+        command.args(["--without-mingle", "--without-heartbeat", "--loglevel", "warning"]);
+        Worker::spawn(command)
+    }
+}
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/promises/celery")
+}
+
+async fn finish(mut command: Command) -> Value {
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    serde_json::from_str(stdout.lines().last().unwrap_or_default()).unwrap()
+}
+
+fn backend() -> String {
+    format!("{}/0", redis::url())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_every_style_have_their_results() {
+    let celery = Celery::set(&backend()).await;
+    let worker = celery.stage.worker().await;
+    let found = celery.client("calls").await;
+    let doubled: Vec<i32> = (0..50).chain(0..50).collect();
+    for (call, value) in [
+        ("delay", json!(42)),
+        ("keyword", json!(42)),
+        ("text", json!("abab")),
+        ("big", json!("3213876088517980551083924184682325205044405987565585670602752")),
+        ("eta", json!(10)),
+        ("expires", json!(12)),
+        ("priority", json!(14)),
+        ("headers", json!(16)),
+        ("several", json!([1, 2, "three"])),
+        ("keywords", json!({"a": 1, "b": [null]})),
+        ("nothing", json!(null)),
+        ("zlib", json!(doubled[..3])),
+        ("bzip2", json!(doubled[..3])),
+        ("countdown", json!(8)),
+        ("shadow", json!(18)),
+        ("ignored", json!("PENDING")),
+        ("meta", json!(["SUCCESS", true, true, []])),
+    ] {
+        assert_eq!(found[call], value, "{call}: {found}");
+    }
+    assert!(found["countdown_seconds"].as_f64() >= Some(2.0), "{found}");
+    assert_eq!(found["rich"]["uuid"], "00000000-0000-0000-0000-000000000007", "{found}");
+    assert_eq!(found["rich"]["date"], "2026-01-02", "{found}");
+    assert_eq!(
+        (&found["expired"]["type"], &found["expired"]["state"]),
+        (&json!("TaskRevokedError"), &json!("REVOKED")),
+        "{found}"
+    );
+    assert_eq!(found["timelimit"]["type"], "TimeLimitExceeded", "{found}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_are_raised_where_results_are_asked_for() {
+    let celery = Celery::set(&backend()).await;
+    let worker = celery.stage.worker().await;
+    let found = celery.client("failures").await;
+    let failed = &found["failed"];
+    assert_eq!(failed["state"], "FAILURE", "{found}");
+    assert!(failed["traceback"].as_str().unwrap().starts_with("Traceback"), "{found}");
+    assert_eq!(found["rejected"]["state"], "FAILURE", "{found}");
+    assert!(found["rejected"]["text"].as_str().unwrap().contains("an object"), "{found}");
+    assert!(found["retried"].is_object() || found["retried"].is_number(), "{found}");
+    assert_eq!(found["exhausted"]["state"], "FAILURE", "{found}");
+    assert_eq!(found["arguments"]["state"], "FAILURE", "{found}");
+    // A retry is a message of its own, as Celery's are: each attempt was the first delivery.
+    let released = worker.logged("job released");
+    assert!(!released.is_empty(), "{:?}", worker.lines());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workflows_run_to_their_results() {
+    let celery = Celery::set(&backend()).await;
+    let worker = celery.stage.worker().await;
+    workflows(&celery).await;
+    worker.stop().await;
+}
+
+async fn workflows(celery: &Celery) {
+    let found = celery.client("workflows").await;
+    for (workflow, value) in [
+        // The caller's result is that of the first task.
+        ("link", json!(2)),
+        ("chain", json!(8)),
+        ("immutable", json!(10)),
+        ("group", json!([0, 2, 4, 6, 8])),
+        ("chord", json!([1, 2, 3])),
+        ("chord_of_one", json!([1])),
+        ("chain_of_groups", json!([4, 4])),
+        ("group_of_chains", json!([0, 4, 8])),
+        ("chord_in_chain", json!([4, 4])),
+        ("nested_chord", json!([[1, 2], [3]])),
+        ("chord_after_chains", json!([4, 8])),
+        ("group_in_chord", json!([2, 4, 6])),
+        ("children", json!([4, true])),
+        ("broken_parent", json!("FAILURE")),
+    ] {
+        assert_eq!(found[workflow], value, "{workflow}: {found}");
+    }
+    for workflow in ["broken_chain", "broken_chord"] {
+        assert_eq!(found[workflow]["state"], "FAILURE", "{workflow}: {found}");
+    }
+    assert_eq!(found["broken_chord"]["type"], "ChordError", "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_has_steps_here_and_on_celerys_own_workers() {
+    let celery = Celery::set(&backend()).await;
+    let worker = celery.stage.worker().await;
+    let python = celery.celery_worker();
+    let found = celery.client("mixed").await;
+    for (workflow, value) in [
+        ("from_lovage", json!(12)),
+        ("to_lovage", json!(4)),
+        ("there_and_back", json!(10)),
+        ("header_mixed", json!(4)),
+        ("body_here", json!([2, 3])),
+        ("header_here", json!(6)),
+        ("group_mixed", json!([6, 4])),
+        ("errback", json!(1)),
+    ] {
+        assert_eq!(found[workflow], value, "{workflow}: {found}\n{:?}", python.lines());
+    }
+    assert_eq!(found["failed_there"]["type"], "ValueError", "{found}");
+    assert_eq!(found["chord_failed_there"]["type"], "ChordError", "{found}");
+    python.kill();
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_here_serves_is_left_and_what_cannot_be_read_is_refused() {
+    let celery = Celery::set(&backend()).await;
+    let stranger = lovage::broker::Outgoing {
+        body: "{\"not\": \"celery's\"}".into(),
+        ..lovage::broker::Outgoing::default()
+    };
+    celery.stage.send(&[stranger]).await;
+    let worker = celery.stage.worker().await;
+    let found = celery.client("strangers").await;
+    assert_eq!(found["pickle"]["type"], "ContentDisallowed", "{found}");
+    assert_eq!(found["after"], 4, "{found}");
+    worker.stop().await;
+    let letters = celery.stage.dead_letters().await;
+    assert_eq!(letters.len(), 1, "the pickled one: {letters:?}");
+    let depth = celery.stage.depth().await;
+    assert_eq!(depth.ready + depth.in_flight + depth.delayed, 2, "{depth:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_are_revoked_by_their_ids_before_they_run_and_while() {
+    let celery = Celery::set(&backend()).await;
+    let worker = celery.stage.worker().await;
+    let mut client = Worker::spawn_watching_output(celery.python(&["client.py", "revoke"]));
+    let (running, waiting) = (client.line(0).await, client.line(1).await);
+    worker.logs("attempt started", 1).await;
+    let revoked = celery.stage.lovage(&["revoke", &running, &waiting]).await;
+    assert_eq!(revoked.code, Some(0), "{revoked:?}");
+    assert!(client.ends().await.success(), "{:?}", client.lines());
+    let found: Value = serde_json::from_str(client.lines().last().unwrap()).unwrap();
+    assert_eq!(found["running"]["why"], "revoked", "{found}");
+    assert_eq!(found["waiting"]["type"], "TaskRevokedError", "{found}");
+    assert_eq!(found["waiting"]["state"], "REVOKED", "{found}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_is_seen_as_a_state_of_the_task() {
+    let celery = Celery::set(&backend()).await;
+    let worker = celery.stage.worker().await;
+    let found = celery.client("progress").await;
+    assert_eq!(found["seen"]["total"], 100, "{found}");
+    assert_eq!(found["ended"]["steps"], 40, "{found}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_are_kept_in_dynamodb_as_well() {
+    let table = format!("t{}", uuid());
+    let endpoint = ministack::endpoint();
+    let address = endpoint.trim_start_matches("http://");
+    let celery = Celery::set(&format!("dynamodb://test:test@{address}/{table}")).await;
+    let worker = celery.stage.worker().await;
+    let found = celery.client("one").await;
+    assert_eq!(found, json!({"value": 42, "chord": [1, 2]}));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_killed_loses_no_workflow() {
+    let celery = Celery::set(&backend()).await;
+    celery.stage.configure("queues.jobs.visibility_timeout_ms = 4000");
+    let worker = celery.stage.worker().await;
+    let mut client = Worker::spawn_watching_output(celery.python(&["client.py", "many"]));
+    client.line(0).await;
+    worker.logs("job finished", 50).await;
+    worker.kill();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let worker = celery.stage.worker().await;
+    assert!(client.ends().await.success(), "{:?}", client.lines());
+    let found: Value = serde_json::from_str(client.lines().last().unwrap()).unwrap();
+    assert_eq!(found["wrong"], json!([]), "{found}");
+    worker.stop().await;
+}
+
+fn uuid() -> String {
+    format!("{:016x}", fastrand_like())
+}
+
+/// Enough to tell tables of one run apart.
+fn fastrand_like() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
