@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Format;
 
+mod celery;
 mod grants;
 pub(crate) mod limits;
 mod load;
@@ -22,6 +23,7 @@ mod secrets;
 mod tenants;
 mod validate;
 
+pub use celery::{CeleryConfig, TaskCeleryConfig, UnknownTasks};
 pub use grants::{DeterminismConfig, GrantsConfig, KeyValueConfig, KeyValueKind, SecretConfig};
 pub use limits::{LimitValues, TenantLimits};
 pub use tenants::{TenantConfig, TenantSource};
@@ -53,6 +55,8 @@ pub struct Config {
     pub secrets: BTreeMap<String, SecretConfig>,
     /// Where key-value buckets are kept.
     pub keyvalue: KeyValueConfig,
+    /// What holds for queues that Celery's clients send to.
+    pub celery: CeleryConfig,
     /// Where `lovage dispatch` and the dispatcher function send jobs.
     pub dispatch: DispatchConfig,
     /// How the worker's Lambda function behaves.
@@ -219,6 +223,8 @@ limits::with_limits! {
         pub queue: Option<String>,
         /// What the task is granted, beyond its memory and time.
         pub grants: GrantsConfig,
+        /// How calls of Celery's become the task's payload.
+        pub celery: TaskCeleryConfig,
     }
 }
 

@@ -65,7 +65,9 @@ impl Config {
     /// The configuration as it may be shown: without passwords.
     #[must_use]
     pub fn without_passwords(mut self) -> Self {
-        self.keyvalue.url = self.keyvalue.url.as_deref().map(without_password);
+        for url in [&mut self.keyvalue.url, &mut self.celery.result_backend] {
+            *url = url.as_deref().map(without_password);
+        }
         self
     }
 }

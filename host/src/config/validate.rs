@@ -25,6 +25,7 @@ impl Config {
             Self::check_sandbox,
             Self::check_secrets,
             Self::check_keyvalue,
+            Self::check_celery,
             Self::check_limits,
             crate::policy::Policies::check,
             Self::check_functions,
