@@ -47,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     ("sqs_send", sqs_send),
     ("dead_letter", dead_letter),
     ("lambda_event", lambda_event),
+    ("celery", celery),
     ("config", config),
     ("manifest", manifest),
     ("text", text),
@@ -178,6 +179,50 @@ pub fn sqs_send(data: &[u8]) {
 /// What a dead letter says of itself.
 pub fn dead_letter(data: &[u8]) {
     let _ = serde_json::from_slice::<DeadLetter>(data);
+}
+
+/// A message of Celery's, and all that can follow from it.
+pub fn celery(data: &[u8]) {
+    use crate::celery::{
+        Builtin, Exception, Ids, Json, Mapping, Publisher, Request, RichTypes,
+        arguments::{Shape, payload},
+        workflow::{self, Storing},
+    };
+
+    let request = match Request::parse(data, 1 << 16) {
+        Ok(request) => request,
+        Err(refused) => {
+            assert!(!refused.reason.contains(char::is_control), "{:?}", refused.reason);
+            assert!(refused.reason.len() < 4096, "{:?}", refused.reason);
+            return;
+        }
+    };
+    let routes = BTreeMap::new();
+    let mut publisher = Publisher {
+        default_queue: "celery",
+        routes: &routes,
+        origin: "fuzz",
+        now: Timestamp::UNIX_EPOCH,
+        inherit_priority: true,
+        ids: Ids::of("fuzz"),
+    };
+    let again = request.again(1, None, &mut publisher);
+    let read = Request::parse(&again.body, 1 << 20).map(|it| (it.args, it.kwargs, it.chain));
+    let was = (request.args.clone(), request.kwargs.clone(), request.chain.clone());
+    assert_eq!(read, Ok(was));
+    let storing = Storing { ignore_result: false, extended_by: Some("fuzz") };
+    let _ = workflow::succeeded(&request, &Json::number(1), storing, &mut publisher);
+    let failure = Exception::of_failure("ValueError", "no");
+    workflow::failed(&request, &failure, storing, &mut publisher);
+    workflow::revoked(&request, "revoked", storing, Timestamp::UNIX_EPOCH);
+    let _ = Builtin::of(&request, &mut publisher);
+    let shape = Shape::of(request.kwargs.get("schema").map(Json::text));
+    for mapping in [Mapping::Auto, Mapping::Object] {
+        if let Ok(json) = payload(&request.args, &request.kwargs, &shape, mapping, RichTypes::Plain)
+        {
+            assert!(serde_json::from_str::<IgnoredAny>(&json).is_ok(), "{json:?}");
+        }
+    }
 }
 
 /// An event of Lambda.

@@ -148,6 +148,7 @@ impl Routes {
                 content_type: settings.content_type.clone(),
                 fifo: queue.fifo,
                 celery_tasks: Arc::clone(&self.celery_tasks),
+                celery_body_bytes: self.celery_body_bytes(),
             },
             queue,
             results,
@@ -156,6 +157,10 @@ impl Routes {
             reply_to: settings.reply_to.clone(),
             visibility,
         })
+    }
+
+    fn celery_body_bytes(&self) -> usize {
+        usize::try_from(self.config.celery.max_body_bytes.get()).unwrap_or(usize::MAX)
     }
 
     async fn default_dead_letters(&self, name: &str, queue: &Queue) -> Result<Queue, BrokerError> {

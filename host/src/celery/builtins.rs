@@ -3,12 +3,13 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    canvas::{Canvas, ResultRef},
+    canvas::Canvas,
     exception::Exception,
     json::{Json, Map},
     meta::{Meta, State},
     publish::{Parent, Publisher, TaskMessage},
     request::Request,
+    results::ResultRef,
     signature::{Budget, Kind, Signature},
     workflow::{self, Plan},
 };
@@ -220,15 +221,12 @@ impl ChordUnlock {
             let unknown = || Exception::of_failure("Exception", "it failed");
             Some((id.to_owned(), meta.exception().unwrap_or_else(unknown)))
         });
-        Unlocked::Done(match failed {
-            Some((id, cause)) => {
-                let error = workflow::chord_error(&id, &cause);
-                workflow::chord_failed(&self.body, &error, Some(&cause), publisher)
-            }
-            None => {
-                let values: Vec<_> = self.results.iter().map(|it| value(it, stored)).collect();
-                workflow::chord_done(&self.body, &values, &last, publisher)
-            }
+        Unlocked::Done(if let Some((id, cause)) = failed {
+            let error = workflow::chord_error(&id, &cause);
+            workflow::chord_failed(&self.body, &error, Some(&cause), publisher)
+        } else {
+            let values: Vec<_> = self.results.iter().map(|it| value(it, stored)).collect();
+            workflow::chord_done(&self.body, &values, &last, publisher)
         })
     }
 }

@@ -5,108 +5,26 @@
 //! another step a group becomes the header of a chord whose body is that step. Of a chord each task
 //! of the header carries the body, and whoever ends last calls it.
 
-use std::collections::VecDeque;
-
 use super::{
+    freeze::{Frozen, Node, partial},
     json::{Json, Map},
     options,
     publish::{Parent, Publisher},
-    signature::{Kind, MAX_DEPTH, Signature},
+    results::ResultRef,
+    signature::{Kind, Signature},
     workflow::Step,
 };
 
-/// How many parents of a result are kept: a chain of thousands would say all of them again for each.
-const MAX_PARENTS: usize = 64;
-
-/// The result of a task or group by its id, as Celery refers to it in `children` and in groups.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResultRef {
-    /// The task's or group's id.
-    pub id: String,
-    /// The result that came before it in its chain.
-    pub parent: Option<Box<ResultRef>>,
-    /// A group's results; absent for a task.
-    pub children: Option<Vec<ResultRef>>,
-}
-
-impl ResultRef {
-    /// A task's.
-    pub fn task(id: impl Into<String>) -> Self {
-        Self { id: id.into(), parent: None, children: None }
-    }
-
-    /// A group's.
-    pub fn group(id: impl Into<String>, children: Vec<Self>) -> Self {
-        Self { id: id.into(), parent: None, children: Some(children) }
-    }
-
-    /// `[[id, parent], children]`
-    pub fn json(&self) -> Json {
-        let parent = self.parent.as_ref().map_or_else(Json::null, |parent| parent.json());
-        let children = self.children.as_ref().map_or_else(Json::null, |children| {
-            Json::list(&children.iter().map(Self::json).collect::<Vec<_>>())
-        });
-        Json::list(&[Json::list(&[Json::string(&self.id), parent]), children])
-    }
-
-    /// Reads one.
-    pub fn parse(json: &Json) -> Option<Self> {
-        Self::read(json, 0)
-    }
-
-    fn read(json: &Json, depth: usize) -> Option<Self> {
-        if depth > MAX_PARENTS + MAX_DEPTH {
-            return None;
-        }
-        let [of, children]: [Json; 2] = json.items()?.try_into().ok()?;
-        let (id, parent) = match of.items() {
-            None => (of.as_string()?, None),
-            Some(of) => {
-                let parent = of.get(1).filter(|it| !it.is_null());
-                let parent = parent.map(|it| Self::read(it, depth + 1).map(Box::new));
-                (of.first()?.as_string()?, parent.flatten())
-            }
-        };
-        let children = match children.items() {
-            None => None,
-            Some(items) => {
-                Some(items.iter().map(|it| Self::read(it, depth + 1)).collect::<Option<_>>()?)
-            }
-        };
-        Some(Self { id, parent, children })
-    }
-
-    /// The ids of all tasks in it.
-    pub fn tasks(&self) -> Vec<&str> {
-        match &self.children {
-            None => vec![&self.id],
-            Some(children) => children.iter().flat_map(Self::tasks).collect(),
-        }
-    }
-}
-
-/// A result while its relations are still worked out.
-struct Node {
-    id: String,
-    parent: Option<usize>,
-    children: Option<Vec<usize>>,
-}
-
-/// What freezing gives to a signature.
-#[derive(Debug, Clone, Default)]
-struct Frozen {
-    id: Option<String>,
-    group_id: Option<Json>,
-    chord: Option<Json>,
-    root_id: Option<Json>,
-    group_index: Option<Json>,
-}
+/// The most bytes that the messages of one call may have together. What is small in one message may be
+/// large in thousands of copies: each task of a chord's header carries the body.
+const MAX_BYTES: usize = 64 << 20;
 
 /// One canvas that is being called.
 pub(super) struct Canvas<'p, 'a> {
-    publisher: &'p mut Publisher<'a>,
+    pub(super) publisher: &'p mut Publisher<'a>,
     parent: Option<Parent>,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
+    bytes: usize,
     /// What there is to do.
     pub steps: Vec<Step>,
     /// What the calling task has led to.
@@ -115,7 +33,14 @@ pub(super) struct Canvas<'p, 'a> {
 
 impl<'p, 'a> Canvas<'p, 'a> {
     pub(super) fn new(publisher: &'p mut Publisher<'a>, parent: Option<Parent>) -> Self {
-        Self { publisher, parent, nodes: Vec::new(), steps: Vec::new(), children: Vec::new() }
+        Self {
+            publisher,
+            parent,
+            nodes: Vec::new(),
+            bytes: 0,
+            steps: Vec::new(),
+            children: Vec::new(),
+        }
     }
 
     /// Calls a signature: `args` stand before its own, `call` over its own options. With `trail`, the
@@ -129,7 +54,7 @@ impl<'p, 'a> Canvas<'p, 'a> {
         trail: bool,
     ) -> Result<ResultRef, String> {
         match signature.kind {
-            Kind::Task(_) => Ok(self.apply_task(&signature, args, kwargs, call, trail)),
+            Kind::Task(_) => self.apply_task(&signature, args, kwargs, call, trail),
             Kind::Chain(tasks) => {
                 self.apply_chain(tasks, &signature.options, args, kwargs, call, trail)
             }
@@ -156,17 +81,19 @@ impl<'p, 'a> Canvas<'p, 'a> {
         kwargs: &Map,
         call: Map,
         trail: bool,
-    ) -> ResultRef {
+    ) -> Result<ResultRef, String> {
         let (args, kwargs) = partial(signature, args, kwargs);
         let call = options::merge(&signature.options, call);
         let message =
             self.publisher.message(&signature.task, &args, &kwargs, call, self.parent.as_ref());
+        self.bytes = self.bytes.saturating_add(message.body.len());
+        within(self.bytes, 1)?;
         let result = ResultRef::task(message.id.clone());
         self.steps.push(Step::Send(Box::new(message)));
         if trail {
             self.children.push(result.clone());
         }
-        result
+        Ok(result)
     }
 
     fn apply_group(
@@ -201,6 +128,7 @@ impl<'p, 'a> Canvas<'p, 'a> {
             let size = prepared.iter().map(|(task, _)| task.chord_size()).sum();
             self.steps.push(Step::ChordSize { group: id.clone(), size });
         }
+        within(options.iter().map(|(_, value)| value.text().len()).sum(), prepared.len())?;
         let mut results = Vec::with_capacity(prepared.len());
         for (task, node) in prepared {
             let mut call = options.clone();
@@ -295,79 +223,6 @@ impl<'p, 'a> Canvas<'p, 'a> {
         }
     }
 
-    /// Makes one flat chain of tasks and chords, the last first, each with its id. The first task
-    /// has `args` in front of its own.
-    fn prepare_chain(
-        &mut self,
-        tasks: Vec<Signature>,
-        args: &[Json],
-        kwargs: &Map,
-        last: &Frozen,
-        errbacks: &[Json],
-    ) -> Result<(Vec<Signature>, Vec<usize>), String> {
-        let mut steps = head(tasks);
-        let (mut tasks, mut results): (Vec<Signature>, Vec<usize>) = (Vec::new(), Vec::new());
-        let mut previous: Option<usize> = None;
-        let mut is_last = true;
-        while let Some(task) = steps.pop_back() {
-            let mut task = unrolled(task);
-            if matches!(&task.kind, Kind::Group(none) if none.is_empty())
-                && (!steps.is_empty() || !tasks.is_empty())
-            {
-                continue;
-            }
-            if let Kind::Chain(nested) = task.kind {
-                steps.extend(nested);
-                continue;
-            }
-            if steps.is_empty() {
-                with_partial(&mut task, args, kwargs);
-            }
-            if task.is_group()
-                && let (Some(body), Some(of_body)) = (tasks.pop(), results.pop())
-            {
-                let Kind::Group(header) = task.kind else { continue };
-                task = Signature::chord(header, body);
-                if let Some(root) = &last.root_id {
-                    task.options.set("root_id", root.clone());
-                }
-                // What comes after waits for the chord, no longer for the body itself.
-                let mut node = results.last().copied();
-                while let Some(at) = node
-                    && self.parent_of(at) != Some(of_body)
-                {
-                    node = self.parent_of(at);
-                }
-                if let Some(at) = node {
-                    self.set_parent(at, None);
-                    previous = node;
-                }
-            }
-            let frozen = if is_last {
-                last.clone()
-            } else {
-                Frozen { root_id: last.root_id.clone(), ..Frozen::default() }
-            };
-            let node = self.freeze(&mut task, frozen)?;
-            is_last = false;
-            if !tasks.is_empty()
-                && let Some(previous) = previous
-                && self.parent_of(previous).is_none()
-                && previous != node
-            {
-                self.set_parent(previous, Some(node));
-            }
-            for errback in errbacks {
-                task.link_error(errback);
-            }
-            previous =
-                Some(if matches!(task.kind, Kind::Chord { .. }) { self.first(node) } else { node });
-            tasks.push(task);
-            results.push(node);
-        }
-        Ok((tasks, results))
-    }
-
     fn apply_chord(
         &mut self,
         header: Vec<Signature>,
@@ -424,9 +279,11 @@ impl<'p, 'a> Canvas<'p, 'a> {
         for name in ["chain", "chord", "link", "link_error"] {
             all.take(name);
         }
+        let carried = body.json();
+        within(carried.text().len(), header.iter().map(Signature::chord_size).sum())?;
         let frozen = Frozen {
             group_id: Some(Json::string(&group)),
-            chord: Some(body.json()),
+            chord: Some(carried.clone()),
             root_id,
             ..Frozen::default()
         };
@@ -439,156 +296,13 @@ impl<'p, 'a> Canvas<'p, 'a> {
         let results = ResultRef::group(group.clone(), results);
         self.steps.push(Step::BeginChord { group: group.clone(), results });
         all.set("task_id", Json::string(&group));
+        all.set("chord", carried);
         all.extend(delay);
         let args = own.args;
         let header = self.apply_group(header, &Map::new(), &args, &header_kwargs, all, trail)?;
         let mut result = self.reference(of_body, 0);
         result.parent = Some(Box::new(header));
         Ok(result)
-    }
-
-    /// Gives the tasks of a chord's header their ids and places; groups in it are taken apart.
-    fn freeze_header(
-        &mut self,
-        tasks: Vec<Signature>,
-        frozen: &Frozen,
-    ) -> Result<(Vec<Signature>, Vec<usize>), String> {
-        let mut stack: VecDeque<_> = tasks.into();
-        let (mut flat, mut nodes) = (Vec::new(), Vec::new());
-        while let Some(mut task) = stack.pop_front() {
-            match task.kind {
-                // Celery puts them in front one by one, and so turns their order around.
-                Kind::Group(nested) => nested.into_iter().for_each(|task| stack.push_front(task)),
-                Kind::Chain(ref tasks) if tasks.is_empty() => {}
-                _ => {
-                    let index = i64::try_from(flat.len()).unwrap_or(i64::MAX);
-                    let place = Frozen { group_index: Some(Json::number(index)), ..frozen.clone() };
-                    nodes.push(self.freeze(&mut task, place)?);
-                    flat.push(task);
-                }
-            }
-        }
-        Ok((flat, nodes))
-    }
-
-    /// Gives a signature its id, and all in it theirs.
-    fn freeze(&mut self, signature: &mut Signature, frozen: Frozen) -> Result<usize, String> {
-        match &mut signature.kind {
-            Kind::Task(_) => {
-                let options = &mut signature.options;
-                let id = match options.string("task_id") {
-                    Some(id) => id,
-                    None => frozen.id.unwrap_or_else(|| self.publisher.ids.next()),
-                };
-                options.set("task_id", Json::string(&id));
-                if let Some(group) = frozen.group_id
-                    && !options.contains("group_id")
-                {
-                    options.set("group_id", group);
-                }
-                for (name, value) in [
-                    ("root_id", frozen.root_id),
-                    ("chord", frozen.chord),
-                    ("group_index", frozen.group_index),
-                ] {
-                    if let Some(value) = value {
-                        options.set(name, value);
-                    }
-                }
-                Ok(self.node(id, None))
-            }
-            Kind::Group(tasks) => {
-                let id = match signature.options.string("task_id") {
-                    Some(id) => id,
-                    None => self.publisher.ids.next(),
-                };
-                let options = &mut signature.options;
-                options.set("task_id", Json::string(&id));
-                for (name, value) in [
-                    ("group_id", &frozen.group_id),
-                    ("chord", &frozen.chord),
-                    ("group_index", &frozen.group_index),
-                ] {
-                    if let Some(value) = value {
-                        options.set(name, value.clone());
-                    }
-                }
-                if let Some(root) = frozen.root_id.clone()
-                    && !options.contains("root_id")
-                {
-                    options.set("root_id", root);
-                }
-                let taken = std::mem::take(tasks);
-                let frozen = Frozen { root_id: options.some("root_id").cloned(), ..frozen };
-                let (flat, nodes) = self.freeze_header(taken, &frozen)?;
-                *tasks = flat;
-                Ok(self.node(id, Some(nodes)))
-            }
-            Kind::Chain(tasks) => {
-                let taken = std::mem::take(tasks);
-                let (mut prepared, results) =
-                    self.prepare_chain(taken, &[], &Map::new(), &frozen, &[])?;
-                prepared.reverse();
-                *tasks = prepared;
-                results.first().copied().ok_or_else(|| "a chain has no tasks".to_owned())
-            }
-            Kind::Chord { header, body } => {
-                let taken = std::mem::take(header);
-                let id = self.publisher.ids.next();
-                // The tasks get the body when the chord is called: then it has its own id.
-                let of_header = Frozen { root_id: frozen.root_id.clone(), ..Frozen::default() };
-                let (flat, nodes) = self.freeze_header(taken, &of_header)?;
-                *header = flat;
-                signature.options.set("task_id", Json::string(&id));
-                let of_header = self.node(id, Some(nodes));
-                let Some(body) = body else { return Err("a chord has no body".to_owned()) };
-                let of_body = self.freeze(body, frozen)?;
-                let first = self.first(of_body);
-                self.set_parent(first, Some(of_header));
-                Ok(of_body)
-            }
-        }
-    }
-
-    fn node(&mut self, id: String, children: Option<Vec<usize>>) -> usize {
-        self.nodes.push(Node { id, parent: None, children });
-        self.nodes.len() - 1
-    }
-
-    fn parent_of(&self, node: usize) -> Option<usize> {
-        self.nodes.get(node)?.parent
-    }
-
-    fn set_parent(&mut self, node: usize, parent: Option<usize>) {
-        if let Some(node) = self.nodes.get_mut(node) {
-            node.parent = parent;
-        }
-    }
-
-    /// The first result of a chain of results.
-    fn first(&self, mut node: usize) -> usize {
-        // Each step leads to another node, so there are no more steps than nodes.
-        for _ in 0..self.nodes.len() {
-            match self.parent_of(node) {
-                Some(parent) => node = parent,
-                None => break,
-            }
-        }
-        node
-    }
-
-    fn reference(&self, node: usize, depth: usize) -> ResultRef {
-        let Some(Node { id, parent, children }) = self.nodes.get(node) else {
-            return ResultRef::task("");
-        };
-        let parent = parent.filter(|_| depth < MAX_PARENTS);
-        ResultRef {
-            id: id.clone(),
-            parent: parent.map(|parent| Box::new(self.reference(parent, depth + 1))),
-            children: children.as_ref().map(|children| {
-                children.iter().map(|child| self.reference(*child, depth + 1)).collect()
-            }),
-        }
     }
 }
 
@@ -600,53 +314,13 @@ struct Own {
     options: Map,
 }
 
-/// A signature's arguments behind those that come before it, unless it takes none.
-fn partial(signature: &Signature, args: &[Json], kwargs: &Map) -> (Vec<Json>, Map) {
-    if signature.immutable {
-        return (signature.args.clone(), signature.kwargs.clone());
+/// Whether so many copies of so many bytes are within bounds.
+fn within(bytes: usize, copies: usize) -> Result<(), String> {
+    if bytes.saturating_mul(copies) <= MAX_BYTES {
+        return Ok(());
     }
-    let args = args.iter().chain(&signature.args).cloned().collect();
-    let mut all = signature.kwargs.clone();
-    all.extend(kwargs.clone());
-    (args, all)
-}
-
-fn with_partial(signature: &mut Signature, args: &[Json], kwargs: &Map) {
-    match &mut signature.kind {
-        Kind::Group(tasks) => tasks.iter_mut().for_each(|task| with_partial(task, args, kwargs)),
-        _ => (signature.args, signature.kwargs) = partial(signature, args, kwargs),
-    }
-}
-
-/// A group of one is that one.
-fn unrolled(mut signature: Signature) -> Signature {
-    if let Kind::Group(tasks) = &mut signature.kind
-        && tasks.len() == 1
-        && let Some(only) = tasks.pop()
-    {
-        return only;
-    }
-    signature
-}
-
-/// The steps of a chain, of which the first is one that takes arguments: no chain, and no group
-/// without tasks where another step follows.
-fn head(tasks: Vec<Signature>) -> VecDeque<Signature> {
-    let mut steps: VecDeque<_> = tasks.into();
-    let mut stripped = None;
-    while let Some(first) = steps.pop_front() {
-        let first = unrolled(first);
-        match first.kind {
-            Kind::Chain(nested) => nested.into_iter().rev().for_each(|task| steps.push_front(task)),
-            Kind::Group(ref none) if none.is_empty() && !steps.is_empty() => stripped = Some(first),
-            _ => {
-                steps.push_front(first);
-                break;
-            }
-        }
-    }
-    if steps.is_empty() {
-        steps.extend(stripped);
-    }
-    steps
+    Err(format!(
+        "what follows from this task is more than {MAX_BYTES} bytes of messages; make its chords \
+         smaller, or their bodies"
+    ))
 }

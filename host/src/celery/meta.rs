@@ -7,10 +7,10 @@
 use jiff::Timestamp;
 
 use super::{
-    canvas::ResultRef,
     exception::Exception,
     json::{Json, Map},
     request::Request,
+    results::ResultRef,
     signature::Signature,
     time,
 };

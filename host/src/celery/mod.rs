@@ -9,11 +9,13 @@
 //! The facts are those of Celery 5.6 and 5.7 with kombu 5.6 and 5.7, read in their source; messages
 //! of both protocols are read, protocol 2 is written.
 
+mod again;
 pub mod arguments;
 pub mod builtins;
 mod canvas;
 mod envelope;
 pub mod exception;
+mod freeze;
 pub mod json;
 pub mod keys;
 pub mod meta;
@@ -22,6 +24,7 @@ mod options;
 pub mod publish;
 mod repr;
 pub mod request;
+mod results;
 pub mod rich;
 pub mod signature;
 pub mod time;
@@ -29,12 +32,12 @@ pub mod workflow;
 
 pub use arguments::{Mapping, payload};
 pub use builtins::Builtin;
-pub use canvas::ResultRef;
 pub use exception::Exception;
 pub use json::{Json, Map};
 pub use meta::{Meta, State};
 pub use publish::{Ids, Publisher, TaskMessage};
 pub use request::{Refusal, Refused, Request};
+pub use results::ResultRef;
 pub use rich::RichTypes;
 pub use signature::{Kind, Signature};
 pub use workflow::{ChordPart, Plan, Step};

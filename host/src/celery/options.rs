@@ -83,7 +83,9 @@ impl Signature {
                 append(&mut self.options, "link_error", errback);
             }
             Kind::Group(tasks) => {
-                tasks.iter_mut().for_each(|task| task.link_body_error(errback, false));
+                for task in tasks {
+                    task.link_body_error(errback, false);
+                }
             }
             Kind::Chord { body: Some(body), .. } => body.link_body_error(errback, true),
             _ => append(&mut self.options, "link_error", errback),

@@ -225,7 +225,7 @@ impl Publisher<'_> {
         content.push_str(", ");
         embed.write(&mut content);
         content.push(']');
-        let body = Body {
+        let body = Packed {
             body: Json::string(&BASE64_STANDARD.encode(content)),
             content_type: Json::string(crate::job::JSON),
             content_encoding: Json::string("utf-8"),
@@ -251,7 +251,13 @@ impl Publisher<'_> {
         (at, left.and_then(|left| i64::try_from(left).ok()))
     }
 
-    fn finish(&mut self, to: To, headers: &Map, mut properties: Map, body: &Body) -> TaskMessage {
+    pub(super) fn finish(
+        &mut self,
+        to: To,
+        headers: &Map,
+        mut properties: Map,
+        body: &Packed,
+    ) -> TaskMessage {
         let take = |properties: &mut Map, name: &str| properties.take(name);
         let attributes = take(&mut properties, "message_attributes");
         let attributes = attributes.and_then(|it| it.fields()).unwrap_or_default();
@@ -295,99 +301,22 @@ impl Publisher<'_> {
     }
 }
 
-struct To {
-    id: String,
-    task: String,
-    queue: String,
-    eta: Option<Timestamp>,
-    priority: Option<i64>,
+/// What is known of a message beside its text.
+pub(super) struct To {
+    pub id: String,
+    pub task: String,
+    pub queue: String,
+    pub eta: Option<Timestamp>,
+    pub priority: Option<i64>,
 }
 
-struct Body {
-    body: Json,
-    content_type: Json,
-    content_encoding: Json,
-    base64: bool,
-}
-
-impl Request {
-    /// The message that tries this task once more: the same id, arguments and workflow, `retries` as
-    /// given, not before `eta`. It goes to the queue that it was sent to.
-    pub fn again(
-        &self,
-        retries: u32,
-        eta: Option<Timestamp>,
-        by: &mut Publisher<'_>,
-    ) -> TaskMessage {
-        let mut headers = self.headers.clone();
-        headers.set("retries", Json::number(retries));
-        headers.set("eta", Json::optional(eta.map(time::print).as_deref()));
-        let queue = self.queue().unwrap_or_else(|| by.route(&self.task).to_owned());
-        let mut properties = self.properties.clone();
-        if let Some(expires) = self.expires {
-            let left = expires.duration_since(by.now).as_millis().max(0);
-            properties.set("expiration", Json::string(&left.to_string()));
-        }
-        let to = To {
-            id: self.id.clone(),
-            task: self.task.clone(),
-            queue,
-            eta,
-            priority: self.priority,
-        };
-        let base64 = self.wire.base64;
-        let body = match &self.wire.body {
-            Some((body, content_type, content_encoding)) => {
-                let encoding = properties.string("body_encoding");
-                let body = match (encoding.as_deref(), body.as_string()) {
-                    (Some("base64"), _) | (_, None) => body.clone(),
-                    (_, Some(text)) => Json::string(&BASE64_STANDARD.encode(text)),
-                };
-                let (content_type, content_encoding) =
-                    (content_type.clone(), content_encoding.clone());
-                Body { body, content_type, content_encoding, base64 }
-            }
-            None => {
-                headers = headers.in_second_protocol(self);
-                Body {
-                    body: Json::string(&BASE64_STANDARD.encode(self.content())),
-                    content_type: Json::string(crate::job::JSON),
-                    content_encoding: Json::string("utf-8"),
-                    base64,
-                }
-            }
-        };
-        by.finish(to, &headers, properties, &body)
-    }
-
-    /// The body of protocol 2, written anew.
-    fn content(&self) -> String {
-        let list = |list: &[super::Signature]| match list {
-            [] => Json::null(),
-            list => super::Signature::list(list),
-        };
-        let embed = Map::from_iter([
-            ("callbacks", list(&self.callbacks)),
-            ("errbacks", list(&self.errbacks)),
-            ("chain", list(&self.chain)),
-            ("chord", self.chord.as_ref().map_or_else(Json::null, super::Signature::json)),
-        ]);
-        let parts = [Json::list(&self.args), self.kwargs.clone().into(), embed.into()];
-        Json::list(&parts).text().to_owned()
-    }
-}
-
-impl Map {
-    /// The headers that protocol 2 wants, where they came in protocol 1.
-    fn in_second_protocol(mut self, request: &Request) -> Self {
-        if !self.contains("lang") {
-            self.set("lang", Json::string("py"));
-        }
-        self.set("root_id", Json::string(request.root()));
-        self.set("argsrepr", Json::string(&repr::tuple(&request.args)));
-        self.set("kwargsrepr", Json::string(&repr::dict(&request.kwargs)));
-        self
-    }
+/// A body that is packed already.
+pub(super) struct Packed {
+    pub body: Json,
+    pub content_type: Json,
+    pub content_encoding: Json,
+    /// Whether the whole message is base64, too.
+    pub base64: bool,
 }
 
 /// Seconds, as numbers in options are.

@@ -71,7 +71,7 @@ fn value(out: &mut String, json: &Json) {
         "false" => out.push_str("False"),
         // What is not shown whole need not be read whole.
         long if long.len() > 4 * MAX_BYTES => {
-            out.push_str(if json.is_list() { "[...]" } else { "..." })
+            out.push_str(if json.is_list() { "[...]" } else { "..." });
         }
         whole => match whole.bytes().next() {
             Some(b'"') => text(out, &json.as_string().unwrap_or_default()),

@@ -262,7 +262,9 @@ impl Signature {
     pub fn set_immutable(&mut self, immutable: bool) {
         match &mut self.kind {
             Kind::Group(tasks) | Kind::Chord { header: tasks, .. } => {
-                tasks.iter_mut().for_each(|task| task.set_immutable(immutable));
+                for task in tasks {
+                    task.set_immutable(immutable);
+                }
             }
             _ => self.immutable = immutable,
         }

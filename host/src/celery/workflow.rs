@@ -7,12 +7,13 @@
 use jiff::Timestamp;
 
 use super::{
-    canvas::{Canvas, ResultRef},
+    canvas::Canvas,
     exception::Exception,
     json::{Json, Map},
     meta::{Meta, Owner, State},
     publish::{Ids, Parent, Publisher, TaskMessage},
     request::Request,
+    results::ResultRef,
     signature::{Kind, MAX_SIGNATURES, Signature},
 };
 

@@ -145,6 +145,8 @@ fn foresee(config: &Config, registry: &Registry, message: &Message, payload: boo
     let defaults = Defaults {
         format: Format::Celery,
         celery_tasks: Arc::new(config.celery.tasks.clone()),
+        celery_body_bytes: usize::try_from(config.celery.max_body_bytes.get())
+            .unwrap_or(usize::MAX),
         ..Defaults::default()
     };
     let mut foreseen = Foreseen {

@@ -23,7 +23,7 @@ mod secrets;
 mod tenants;
 mod validate;
 
-pub use celery::{CeleryConfig, CeleryTaskConfig, UnknownTasks};
+pub use celery::{CeleryConfig, TaskCeleryConfig, UnknownTasks};
 pub use grants::{DeterminismConfig, GrantsConfig, KeyValueConfig, KeyValueKind, SecretConfig};
 pub use limits::{LimitValues, TenantLimits};
 pub use tenants::{TenantConfig, TenantSource};
@@ -55,7 +55,7 @@ pub struct Config {
     pub secrets: BTreeMap<String, SecretConfig>,
     /// Where key-value buckets are kept.
     pub keyvalue: KeyValueConfig,
-    /// What has to do with Celery's clients and workers.
+    /// What holds for queues that Celery's clients send to.
     pub celery: CeleryConfig,
     /// Where `lovage dispatch` and the dispatcher function send jobs.
     pub dispatch: DispatchConfig,
@@ -173,11 +173,6 @@ pub struct ComponentsConfig {
     /// The most bytes of one `.wasm` file; larger ones are not loaded. It bounds the time and the
     /// memory that compiling one takes. 64 MiB when absent.
     pub max_bytes: Option<NonZeroU64>,
-    /// The most CPU time that compiling one component may take, in milliseconds, rounded up to
-    /// seconds; what takes more is not loaded. 5 minutes when absent.
-    pub compile_cpu_ms: Option<NonZeroU64>,
-    /// The most memory that compiling one component may take. 4 GiB when absent.
-    pub compile_memory_bytes: Option<NonZeroU64>,
 }
 
 /// How instances are allocated.
@@ -228,8 +223,8 @@ limits::with_limits! {
         pub queue: Option<String>,
         /// What the task is granted, beyond its memory and time.
         pub grants: GrantsConfig,
-        /// How jobs of Celery's clients are run.
-        pub celery: CeleryTaskConfig,
+        /// How calls of Celery's become the task's payload.
+        pub celery: TaskCeleryConfig,
     }
 }
 
@@ -255,7 +250,7 @@ pub struct QueueConfig {
     pub consume: bool,
     /// Local broker only: whether messages of one group keep their order. On SQS the queue knows.
     pub fifo: bool,
-    /// `native`, `raw` or `celery`: the wire format of messages that do not name theirs.
+    /// `native` or `raw`: the wire format of messages that do not name theirs.
     pub format: Format,
     /// The task of messages that name none.
     pub default_task: Option<String>,

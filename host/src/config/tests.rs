@@ -199,7 +199,7 @@ fn the_sample_shows_every_field_and_is_valid() {
             _ => keys(&value),
         }
     };
-    let wanted: [(&[&str], Vec<String>); 16] = [
+    let wanted: [(&[&str], Vec<String>); 18] = [
         (&[], fields_of::<Config>()),
         (&["broker"], fields_of::<BrokerConfig>()),
         (&["worker"], fields_of::<WorkerConfig>()),
@@ -211,6 +211,8 @@ fn the_sample_shows_every_field_and_is_valid() {
         (&["tenants", "acme", "grants"], fields_of::<GrantsConfig>()),
         (&["secrets"], fields_of::<SecretConfig>()),
         (&["keyvalue"], fields_of::<KeyValueConfig>()),
+        (&["celery"], fields_of::<CeleryConfig>()),
+        (&["tasks", "process_data", "celery"], fields_of::<TaskCeleryConfig>()),
         (&["queues", "jobs"], fields_of::<QueueConfig>()),
         (&["tenants", "acme"], fields_of::<TenantConfig>()),
         (&["dispatch"], fields_of::<DispatchConfig>()),

@@ -12,9 +12,6 @@ use crate::{
     job::Job,
 };
 
-/// The most bytes that a compressed body may have when it is unpacked: 16 MiB.
-const MAX_UNPACKED_BYTES: usize = 16 << 20;
-
 /// Fills a job from a message of Celery's. On an error the job holds what could be read before it;
 /// the error is a failure's kind, and the reason.
 pub(crate) fn decode(
@@ -22,7 +19,7 @@ pub(crate) fn decode(
     message: &Message,
     defaults: &Defaults,
 ) -> Result<(), (&'static str, String)> {
-    let request = match Request::parse(&message.body, MAX_UNPACKED_BYTES) {
+    let request = match Request::parse(&message.body, defaults.celery_body_bytes.max(message.body.len())) {
         Ok(request) => request,
         Err(refused) => {
             job.id = refused.id.unwrap_or_else(|| take(&mut job.id));

@@ -65,6 +65,8 @@ pub struct Defaults {
     /// Which tasks those of Celery are, by its names for them, where the last part of the name
     /// does not say it.
     pub celery_tasks: Arc<BTreeMap<String, String>>,
+    /// The most bytes that a body of Celery's may have when it is unpacked; its own size when 0.
+    pub celery_body_bytes: usize,
 }
 
 /// A message that is no job. What could be read of it is kept for the result and the dead letter.

@@ -38,7 +38,7 @@ impl Celery {
         let other = ministack::NewQueue::default().create("other").await;
         stage.configure(&format!(
             "celery.result_backend = '{backend}'\n\
-             celery.key_prefix = '{prefix}'\n\
+             celery.result_key_prefix = '{prefix}'\n\
              celery.default_queue = '{}'\n\
              celery.routes = {{ 'tasks.py_add' = '{other}', 'tasks.py_sum' = '{other}', \
              'tasks.py_fail' = '{other}', 'tasks.py_note' = '{other}' }}\n",

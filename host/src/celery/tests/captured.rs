@@ -78,7 +78,7 @@ fn every_captured_message_is_read_but_the_pickled_one() {
                     read += 1;
                 }
                 Err(refused) => {
-                    assert_eq!((&*name, refused.refusal), ("pickle", Refusal::ContentType))
+                    assert_eq!((&*name, refused.refusal), ("pickle", Refusal::ContentType));
                 }
             }
         }

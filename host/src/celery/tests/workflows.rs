@@ -32,7 +32,8 @@ struct Case {
 struct Chord {
     size: Option<usize>,
     results: Option<ResultRef>,
-    parts: BTreeMap<i64, (String, State, Json)>,
+    /// By place, of which a group within the header has its own.
+    parts: BTreeMap<(i64, String), (State, Json)>,
 }
 
 /// A broker, a store and a worker.
@@ -72,7 +73,7 @@ impl World {
             return;
         }
         let chord = self.chords.get_mut(&part.group).unwrap();
-        chord.parts.insert(part.index.unwrap(), (part.id, part.state, part.result));
+        chord.parts.insert((part.index.unwrap(), part.id), (part.state, part.result));
         if Some(chord.parts.len()) != chord.size {
             return;
         }
@@ -80,8 +81,8 @@ impl World {
         let mut publisher = publisher(&routes);
         self.ids += 1;
         publisher.ids = crate::celery::Ids::of(format!("chord {}", self.ids));
-        let failed = chord.parts.values().find(|(_, state, _)| state.propagates());
-        let plan = if let Some((id, _, result)) = failed {
+        let failed = chord.parts.iter().find(|(_, (state, _))| state.propagates());
+        let plan = if let Some(((_, id), (_, result))) = failed {
             let cause = Exception::of_json(result).unwrap();
             let error = workflow::chord_error(id, &cause);
             workflow::chord_failed(&part.body, &error, Some(&cause), &mut publisher)
@@ -93,7 +94,7 @@ impl World {
                 let stored = |id: &str| self.stored.get(id);
                 crate::celery::builtins::value(nested, &stored).items().unwrap()
             } else {
-                chord.parts.values().map(|(_, _, result)| result.clone()).collect()
+                chord.parts.values().map(|(_, result)| result.clone()).collect()
             };
             workflow::chord_done(&part.body, &values, &Parent::of(of), &mut publisher)
         };
