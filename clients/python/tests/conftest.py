@@ -126,14 +126,17 @@ def make_app(endpoint: str) -> Iterator[Callable[..., Any]]:
         app.close()
 
 
-def start_worker(queue: str, log: Path, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+def start_worker(
+    queue: str, log: Path, *arguments: str, directory: Path = SUPPORT, app: str = "tasks:app", **environment: str
+) -> subprocess.Popen[bytes]:
     """A real Celery worker, ready for tasks of that queue."""
-    command = [sys.executable, "-m", "celery", "-A", "tasks:app", "worker", "-l", "INFO"]
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-c", "2"]
+    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "INFO"]
+    # Workers that talk to each other would only make tests slow.
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-c", "2"] if directory == SUPPORT else []
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, *quiet, *arguments],
-            cwd=SUPPORT,
+            cwd=directory,
             env={**os.environ, "LOVAGE_TEST_QUEUE": queue, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -26,7 +26,8 @@ def client(which: str, queue: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("which", "code", "queues"), [("ends", 0, 1), ("fails", 3, 1), ("forks", 0, 3), ("multiplies", 0, 2)]
+    ("which", "code", "queues"),
+    [("ends", 0, 1), ("fails", 3, 1), ("forks", 0, 3), ("multiplies", 0, 2), ("greenlets", 0, 1)],
 )
 def test_queues_are_removed_when_a_process_ends(
     lovage: Any, queue_names: Names, which: str, code: int, queues: int

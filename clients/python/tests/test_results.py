@@ -292,7 +292,8 @@ def test_chords_are_refused_with_the_reason(lovage_app: Any) -> None:
         chord([double.clone((1,)), double.clone((2,))], app=lovage_app)(double.clone())
 
 
-def test_a_queue_that_was_removed_is_made_again(lovage: Any, lovage_app: Any) -> None:
+def test_a_queue_that_was_removed_is_made_again(lovage: Any, make_app: Any) -> None:
+    lovage_app = make_app(lovage.queue, result_backend_transport_options={"wait_seconds": 1})
     assert send(lovage_app, "tasks.double", 1).get(timeout=20) == 2
     name = lovage_app.backend.mailbox.name
     lovage.sqs.delete_queue(QueueUrl=lovage.sqs.get_queue_url(QueueName=name)["QueueUrl"])

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[1:2] == ["greenlets"]:
+    from gevent import monkey
+
+    monkey.patch_all()
+
 import multiprocessing
 import os
-import sys
 import time
 from typing import Any
 
@@ -49,6 +55,30 @@ def forks(app: Any) -> None:
         assert os.waitpid(pid, 0)[1] == 0
     assert app.backend.mailbox.name == parent
     assert _ask(app, 50) == 100
+
+
+def greenlets(app: Any) -> None:
+    """Greenlets that wait let others run, the one that drains included."""
+    import gevent
+
+    ticks: list[float] = []
+
+    def tick() -> None:
+        while True:
+            ticks.append(time.monotonic())
+            gevent.sleep(0.01)
+
+    gevent.spawn(tick)
+    asking = [gevent.spawn(_ask, app, number) for number in range(20)]
+    gevent.joinall(asking, timeout=60)
+    assert [it.value for it in asking] == [number * 2 for number in range(20)]
+    before = len(ticks)
+    try:
+        app.AsyncResult("nobody's").get(timeout=1)
+    except Exception as error:
+        assert type(error).__name__ == "TimeoutError"
+    assert len(ticks) > before + 5
+    _say(app.backend.mailbox.name)
 
 
 def _child(queue: str) -> None:
