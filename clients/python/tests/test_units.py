@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from celery import Celery
 from celery.backends.base import Backend
 from celery.exceptions import ImproperlyConfigured
@@ -17,6 +18,7 @@ from lovage_celery.errors import NotAResult, ResultTooLarge, TaskFailed
 from lovage_celery.inbox import Inbox
 from lovage_celery.reply_to import _correct, _former
 from lovage_celery.settings import DEFAULT_PREFIX, Settings
+from lovage_celery.sqs import is_gone, is_lasting, is_transient
 from lovage_celery.wire import MAX_MESSAGE_BYTES, attributes, decode, encode, message_bytes
 
 
@@ -216,6 +218,21 @@ def test_a_failed_task_says_why() -> None:
     error = TaskFailed("bad_input", "no number")
     assert str(error) == "bad_input: no number" and TaskFailed(*error.args).kind == "bad_input"
     assert str(TaskFailed("crashed")) == "crashed"
+
+
+def test_errors_of_sqs_are_told_apart() -> None:
+    def of(code: str) -> ClientError:
+        return ClientError({"Error": {"Code": code}}, "SendMessage")
+
+    error: Exception
+    for error in (of("QueueDoesNotExist"), of("AWS.SimpleQueueService.NonExistentQueue")):
+        assert is_gone(error) and not is_lasting(error) and not is_transient(error)
+    for error in (of("AccessDenied"), NoCredentialsError()):
+        assert is_lasting(error) and not is_transient(error)
+    for error in (of("ServiceUnavailable"), EndpointConnectionError(endpoint_url="x")):
+        assert is_transient(error)
+        assert an_app().backend.exception_safe_to_retry(error)
+    assert not is_transient(ValueError())
 
 
 # The inbox.

@@ -12,6 +12,7 @@ import tasks
 from celery import chain, group
 from celery.exceptions import NotRegistered, TaskRevokedError
 from conftest import start_worker, stop, unique, until
+from kombu.exceptions import EncodeError
 
 import lovage_celery
 
@@ -42,6 +43,8 @@ def test_what_cannot_be_run_is_a_failure(app: Any) -> None:
         app.send_task("tasks.double", (1, 2, 3)).get(timeout=30)
     with pytest.raises(NotRegistered):
         app.send_task("tasks.nobody_has_it").get(timeout=30)
+    with pytest.raises(EncodeError):
+        task(app, "not_json").delay().get(timeout=30)
     with pytest.raises(TaskRevokedError):
         task(app, "double", 1).apply_async(expires=datetime.now(timezone.utc) - timedelta(hours=1)).get(timeout=30)
 

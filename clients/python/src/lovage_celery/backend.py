@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 import weakref
@@ -53,6 +54,14 @@ class _Shared:
 
 _shared: weakref.WeakKeyDictionary[Any, _Shared] = weakref.WeakKeyDictionary()
 _shared_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _shared_lock  # which another thread of the parent may have held
+    _shared_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _shared_by(app: Any, url: str | None) -> _Shared:

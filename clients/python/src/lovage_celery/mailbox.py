@@ -36,6 +36,7 @@ _all: weakref.WeakSet[Mailbox] = weakref.WeakSet()
 class _Open:
     """A queue that is there, and the thread that drains it."""
 
+    name: str
     url: str
     thread: threading.Thread | None = None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -76,7 +77,7 @@ class Mailbox:
             return
         with self._lock:
             if self._open is None:
-                self._open = _Open(self._create())
+                self._open = _Open(self.name, self._create())
                 self._remove_at_exit()
             opened = self._open
             if opened.thread is None or not opened.thread.is_alive():
@@ -169,20 +170,27 @@ class Mailbox:
         try:
             self.sqs.beat(opened.url)
         except Exception as error:
-            logger.warning("the queue for results %s could not be tagged as in use: %s", self.name, error)
+            logger.warning("the queue for results %s could not be tagged as in use: %s", opened.name, error)
 
     def _failed(self, opened: _Open, error: Exception) -> None:
         if is_gone(error):
-            logger.error("the queue for results %s is gone; it is made again, what was in it is lost", self.name)
-            try:
-                # SQS refuses a name for a minute after its removal: then this is tried again.
-                opened.url = self.sqs.create(self.name)
-            except Exception as again:
-                logger.error("the queue for results %s cannot be made again yet: %s", self.name, again)
+            self._make_again(opened)
             return
-        logger.warning("results cannot be received from %s: %s", self.name, error)
+        logger.warning("results cannot be received from %s: %s", opened.name, error)
         if is_lasting(error):
             self.inbox.fail(error)
+
+    def _make_again(self, opened: _Open) -> None:
+        logger.error("the queue for results %s is gone; it is made again, what was in it is lost", opened.name)
+        try:
+            # SQS refuses a name for a minute after its removal: then this is tried again.
+            opened.url = self.sqs.create(opened.name)
+        except Exception as error:
+            logger.error("the queue for results %s cannot be made again yet: %s", opened.name, error)
+            return
+        if opened.stop.is_set():
+            # It was us who removed it, a moment ago.
+            self.sqs.remove(opened.url)
 
 
 def _backoff(failures: int) -> float:

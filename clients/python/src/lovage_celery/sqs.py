@@ -32,6 +32,8 @@ _LASTING = {
     "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
 }
+# Some ten seconds of trying. A worker that then gives up has lost a result.
+_PATIENT = {"mode": "standard", "total_max_attempts": 6}
 # Waiting for a client that goes away must not keep a process from ending.
 _HASTY = {"connect_timeout": 3, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
 
@@ -110,7 +112,7 @@ class Sqs:
             "sqs",
             region_name=self._session.region_name or DEFAULT_REGION,
             use_ssl=settings.use_ssl,
-            config=Config(**{"retries": {"mode": "standard"}, **settings.client_config, **config}),
+            config=Config(**{"retries": _PATIENT, **settings.client_config, **config}),
             **more,
         )
 

@@ -11,6 +11,7 @@ import binascii
 from typing import Any
 
 from celery import states
+from kombu.serialization import dumps
 from kombu.utils import json
 
 from .errors import NotAResult, ResultTooLarge, TaskFailed
@@ -48,10 +49,10 @@ def attributes(task_id: str) -> dict[str, dict[str, str]]:
 def encode(meta: Meta) -> str:
     """The body of a result's message.
 
-    Raises :exc:`~lovage_celery.ResultTooLarge` where SQS would refuse it, and kombu's ``EncodeError`` or
-    ``TypeError`` for what JSON cannot say.
+    Raises :exc:`~lovage_celery.ResultTooLarge` where SQS would refuse it, and kombu's ``EncodeError`` for what JSON
+    cannot say.
     """
-    body: str = json.dumps(meta)  # ASCII only: all characters may pass SQS
+    body: str = dumps(meta, serializer="json")[2]  # ASCII only: all characters may pass SQS
     size = message_bytes(body, str(meta["task_id"]))
     if size > MAX_MESSAGE_BYTES:
         raise ResultTooLarge(

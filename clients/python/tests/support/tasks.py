@@ -81,6 +81,10 @@ def _define(app: Any) -> None:
         with allow_join_result():
             return app.signature("tasks.double", (value,)).apply_async().get(timeout=20)
 
+    @app.task(shared=False, name="tasks.not_json")
+    def not_json() -> Any:
+        return object()
+
     @app.task(shared=False, name="tasks.ignored")
     def ignored() -> None:
         raise Ignore
