@@ -333,8 +333,10 @@ def test_all_threads_and_backends_of_an_app_say_one_name() -> None:
     thread.join()
     assert [app.thread_oid, SQSBackend(app, url="sqs://").mailbox.name, *names] == [name] * 3
     assert before != name and _former[before]() == name
+    app._local.oid = "late"  # as a thread does that was in the midst of it
+    assert app.thread_oid == name and _former["late"]() == name
     app.close()
-    assert before not in _former
+    assert before not in _former and "late" not in _former
 
 
 def test_apps_do_not_share_a_queue() -> None:

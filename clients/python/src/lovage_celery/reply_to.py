@@ -28,6 +28,11 @@ class _Local(threading.local):
     def oid(self) -> str:
         return self._name()
 
+    @oid.setter
+    def oid(self, former: str) -> None:
+        # By a thread that was about to name its queue as this came in the place of Celery's own. It goes on with that.
+        _former.setdefault(former, self._name)
+
 
 class ReplyTo:
     """The ``reply_to`` of one app's messages."""
