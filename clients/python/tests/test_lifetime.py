@@ -125,13 +125,19 @@ def test_the_command_refuses_what_makes_no_sense() -> None:
         assert raised.value.code == 2
 
 
-def test_a_worker_that_waits_for_results_leaves_no_queue(
+def test_a_worker_has_queues_for_tasks_that_wait_only_and_leaves_none(
     make_app: Any, endpoint: str, queue_names: Names, tmp_path: Any
 ) -> None:
     queue, prefix = unique("jobs"), unique("left") + "-"
     process = start_worker(queue, tmp_path / "log", LOVAGE_TEST_PREFIX=prefix)
     try:
         app = make_app(queue, result_backend_transport_options={"queue_prefix": prefix})
+        # What these send is for nobody.
+        for _ in range(8):
+            app.signature("tasks.starts_two", (1,)).apply_async(ignore_result=True, reply_to="of-somebody-else")
+        for it in [app.signature("tasks.double", (it,)).apply_async() for it in range(8)]:
+            it.get(timeout=40)
+        assert queue_names(prefix) == {app.backend.mailbox.name}
         assert app.signature("tasks.waits", (21,)).apply_async().get(timeout=40) == 42
         assert len(queue_names(prefix)) == 2
     finally:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery import states
-from celery._state import task_join_will_block
 from celery.backends.base import Backend
 from celery.exceptions import ImproperlyConfigured, TimeoutError  # noqa: A004 - it is Celery's that callers expect
 from kombu.utils.url import maybe_sanitize_url
@@ -49,7 +48,7 @@ class _Shared:
     def __init__(self, app: Any, url: str | None) -> None:
         self.mailbox = Mailbox(Settings.of_app(app, url))
         mailbox = self.mailbox
-        self.reply_to = ReplyTo(app, lambda: mailbox.name, self.mailbox.settings.prefix)
+        self.reply_to = ReplyTo(app, lambda: mailbox.name)
 
 
 _shared: weakref.WeakKeyDictionary[Any, _Shared] = weakref.WeakKeyDictionary()
@@ -138,8 +137,7 @@ class SQSBackend(Backend):  # type: ignore[misc]  # Celery has no types
     def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
         """Called before each message is sent: the queue has to be there first."""
         self._shared.reply_to.note_former()
-        inherits = task_join_will_block() and self._shared.reply_to.inherited() is not None
-        if not inherits:
+        if self._shared.reply_to.inherited() is None:
             self.mailbox.open()
         return {}
 

@@ -37,27 +37,29 @@ class _Local(threading.local):
 class ReplyTo:
     """The ``reply_to`` of one app's messages."""
 
-    def __init__(self, app: Any, own: Callable[[], str], prefix: str) -> None:
+    def __init__(self, app: Any, own: Callable[[], str]) -> None:
         self._own = own
-        self._prefix = prefix
         self._before: Any = getattr(app, "_local", None)
         app._local = _Local(self.name)
         self.note_former()
         before_task_publish.connect(_before_publish, weak=False, dispatch_uid="lovage_celery.reply_to")
 
     def name(self) -> str:
-        """The queue for results of what is sent now, by this thread.
-
-        What a worker's task sends answers to where the task itself does: there somebody may wait for it
-        (``children``, ``replace``), while a task must not. Unless it says that it does, by ``allow_join_result``.
-        """
-        return (task_join_will_block() and self.inherited()) or self._own()
+        """The queue for results of what is sent now, by this thread; empty for none."""
+        inherited = self.inherited()
+        return self._own() if inherited is None else inherited
 
     def inherited(self) -> str | None:
-        """The ``reply_to`` of the task that this thread executes, if it is one of ours."""
+        """Where the task that a worker executes in this thread answers to; empty if it does nowhere.
+
+        What such a task sends answers there, too: there somebody may wait for it (``children``, ``replace``), while a
+        task must not. ``None`` where there is none, or it says that it does wait, by ``allow_join_result``.
+        """
         request = current_request()
-        name = getattr(request, "reply_to", None)
-        return name if isinstance(name, str) and name.startswith(self._prefix) else None
+        if request is None or not task_join_will_block():
+            return None
+        name = request.reply_to
+        return name if isinstance(name, str) else ""
 
     def note_former(self) -> None:
         """Notes what Celery called this thread's queue before."""
