@@ -30,7 +30,7 @@ guests: ## Build the guest tasks to guest-tasks/dist/NAME.wasm
 	guest-tasks/build.sh
 
 .PHONY: test
-test: test-setup guests check-wit lint test-guests test-host test-demo ## Set up what the tests need, and pass them all
+test: test-setup guests check-wit lint test-guests test-python test-host test-demo ## Set up what the tests need, and pass them all
 
 .PHONY: test-setup
 test-setup: ## Install what the tests need: a local AWS in a venv, and Redis
@@ -63,6 +63,10 @@ fuzz: guests ## Fuzz for long: FUZZ_SECONDS each decoder with libFuzzer, then 20
 .PHONY: test-guests
 test-guests: ## The guest tasks' own tests
 	cd guest-tasks && $(CARGO) test --locked --target $(NATIVE) --target-dir $(GUEST_TARGET)
+
+.PHONY: test-python
+test-python: test-setup ## The Python package: ruff, mypy, and its tests with both versions of Celery
+	clients/python/test.sh
 
 .PHONY: check-wit
 check-wit: ## Fail when a released file of the contract has changed
