@@ -204,6 +204,7 @@ pub fn celery(data: &[u8]) {
         origin: "fuzz",
         now: Timestamp::UNIX_EPOCH,
         inherit_priority: true,
+        reply_to: None,
         ids: Ids::of("fuzz"),
     };
     let again = request.again(1, None, &mut publisher);

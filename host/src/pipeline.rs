@@ -348,7 +348,13 @@ impl Pipeline {
                 if !source.allows_reply(reply_to) {
                     return Ok(None);
                 }
-                match self.routes.reply(source, reply_to).await {
+                let mut found = self.routes.reply(source, reply_to).await;
+                // Not every server of SQS may know a queue that was just made.
+                if matches!(&found, Err(error) if error.fault == Fault::NotFound) {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    found = self.routes.reply(source, reply_to).await;
+                }
+                match found {
                     // It has left.
                     Err(error) if error.fault == Fault::NotFound => Ok(None),
                     found => found.map(Some),

@@ -248,8 +248,21 @@ pub fn celery_task(
     Ok(Send { to: to.address.clone(), message: outgoing })
 }
 
-/// The state of a task of Celery's, for the client that waits for it at a queue of its own.
-pub fn celery_state(state: &Meta, message: &Message, to: &Queue) -> Send {
+/// The state of a task of Celery's, for the client that waits for it at a queue of its own. Errors
+/// where it is larger than `limit` bytes, with its size.
+pub fn celery_state(
+    state: &Meta,
+    message: &Message,
+    to: &Queue,
+    limit: usize,
+) -> Result<Send, usize> {
+    let send = celery_state_whole(state, message, to);
+    let size = size(&send.message.body, &send.message.attributes);
+    if size > limit { Err(size) } else { Ok(send) }
+}
+
+/// The same, however large.
+pub fn celery_state_whole(state: &Meta, message: &Message, to: &Queue) -> Send {
     let attributes = Attributes::from([
         ("correlation_id".to_owned(), state.id.clone()),
         ("content_type".to_owned(), JSON.to_owned()),

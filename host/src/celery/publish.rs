@@ -55,6 +55,9 @@ pub struct Publisher<'a> {
     pub now: Timestamp,
     /// Whether tasks have the priority of the one that calls them, where they have none.
     pub inherit_priority: bool,
+    /// Where results of the rpc kind go of tasks that do not say: to the client that waits for what
+    /// calls them.
+    pub reply_to: Option<&'a str>,
     /// Where new ids are from.
     pub ids: Ids,
 }
@@ -201,7 +204,8 @@ impl Publisher<'_> {
             none if none.is_empty() => Json::null(),
             items => Json::list(&items),
         };
-        let reply_to = take("reply_to").unwrap_or_else(|| Json::string(""));
+        let reply_to = take("reply_to").filter(|it| !it.is_null());
+        let reply_to = reply_to.unwrap_or_else(|| Json::string(self.reply_to.unwrap_or_default()));
         let embed = Map::from_iter([
             ("callbacks", several("link", &mut call)),
             ("errbacks", several("link_error", &mut call)),

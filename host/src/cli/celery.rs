@@ -237,6 +237,7 @@ fn publisher<'a>(config: &'a Config, request: &Request) -> Publisher<'a> {
         origin: "lovage",
         now: Timestamp::now(),
         inherit_priority: config.celery.inherit_priority,
+        reply_to: None,
         ids: workflow::ids(request, "check"),
     }
 }

@@ -173,6 +173,11 @@ pub struct ComponentsConfig {
     /// The most bytes of one `.wasm` file; larger ones are not loaded. It bounds the time and the
     /// memory that compiling one takes. 64 MiB when absent.
     pub max_bytes: Option<NonZeroU64>,
+    /// The most CPU time that compiling one component may take, in milliseconds, rounded up to
+    /// seconds; what takes more is not loaded. 5 minutes when absent.
+    pub compile_cpu_ms: Option<NonZeroU64>,
+    /// The most memory that compiling one component may take. 4 GiB when absent.
+    pub compile_memory_bytes: Option<NonZeroU64>,
 }
 
 /// How instances are allocated.
@@ -250,7 +255,7 @@ pub struct QueueConfig {
     pub consume: bool,
     /// Local broker only: whether messages of one group keep their order. On SQS the queue knows.
     pub fifo: bool,
-    /// `native` or `raw`: the wire format of messages that do not name theirs.
+    /// `native`, `raw` or `celery`: the wire format of messages that do not name theirs.
     pub format: Format,
     /// The task of messages that name none.
     pub default_task: Option<String>,

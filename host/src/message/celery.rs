@@ -19,17 +19,18 @@ pub(crate) fn decode(
     message: &Message,
     defaults: &Defaults,
 ) -> Result<(), (&'static str, String)> {
-    let request = match Request::parse(&message.body, defaults.celery_body_bytes.max(message.body.len())) {
-        Ok(request) => request,
-        Err(refused) => {
-            job.id = refused.id.unwrap_or_else(|| take(&mut job.id));
-            if let Some(task) = refused.task {
-                job.task = names::task(&task, &defaults.celery_tasks).to_owned();
+    let request =
+        match Request::parse(&message.body, defaults.celery_body_bytes.max(message.body.len())) {
+            Ok(request) => request,
+            Err(refused) => {
+                job.id = refused.id.unwrap_or_else(|| take(&mut job.id));
+                if let Some(task) = refused.task {
+                    job.task = names::task(&task, &defaults.celery_tasks).to_owned();
+                }
+                job.reply_to = refused.reply_to.filter(|_| !refused.ignore_result);
+                return Err((refused.refusal.kind(), refused.reason));
             }
-            job.reply_to = refused.reply_to.filter(|_| !refused.ignore_result);
-            return Err((refused.refusal.kind(), refused.reason));
-        }
-    };
+        };
     job.id.clone_from(&request.id);
     names::task(&request.task, &defaults.celery_tasks).clone_into(&mut job.task);
     // Deliveries that came to no end count on top of what Celery counts.

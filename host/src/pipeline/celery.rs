@@ -42,6 +42,10 @@ pub(super) const LEFT: Duration = Duration::from_secs(10);
 /// The kind of the failure of a part of a chord where there is no store to count it in.
 pub(super) const NO_RESULT_BACKEND: &str = "no_result_backend";
 
+/// What a client of the `sqs` backend raises for a result that its queue has no room for: a class of
+/// clients/python.
+const RESULT_TOO_LARGE: &str = "lovage_celery.errors.ResultTooLarge";
+
 /// How long to wait before a store that did not answer is asked again, for a start.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -96,7 +100,12 @@ impl Pipeline {
         Ok(())
     }
 
-    fn publisher<'a>(&'a self, source: &'a Source, request: &Request, end: &str) -> Publisher<'a> {
+    fn publisher<'a>(
+        &'a self,
+        source: &'a Source,
+        request: &'a Request,
+        end: &str,
+    ) -> Publisher<'a> {
         let celery = &self.config.celery;
         Publisher {
             default_queue: celery.default_queue.as_deref().unwrap_or(&source.name),
@@ -104,6 +113,7 @@ impl Pipeline {
             origin: ORIGIN,
             now: Timestamp::now(),
             inherit_priority: celery.inherit_priority,
+            reply_to: request.reply_to.as_deref(),
             ids: workflow::ids(request, end),
         }
     }
@@ -188,7 +198,7 @@ impl Pipeline {
         let parent = Parent {
             id: job.id.clone(),
             root: job.root_id.clone().unwrap_or_else(|| job.id.clone()),
-            priority: None,
+            ..Parent::default()
         };
         let mut call = celery::Map::from_iter([("task_id", Json::string(&follow_on.id))]);
         if !follow_on.delay.is_zero() {
@@ -200,6 +210,7 @@ impl Pipeline {
             origin: ORIGIN,
             now: Timestamp::now(),
             inherit_priority: false,
+            reply_to: None,
             ids: Ids::of(follow_on.id.clone()),
         };
         Ok(publisher.message(&follow_on.task, &args, &kwargs, call, Some(&parent)))
@@ -283,13 +294,11 @@ impl Pipeline {
             let plan = self.plan(end, request, *status, value, reply.is_some());
             let carried_out = match plan {
                 Ok(mut plan) => {
-                    let state = own_state(&plan, &request.id);
-                    let state = reply.as_ref().zip(state);
-                    let state = state.map(|(to, it)| publish::celery_state(it, end.message, to));
+                    let states = self.replies(&plan, request, reply.as_ref(), end.message);
                     let mut steps = more.steps.clone();
                     steps.append(&mut plan.steps);
                     follow.carry_out(steps, None).await.map(|mut sends| {
-                        sends.extend(state);
+                        sends.extend(states);
                         sends
                     })
                 }
@@ -311,6 +320,37 @@ impl Pipeline {
                 other => return other,
             }
         }
+    }
+
+    /// The states for a client that takes them from a queue of its own: that of the job, and where a
+    /// chain stops, those of the tasks that will not be. One that the queue has no room for becomes
+    /// the failure that says so.
+    fn replies(
+        &self,
+        plan: &Plan,
+        request: &Request,
+        to: Option<&Queue>,
+        message: &Message,
+    ) -> Vec<Send> {
+        let Some(to) = to else { return Vec::new() };
+        let limit = self.message_bytes;
+        let states = plan.steps.iter().filter_map(|step| match step {
+            Step::Store(meta) => Some(meta),
+            _ => None,
+        });
+        let sends = states.map(|meta| {
+            publish::celery_state(meta, message, to, limit).unwrap_or_else(|bytes| {
+                let why = format!(
+                    "the result has {bytes} bytes, and the queue takes {limit}; return a \
+                     reference to where the data is, or less of it"
+                );
+                let exception = Exception::of_failure(RESULT_TOO_LARGE, &why);
+                let owner = meta::Owner { id: meta.id.clone(), ..meta::Owner::of(request, None) };
+                let meta = Meta::failure(&owner, &exception, Timestamp::now());
+                publish::celery_state_whole(&meta, message, to)
+            })
+        });
+        sends.collect()
     }
 
     /// What follows from the end of a job.
@@ -556,14 +596,6 @@ impl Follow<'_> {
             }
         })
     }
-}
-
-/// The state of the job itself among those that are to be stored.
-fn own_state<'a>(plan: &'a Plan, id: &str) -> Option<&'a Meta> {
-    plan.steps.iter().find_map(|step| match step {
-        Step::Store(meta) if meta.id == id => Some(meta),
-        _ => None,
-    })
 }
 
 /// An output as a result of Celery's: what is no JSON is text where it is UTF-8, else base64.

@@ -56,7 +56,9 @@ pub fn open(config: &CeleryConfig) -> Result<Option<Arc<dyn ResultStore>>, Strin
     let store: Arc<dyn ResultStore> = match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("redis" | "rediss") => {
             let expires = Duration::from_millis(config.result_expires_ms);
-            Arc::new(redis::RedisResults::new(url, &config.result_key_prefix, expires).map_err(wrong)?)
+            Arc::new(
+                redis::RedisResults::new(url, &config.result_key_prefix, expires).map_err(wrong)?,
+            )
         }
         Some("dynamodb") => Arc::new(dynamodb::DynamoResults::new(url).map_err(wrong)?),
         _ => {

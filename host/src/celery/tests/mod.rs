@@ -18,6 +18,7 @@ fn publisher(routes: &BTreeMap<String, String>) -> Publisher<'_> {
         origin: "lovage@test",
         now: Timestamp::from_second(1_800_000_000).unwrap(),
         inherit_priority: false,
+        reply_to: None,
         ids: Ids::of("test"),
     }
 }

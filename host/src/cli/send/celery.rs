@@ -74,6 +74,7 @@ pub(super) fn message(
         origin: "lovage",
         now: Timestamp::now(),
         inherit_priority: false,
+        reply_to: None,
         ids: Ids::random(),
     };
     let message = publisher.message(task, &args, &kwargs, call, None);
