@@ -1,4 +1,4 @@
-//! MessagePack as JSON text, for messages of clients that have `task_serializer = 'msgpack'`.
+//! `MessagePack` as JSON text, for messages of clients that have `task_serializer = 'msgpack'`.
 //!
 //! Binary values become kombu's rich type `base64`, keys of maps texts, as they are in Python's JSON.
 //! What JSON cannot say (extension types, NaN) is refused. Written straight to text, so that small
@@ -203,7 +203,7 @@ mod tests {
         {
             to_json(bytes, 1 << 20).unwrap_err();
         }
-        let many = [&[0xdc, 0xff, 0xff][..], &[0xc0; 65535]].concat();
+        let many = [&[0xdc, 0xff, 0xff][..], &vec![0xc0; 65535]].concat();
         assert_eq!(to_json(&many, 1000), Err("it is too much"));
     }
 }
