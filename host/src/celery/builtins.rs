@@ -205,9 +205,7 @@ impl ChordUnlock {
         if !self.ids().into_iter().all(ready) {
             let retries = request.retries.saturating_add(1);
             if self.max_retries.is_some_and(|max| retries > max) {
-                let (args, kwargs) =
-                    (super::repr::tuple(&request.args), super::repr::dict(&request.kwargs));
-                let cause = Exception::max_retries(&request.task, &request.id, &args, &kwargs);
+                let cause = request.max_retries_exceeded();
                 let why = format!("chord_unlock could not be retried: {}", cause.repr());
                 let error = Exception::chord(&why);
                 let plan = workflow::chord_failed(&self.body, &error, None, publisher);

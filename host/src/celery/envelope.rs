@@ -11,6 +11,7 @@ use base64::{
 
 use super::{
     json::{Json, Map},
+    msgpack,
     request::{Refusal, Refused},
 };
 use crate::text::one_line;
@@ -35,6 +36,13 @@ pub(super) struct Envelope {
     pub content_encoding: Json,
     pub headers: Map,
     pub properties: Map,
+}
+
+/// What a body is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    MessagePack,
 }
 
 /// Not a message of Celery's.
@@ -91,9 +99,10 @@ impl Envelope {
 
     /// The body's text. `max` bounds it, whatever it was packed in.
     pub(super) fn content(&self, max: usize) -> Result<String, Refused> {
-        self.check_content_type()?;
+        let format = self.format()?;
         let encoding = self.content_encoding.as_string().unwrap_or_default().to_ascii_lowercase();
-        if !["", "utf-8", "utf8", "us-ascii", "ascii"].contains(&encoding.as_str()) {
+        let is_text = ["", "utf-8", "utf8", "us-ascii", "ascii"].contains(&encoding.as_str());
+        if format == Format::Json && !is_text {
             return Err(Refused::new(
                 Refusal::ContentType,
                 format!(
@@ -130,23 +139,28 @@ impl Envelope {
         if bytes.len() > max {
             return Err(too_large(max));
         }
-        String::from_utf8(bytes).map_err(|_| {
-            Refused::new(Refusal::Invalid, "the body is not UTF-8, as JSON must be".to_owned())
-        })
+        let invalid = |why: String| Refused::new(Refusal::Invalid, why);
+        match format {
+            Format::Json => String::from_utf8(bytes)
+                .map_err(|_| invalid("the body is not UTF-8, as JSON must be".to_owned())),
+            Format::MessagePack => msgpack::to_json(&bytes, max)
+                .map_err(|why| invalid(format!("the body, in MessagePack, cannot be read: {why}"))),
+        }
     }
 
-    fn check_content_type(&self) -> Result<(), Refused> {
+    fn format(&self) -> Result<Format, Refused> {
         let whole = self.content_type.as_string().unwrap_or_default().to_ascii_lowercase();
         let kind = whole.split(';').next().unwrap_or_default().trim();
         let advice = "set `task_serializer = 'json'` on the client";
         let reason = match kind {
-            "" | "application/json" => return Ok(()),
+            "" | "application/json" => return Ok(Format::Json),
+            "application/x-msgpack" | "application/msgpack" => return Ok(Format::MessagePack),
             "application/x-python-serialize" => format!(
                 "the arguments are pickled, and what is pickled is never read here, since reading \
                  it runs whatever its sender wants; {advice}"
             ),
             other => format!(
-                "the arguments are `{}`, and only JSON is read; {advice}",
+                "the arguments are `{}`, and only JSON and MessagePack are read; {advice}",
                 one_line(other, SHOWN_BYTES)
             ),
         };

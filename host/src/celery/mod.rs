@@ -19,6 +19,7 @@ mod freeze;
 pub mod json;
 pub mod keys;
 pub mod meta;
+mod msgpack;
 pub mod names;
 mod options;
 pub mod publish;

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     envelope::Envelope,
+    exception::Exception,
     json::{Json, Map},
     signature::{Budget, Signature},
     time,
@@ -63,6 +64,14 @@ pub struct Refused {
 impl Refused {
     pub(super) fn new(refusal: Refusal, reason: String) -> Self {
         Self { refusal, reason, id: None, task: None, reply_to: None, ignore_result: false }
+    }
+
+    /// What the task fails with, where somebody waits for its result: as a worker of Celery's fails.
+    pub fn exception(&self) -> Exception {
+        match self.refusal {
+            Refusal::ContentType => Exception::content_disallowed(&self.reason),
+            _ => Exception::invalid_task(&self.reason),
+        }
     }
 
     fn of(mut self, headers: &Map, properties: &Map) -> Self {
@@ -382,6 +391,12 @@ impl Request {
     pub fn queue(&self) -> Option<String> {
         let info = self.properties.some("delivery_info")?.fields()?;
         info.string("routing_key").filter(|name| !name.is_empty())
+    }
+
+    /// What it fails with when it was tried often enough.
+    pub fn max_retries_exceeded(&self) -> Exception {
+        let (args, kwargs) = (super::repr::tuple(&self.args), super::repr::dict(&self.kwargs));
+        Exception::max_retries(&self.task, &self.id, &args, &kwargs)
     }
 
     /// The id of the first task of what this one is part of: itself, where nobody says otherwise.

@@ -337,6 +337,21 @@ fn packed_bodies_are_unpacked_and_bombs_are_not() {
 }
 
 #[test]
+fn arguments_in_message_pack_are_read_and_travel_on_as_they_are() {
+    let message = format!(
+        r#"{{"body": "{}", "content-type": "application/x-msgpack", "content-encoding": "binary",
+            "headers": {{"task": "t", "id": "i"}}, "properties": {{"body_encoding": "base64", "delivery_tag": "d"}}}}"#,
+        BASE64_STANDARD.encode(b"\x93\x91\x15\x81\xa1k\xc4\x01\xff\x80")
+    );
+    let request = parse(&message).unwrap();
+    assert_eq!(request.args, [Json::number(21)]);
+    assert_eq!(RichTypes::Plain.apply(request.kwargs.get("k").unwrap()).text(), r#""/w==""#);
+    let routes = BTreeMap::new();
+    let again = request.again(1, None, &mut publisher(&routes));
+    assert_eq!(Request::parse(&again.body, MAX).unwrap().kwargs, request.kwargs);
+}
+
+#[test]
 fn protocol_1_is_read_and_tried_again_in_protocol_2() {
     let body = r#"{"task": "tasks.add", "id": "i", "args": [1, 2.50], "kwargs": {"c": 3}, "group": null,
         "group_index": null, "retries": 2, "eta": "2026-11-22T08:45:51", "expires": null, "utc": true,

@@ -1,5 +1,6 @@
 //! What holds for Celery's side as a whole: its captured messages, any arguments, its workflows.
 
+mod builtin;
 mod captured;
 mod properties;
 mod workflows;
