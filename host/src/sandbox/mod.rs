@@ -31,6 +31,7 @@ mod error;
 mod failure;
 mod guest_log;
 mod hogs;
+mod io_errors;
 mod keyvalue;
 mod limiter;
 mod limits;
@@ -47,6 +48,7 @@ mod state;
 mod stdio;
 
 mod ticker;
+mod waits;
 
 use std::sync::Arc;
 
