@@ -55,6 +55,8 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard host/fuzz/fuzz_targets/*.rs)))
 fuzz: guests ## Fuzz for long: FUZZ_SECONDS each decoder with libFuzzer, then 20,000 components of each sort
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	# The versions that are tested and shipped, and not whatever is newest.
+	cp Cargo.lock host/fuzz/Cargo.lock
 	cd host/fuzz && for target in $(FUZZ_TARGETS); do \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir . -s none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done

@@ -30,11 +30,15 @@ use crate::{
     lambda::batch::Event,
     message::{Defaults, Format, decode},
     outcome::{Failure, Output, Status},
-    policy::{HttpPolicy, Names},
+    policy::Names,
     registry::precompiled::Manifest,
     result::JobResult,
     text::{nearest, one_line, printable, shorten, without_values},
 };
+
+mod policy;
+
+pub use policy::policy_http;
 
 /// A target: its name, and what it does with some bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -319,18 +323,6 @@ pub fn policy_names(data: &[u8]) {
     let other = Names::new(Some(&second));
     assert_eq!(both.allow(&name), one.allow(&name) && other.allow(&name));
     assert!(!both.is_empty() || !both.allow(&name));
-}
-
-/// Rules for HTTP requests.
-pub fn policy_http(data: &[u8]) {
-    let mut input = Input(data);
-    let (rules, networks, narrower) = (input.texts(), input.texts(), input.texts());
-    if let Ok(mut policy) = HttpPolicy::new(&rules, "http", &networks, "http_networks") {
-        let was_empty = policy.is_empty();
-        if policy.narrow(Some(&narrower), "http", None, "http_networks").is_ok() {
-            assert!(policy.is_empty() || !was_empty, "a tenant's rules widen a task's");
-        }
-    }
 }
 
 /// A component, before it is compiled.

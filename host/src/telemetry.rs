@@ -1,7 +1,11 @@
 //! Logs: for people or as JSON, always to standard error, so that standard output stays a
 //! command's own.
 
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, filter::filter_fn, fmt::format::FmtSpan, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::config::{LogConfig, LogFormat};
 use crate::text::nearest;
@@ -42,6 +46,13 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
 /// likes; and at `trace`, all that guests give to it. Silent unless it is asked for by name.
 const QUIET: &str = "wasmtime_wasi_http";
 
+/// Whether what a line says is fit for a log. At `trace`, what stands between host and guests
+/// (wasmtime-wasi and its relatives) tells what passes: the guests' own data, and what they were
+/// given for themselves. No level asks for that.
+fn is_for_logs(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() != Level::TRACE || !metadata.target().starts_with("wasmtime_wasi")
+}
+
 /// Starts logging as configured. The second call in a process does nothing.
 pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let filter = filter(&config.level).map_err(anyhow::Error::msg)?;
@@ -56,10 +67,12 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     };
     // An error means that somebody else has started logging already.
     let _ = if json {
-        builder.json().flatten_event(true).with_current_span(true).try_init()
+        let json = builder.json().flatten_event(true).with_current_span(true);
+        json.finish().with(filter_fn(is_for_logs)).try_init()
     } else {
         let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        builder.with_ansi(colours).with_target(false).try_init()
+        let human = builder.with_ansi(colours).with_target(false);
+        human.finish().with(filter_fn(is_for_logs)).try_init()
     };
     Ok(())
 }
@@ -78,5 +91,40 @@ mod tests {
         assert!(asked.contains("wasmtime_wasi_http=debug") && !asked.contains("off"), "{asked}");
         assert!(filter("debgu").unwrap_err().contains("did you mean `debug`?"));
         assert!(filter("warn,lovage=loud").unwrap_err().contains("log.level `warn,lovage=loud`"));
+    }
+
+    #[test]
+    fn what_passes_between_host_and_guests_is_in_no_log() {
+        use std::sync::{Arc, Mutex, PoisonError};
+
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            // Also where it is asked for by name, which makes the rest of the filter stand back.
+            .with_env_filter(filter("trace,wasmtime_wasi_http=trace,wasmtime_wasi=trace").unwrap())
+            .with_writer(move || writer.clone())
+            .finish()
+            .with(filter_fn(is_for_logs));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::trace!(target: "wasmtime_wasi::p2::bindings", "hunter2");
+            tracing::trace!(target: "wasmtime_wasi_http::p2::bindings", "hunter2");
+            tracing::trace!(target: "wasmtime_wasi_config", "hunter2");
+            tracing::warn!(target: "wasmtime_wasi_http::p2", "seen: a warning");
+            tracing::trace!(target: "lovage::worker", "seen: our own");
+        });
+        let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(lines.matches("seen").count(), 2, "{lines}");
+        assert!(!lines.contains("hunter2"), "{lines}");
     }
 }

@@ -57,14 +57,14 @@ impl HttpPolicy {
 
     /// Whether a request may be made. The error says which field does not allow it.
     pub fn check(&self, method: &str, to: &Destination) -> Result<(), String> {
-        let method = one_line(method, 40);
+        let shown = || one_line(method, 40);
         if self.rules.is_empty() {
-            return Err(format!("`{method} {to}` is not allowed: no `http` is granted"));
+            return Err(format!("`{} {to}` is not allowed: no `http` is granted", shown()));
         }
-        match self.rules.iter().find(|rules| !rules.allow(&method, to)) {
+        match self.rules.iter().find(|rules| !rules.allow(method, to)) {
             None => Ok(()),
             Some(rules) => {
-                Err(format!("`{method} {to}` is allowed by no rule of `{}`", rules.key()))
+                Err(format!("`{} {to}` is allowed by no rule of `{}`", shown(), rules.key()))
             }
         }
     }

@@ -20,7 +20,7 @@ impl Networks {
     /// Ranges in the notation of CIDR. The error names the field and the range.
     pub fn parse(texts: &[String], key: &str) -> Result<Self, String> {
         let granted = texts.iter().map(|text| {
-            text.parse().map_err(|_| {
+            range(text).ok_or_else(|| {
                 format!(
                     "{key} has `{}`, which is no address range; write it as `10.1.0.0/16`, and a \
                      single address as `10.1.2.3/32`",
@@ -46,6 +46,15 @@ impl Networks {
                 }
         })
     }
+}
+
+/// Reads a range. Its address has to be one in the notation that everybody reads alike: some take
+/// `010.0.0.0` for `8.0.0.0`.
+fn range(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let digits = length.bytes().all(|byte| byte.is_ascii_digit());
+    let length = digits.then(|| length.parse().ok())??;
+    IpNet::new(address.parse().ok()?, length).ok()
 }
 
 /// Why an address is not of the public internet; `None` where it is.
@@ -270,6 +279,9 @@ mod tests {
             assert!(!all.grant(ip(tunnel)), "{tunnel}");
         }
         assert!(granted(&["::ffff:10.0.0.0/104"]).grant(ip("::ffff:10.0.0.1")));
+        for text in ["010.0.0.0/8", "10.0.0/8", "10.0.0.0/33", "10.0.0.0/+8", "::1", "fd00::/129"] {
+            assert!(Networks::parse(&[text.to_owned()], "k").is_err(), "{text}");
+        }
         let wrong = Networks::parse(&["10.0.0.0".to_owned()], "tasks.x.grants.http_networks");
         let said = wrong.unwrap_err();
         assert!(said.contains("tasks.x.grants.http_networks") && said.contains("`10.0.0.0`"));

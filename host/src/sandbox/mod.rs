@@ -33,6 +33,7 @@ mod error;
 mod failure;
 mod guest_log;
 mod hogs;
+mod io_errors;
 mod keyvalue;
 mod limiter;
 mod limits;
@@ -49,6 +50,7 @@ mod state;
 mod stdio;
 
 mod ticker;
+mod waits;
 
 use std::sync::Arc;
 

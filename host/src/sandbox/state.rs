@@ -26,7 +26,7 @@ use super::notes::Notes;
 use super::scratch::{self, Quota, ScratchDir};
 use super::services::Services;
 use super::stdio::Stream;
-use super::{deterministic, no_files};
+use super::{deterministic, io_errors, no_files, waits};
 use crate::follow_on::FollowOn;
 use crate::job::Job;
 use crate::policy::{Capability, Grants, HttpRules};
@@ -256,6 +256,8 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     wasmtime_wasi::p3::random::add_to_linker(&mut linker)?;
     wasmtime_wasi::p3::sockets::add_to_linker(&mut linker)?;
     no_files::add_to_linker(&mut linker)?;
+    io_errors::add_to_linker(&mut linker)?;
+    waits::add_to_linker(&mut linker)?;
     scratch::add_to_linker(&mut linker)?;
     Ok(linker)
 }

@@ -7,3 +7,4 @@ mod reach;
 mod server;
 mod stage;
 mod tls;
+mod wasi_0_3;

@@ -143,7 +143,8 @@ impl HttpRules {
 
     /// Whether a rule allows the request.
     pub fn allow(&self, method: &str, to: &Destination) -> bool {
-        method != "CONNECT" && self.rules.iter().any(|rule| rule.allows(method, to))
+        !method.eq_ignore_ascii_case("CONNECT")
+            && self.rules.iter().any(|rule| rule.allows(method, to))
     }
 }
 

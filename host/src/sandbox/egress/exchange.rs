@@ -1,5 +1,6 @@
 //! One request and its response, from the connection to the last byte.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -146,9 +147,16 @@ fn of_hyper(error: &hyper::Error) -> Fault {
         let why = format!("the header of the response has more than {} KiB", BUFFER_BYTES >> 10);
         return Fault::new(Code::ResponseHeaders, why);
     }
-    let code = if error.is_incomplete_message() {
+    // Of a body it says no more than what it met when it read on.
+    let source = std::error::Error::source(error).and_then(|it| it.downcast_ref::<io::Error>());
+    let met = |kind: io::ErrorKind| source.is_some_and(|source| source.kind() == kind);
+    let code = if error.is_incomplete_message() || met(io::ErrorKind::UnexpectedEof) {
         Code::ResponseIncomplete
-    } else if error.is_parse() || error.is_user() {
+    } else if error.is_parse()
+        || error.is_user()
+        || met(io::ErrorKind::InvalidInput)
+        || met(io::ErrorKind::InvalidData)
+    {
         Code::Protocol
     } else {
         Code::ConnectionTerminated

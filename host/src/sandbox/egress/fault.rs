@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use wasmtime_wasi_http::Error;
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 
 use crate::text::one_line;
 
@@ -75,6 +76,20 @@ impl From<Code> for Error {
             Code::Protocol => Self::HttpProtocolError,
             Code::Configuration => Self::ConfigurationError,
         }
+    }
+}
+
+/// The code of an error of a body, as WASI 0.2 has it. wasmtime has one for those of requests only.
+pub(in crate::sandbox) fn code_of(error: &Error) -> ErrorCode {
+    match error {
+        Error::ConnectionReadTimeout => ErrorCode::ConnectionReadTimeout,
+        Error::ConnectionTerminated => ErrorCode::ConnectionTerminated,
+        Error::HttpRequestBodySize(limit) => ErrorCode::HttpRequestBodySize(*limit),
+        Error::HttpResponseBodySize(limit) => ErrorCode::HttpResponseBodySize(*limit),
+        Error::HttpResponseIncomplete => ErrorCode::HttpResponseIncomplete,
+        Error::HttpResponseTimeout => ErrorCode::HttpResponseTimeout,
+        // All that bodies come to is above.
+        _ => ErrorCode::HttpProtocolError,
     }
 }
 

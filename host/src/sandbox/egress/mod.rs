@@ -26,6 +26,8 @@ mod network;
 mod placeholders;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wasi_0_3;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,6 +38,7 @@ use wasmtime_wasi_http::{
 };
 
 use self::fault::Notes;
+pub(super) use self::fault::code_of;
 use self::meter::Traffic;
 pub use self::network::{Network, Resolve};
 pub(super) use self::placeholders::Placeholders;

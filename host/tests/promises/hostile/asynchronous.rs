@@ -74,6 +74,13 @@ pub fn group() -> Group {
             || plays("(loop $ever (drop (call $set)) (br $ever))"),
         ),
         Fixture::new(
+            "waits-for-no-time-for-ever",
+            "waits for a timer of no time, for ever, by WASI 0.3",
+            Seen::Crashed("host_call_limit", "(`host_calls` raises it)"),
+            || plays("(loop $ever (drop (call $wait (i64.const 0))) (br $ever))"),
+        )
+        .planned(|plan| plan.limits.host_calls = 10_000),
+        Fixture::new(
             "leaves-subtasks-behind",
             "returns while a thousand timers of an hour run",
             Seen::Done,

@@ -15,7 +15,8 @@ use lovage::registry::{LoadOptions, inspect};
 use lovage::sandbox::{DETAIL_BYTES, EngineOptions, Limits, Plan, Sandbox};
 use tokio::task::JoinSet;
 
-use super::harness::{alone, fits, status};
+use super::check::fits;
+use super::harness::{alone, status};
 use super::make::{OUTPUT, Parts, guest};
 use crate::guests::file;
 

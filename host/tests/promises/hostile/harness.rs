@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lovage::job::Job;
-use lovage::outcome::{Failure, Outcome, Output, Status};
+use lovage::outcome::Outcome;
+use lovage::policy::Policies;
 use lovage::registry::{LoadOptions, Origin, Registry, inspect};
-use lovage::result::JobResult;
-use lovage::sandbox::{
-    DETAIL_BYTES, EngineOptions, KIND_BYTES, LoadedComponent, MESSAGE_BYTES, Plan, Report, Sandbox,
-};
+use lovage::sandbox::{EngineOptions, LoadedComponent, Plan, Sandbox};
 
-use super::{Fixture, Group, Made, Seen};
+use super::check::{ERROR_BYTES, Ended, check, fits};
+use super::world::World;
+use super::{Fixture, Group, Made, Seen, followers};
 use crate::guests;
 
 /// Tells this test binary, started once more, that it is the process of its own.
@@ -61,9 +61,14 @@ pub fn alone(test: &str, what: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some() {
         return what();
     }
+    // Its own, by which it sees what it leaves there.
+    let temporary = tempfile::tempdir().unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(ALONE, "1")
+        .env("TMPDIR", temporary.path())
+        // What errors say then is for the host's developers.
+        .env("RUST_BACKTRACE", "1")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -107,45 +112,45 @@ async fn withstand_all(group: Group) {
 
 struct Stage {
     sandbox: Sandbox,
+    world: World,
     neighbour: Arc<LoadedComponent>,
     dir: tempfile::TempDir,
     threads: u64,
 }
 
-/// How an attack ended.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "one at a time")]
-enum Ended {
-    NotLoaded(String),
-    Ran(Report),
-}
-
 impl Stage {
     async fn new() -> Self {
-        let sandbox =
-            Sandbox::new(EngineOptions { slots: SLOTS, ..EngineOptions::default() }).unwrap();
+        let (world, services) = World::new().await;
+        let options = EngineOptions { slots: SLOTS, ..EngineOptions::default() };
+        let sandbox = Sandbox::with(options, services).unwrap();
         let neighbour = guests::load(&sandbox, "echo").await;
         // All threads that there are to be: the compiler's, too.
         let warm = super::make::guest(super::make::Parts::default());
         sandbox.prepare_bytes("warm", &warm, &Plan::default().limits).await.unwrap();
         let dir = tempfile::TempDir::new().unwrap();
-        let mut stage = Self { sandbox, neighbour, dir, threads: 0 };
+        let mut stage = Self { sandbox, world, neighbour, dir, threads: 0 };
         stage.neighbour_works().await;
         stage.threads = threads();
         stage
     }
 
     async fn withstand(&self, fixture: &Fixture) {
-        let (file, task, payload) = self.make(fixture);
+        let (file, mut job) = self.make(fixture);
+        (fixture.job)(&mut job);
         let mut plan = Plan::default();
         plan.limits.memory_bytes = MEMORY_BYTES;
         plan.limits.timeout = Duration::from_secs(20);
         (fixture.change)(&mut plan);
+        let policies = fixture.granted.map(|settings| Arc::new(self.world.policies(settings)));
+        if let Some(policies) = &policies {
+            plan.grants = policies.of(&job.task, &job.tenant);
+        }
+        let options = options(&file, &plan, policies);
         let attack = || {
-            let sandbox = self.sandbox.clone();
-            let (file, plan) = (file.clone(), plan.clone());
+            let (sandbox, options) = (self.sandbox.clone(), options.clone());
+            let (file, job, plan) = (file.clone(), job.clone(), plan.clone());
             async move {
-                let attack = attack(&sandbox, &file, task, payload, &plan);
+                let attack = attack(&sandbox, &file, &options, job, &plan);
                 tokio::time::timeout(AT_MOST, attack).await
             }
         };
@@ -166,13 +171,15 @@ impl Stage {
                 .unwrap_or_else(|error| panic!("{}: the host panics: {error}", fixture.name))
                 .unwrap_or_else(|_| panic!("{}: does not end", fixture.name));
             check(fixture, &ended);
+            followers::check(fixture, &job, &plan, &ended);
             self.neighbour_works().await;
+            self.world.is_unharmed(&fixture.name).await;
             assert_eq!(self.sandbox.free_slots(), SLOTS as usize, "{}: a slot", fixture.name);
             if time == 0 {
                 settled = status("VmRSS:");
             }
         }
-        self.inspect(fixture, &file, &plan).await;
+        self.inspect(fixture, &file, &options).await;
         let mut most = settled * 1024 + SPARE_BYTES;
         let mut now = status("VmRSS:") * 1024;
         if now > most {
@@ -208,9 +215,8 @@ impl Stage {
     }
 
     /// `lovage inspect` shows such a file, too.
-    async fn inspect(&self, fixture: &Fixture, file: &Path, plan: &Plan) {
-        let options = options(file, plan);
-        match inspect(&self.sandbox, file, &options).await {
+    async fn inspect(&self, fixture: &Fixture, file: &Path, options: &LoadOptions) {
+        match inspect(&self.sandbox, file, options).await {
             Ok(found) => {
                 let refused = matches!(fixture.seen, Seen::Refused(_));
                 assert_eq!(found.problem.is_some(), refused, "{}: {found:?}", fixture.name);
@@ -230,16 +236,19 @@ impl Stage {
         }
     }
 
-    /// The fixture's file, its task and the payload.
-    fn make(&self, fixture: &Fixture) -> (PathBuf, &'static str, &'static str) {
+    /// The fixture's file, and the job for it.
+    fn make(&self, fixture: &Fixture) -> (PathBuf, Job) {
+        let job = |task: &str, payload: &str| Job::new("job-1", task, payload.to_owned());
         match &fixture.made {
-            Made::Guest { file, task, payload } => (guests::file(file), task, payload),
+            Made::Guest { file, task, payload } => {
+                (guests::file(file), job(task, &self.world.fill(payload)))
+            }
             Made::Component(make) => {
                 let file = self.dir.path().join(&fixture.name).with_extension("wasm");
                 std::fs::write(&file, make()).unwrap();
-                (file, "t", "\"a payload\"")
+                (file, job("t", "\"a payload\""))
             }
-            Made::File(make) => (make(self.dir.path()), "t", ""),
+            Made::File(make) => (make(self.dir.path()), job("t", "")),
         }
     }
 }
@@ -255,107 +264,32 @@ fn threads() -> u64 {
 }
 
 /// From the file to the outcome, as a worker does it.
-async fn attack(sandbox: &Sandbox, file: &Path, task: &str, payload: &str, plan: &Plan) -> Ended {
-    let options = options(file, plan);
+async fn attack(
+    sandbox: &Sandbox,
+    file: &Path,
+    options: &LoadOptions,
+    job: Job,
+    plan: &Plan,
+) -> Ended {
     let origin = Origin::Wasm(file.to_owned());
-    let registry = match Registry::load(sandbox, &[origin], &options).await {
+    let registry = match Registry::load(sandbox, &[origin], options).await {
         Ok(registry) => registry,
         Err(error) => return Ended::NotLoaded(error.to_string()),
     };
-    let served = registry.get(task).expect("the task is served");
-    let job = Job::new("job-1", task, payload.to_owned());
+    let served = registry.get(&job.task).expect("the task is served");
     Ended::Ran(sandbox.run(&served.component, job, plan).await)
 }
 
-/// Real guests are compiled once, and not by each of their attacks.
-fn options(file: &Path, plan: &Plan) -> LoadOptions {
+/// Real guests are compiled once, and not by each of their attacks. Those without settings of
+/// their own may import what they like, and are granted none of it.
+fn options(file: &Path, plan: &Plan, policies: Option<Arc<Policies>>) -> LoadOptions {
     let options = if file.starts_with(std::env::temp_dir()) {
         LoadOptions::default()
     } else {
         guests::load_options()
     };
-    LoadOptions { limits: plan.limits, ..options }
-}
-
-/// The most bytes of an error about a component: its `describe` may have failed with a detail.
-const ERROR_BYTES: usize = 2 * DETAIL_BYTES;
-
-fn check(fixture: &Fixture, ended: &Ended) {
-    let name = &fixture.name;
-    let report = match (ended, fixture.seen) {
-        (Ended::NotLoaded(error), Seen::Refused(words)) => {
-            fits(error, ERROR_BYTES, true);
-            assert!(error.contains(words), "{name}: `{words}` is not in: {error}");
-            return;
-        }
-        (Ended::NotLoaded(error), seen) => panic!("{name}: {error}, in place of {seen:?}"),
-        (Ended::Ran(report), _) => report,
-    };
-    let outcome = &report.outcome;
-    let is = |failure: &Failure, kind: &str, words: &str| {
-        let all = format!("{}\n{}", failure.message, failure.detail.as_deref().unwrap_or(""));
-        assert_eq!(failure.kind, kind, "{name}: {failure:?}");
-        assert!(all.contains(words), "{name}: `{words}` is not in: {all}");
-    };
-    match (outcome, fixture.seen) {
-        (Outcome::Crashed(failure), Seen::Crashed(kind, words))
-        | (Outcome::Failed(failure), Seen::Failed(kind, words)) => is(failure, kind, words),
-        (Outcome::Rejected(failure), Seen::Rejected(words)) => is(failure, "rejected", words),
-        (Outcome::Retry { failure, .. }, Seen::Retried(words)) => is(failure, "retry", words),
-        (Outcome::TimedOut(failure), Seen::TimedOut) => is(failure, "timeout", "`timeout_ms`"),
-        (Outcome::Done(output), Seen::Done) => published(output),
-        (Outcome::Snooze { after }, Seen::Snoozed) => {
-            assert!(*after <= Duration::from_hours(365 * 24), "{name}: {after:?}");
-        }
-        (Outcome::Done(_) | Outcome::Crashed(_), Seen::Any) => {}
-        (outcome, seen) => panic!("{name}: {outcome:?}, in place of {seen:?}"),
-    }
-    match outcome {
-        Outcome::Crashed(failure)
-        | Outcome::Failed(failure)
-        | Outcome::TimedOut(failure)
-        | Outcome::Rejected(failure)
-        | Outcome::Retry { failure, .. } => {
-            fits(&failure.kind, KIND_BYTES, false);
-            fits(&failure.message, MESSAGE_BYTES, false);
-            fits(failure.detail.as_deref().unwrap_or(""), DETAIL_BYTES, true);
-        }
-        _ => {}
-    }
-    let kept = Plan::default().limits.stdio_bytes;
-    assert!(report.stdout.bytes.len() <= kept && report.stderr.bytes.len() <= kept, "{name}");
-    fits(&report.stdout.text(), usize::MAX, true);
-    fits(&report.stderr.text(), usize::MAX, true);
-}
-
-/// A result can be made of whatever is given back, and it is one line of valid JSON.
-fn published(output: &Output) {
-    let result = JobResult {
-        id: "job-1".to_owned(),
-        task: "t".to_owned(),
-        tenant: String::new(),
-        status: Status::Done,
-        value: Ok(output.clone()),
-        attempt: 1,
-        queued_at: None,
-        started_at: None,
-        finished_at: jiff::Timestamp::UNIX_EPOCH,
-        component: None,
-        usage: None,
-    };
-    let envelope = result.envelope();
-    serde_json::from_slice::<serde::de::IgnoredAny>(&envelope).unwrap();
-    assert!(!result.bare_message().body.is_empty() || output.data.is_empty());
-}
-
-/// Whether a text can be shown: bounded, and without what steers a terminal or the eye.
-pub fn fits(text: &str, most: usize, lines: bool) {
-    assert!(text.len() <= most, "{} bytes: {text}", text.len());
-    let steers = |c: char| {
-        (c.is_control() && !(lines && (c == '\n' || c == '\t')))
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    assert!(!text.contains(steers), "steers a terminal: {text:?}");
+    let policies = policies.unwrap_or_else(|| Arc::clone(&options.policies));
+    LoadOptions { limits: plan.limits, policies, ..options }
 }
 
 /// A number of this process, as the kernel has it.

@@ -11,22 +11,33 @@
 
 #![allow(clippy::too_many_lines, reason = "lists of fixtures are long, and better whole")]
 
+mod adversary;
+mod answers;
 mod asynchronous;
+mod buckets;
+mod check;
 mod files;
+mod followers;
 mod generated;
 mod handles;
 mod harness;
 mod lies;
 mod make;
 mod memory;
+mod reach;
+mod scratch;
+mod secrets;
 mod shapes;
 mod spins;
 mod table;
 mod texts;
 mod traps;
+mod ungranted;
+mod world;
 
 use std::path::{Path, PathBuf};
 
+use lovage::job::Job;
 use lovage::sandbox::Plan;
 
 /// Fixtures that attack one promise.
@@ -45,6 +56,9 @@ pub struct Fixture {
     pub does: &'static str,
     made: Made,
     change: fn(&mut Plan),
+    job: fn(&mut Job),
+    /// Settings with grants; `None` where it is granted nothing, but may import what it likes.
+    granted: Option<&'static str>,
     seen: Seen,
 }
 
@@ -59,13 +73,15 @@ impl Fixture {
         Self::made(name, does, seen, Made::Component(Box::new(component)))
     }
 
-    /// A guest of `guest-tasks`, and what it is asked.
+    /// A guest of `guest-tasks`, and what it is asked: JSON, in which the names of the
+    /// [world](`world`) are filled in.
     pub fn guest(
         name: impl Into<String>,
         does: &'static str,
         seen: Seen,
-        (file, task, payload): (&'static str, &'static str, &'static str),
+        (file, task, payload): (&'static str, &'static str, impl ToString),
     ) -> Self {
+        let payload = payload.to_string();
         Self::made(name, does, seen, Made::Guest { file, task, payload })
     }
 
@@ -80,7 +96,8 @@ impl Fixture {
     }
 
     fn made(name: impl Into<String>, does: &'static str, seen: Seen, made: Made) -> Self {
-        Self { name: name.into(), does, made, seen, change: |_| {} }
+        let name = name.into();
+        Self { name, does, made, seen, change: |_| {}, job: |_| {}, granted: None }
     }
 
     /// With another plan than that of all fixtures.
@@ -89,11 +106,25 @@ impl Fixture {
         self.change = change;
         self
     }
+
+    /// With what these settings grant.
+    #[must_use]
+    pub fn granted(mut self, settings: &'static str) -> Self {
+        self.granted = Some(settings);
+        self
+    }
+
+    /// For another job than that of all fixtures.
+    #[must_use]
+    pub fn job(mut self, change: fn(&mut Job)) -> Self {
+        self.job = change;
+        self
+    }
 }
 
 /// How a fixture is made.
 enum Made {
-    Guest { file: &'static str, task: &'static str, payload: &'static str },
+    Guest { file: &'static str, task: &'static str, payload: String },
     Component(Box<dyn Fn() -> Vec<u8> + Send + Sync>),
     File(fn(&Path) -> PathBuf),
 }
@@ -117,6 +148,8 @@ pub enum Seen {
     Snoozed,
     /// The job is done: the attack leads nowhere.
     Done,
+    /// The same, and what it gives back has these words.
+    Told(&'static str),
     /// Done or crashed: it is not ours to say which, only that nothing is harmed.
     Any,
 }
@@ -149,4 +182,11 @@ groups! {
     malformed_components_are_not_loaded: shapes,
     what_is_no_component_file_is_told: files,
     asynchronous_tricks_lead_nowhere: asynchronous,
+    what_is_not_granted_is_not_loaded: ungranted,
+    requests_go_only_where_they_may: reach,
+    servers_that_attack_are_borne: answers,
+    buckets_are_their_tenants_alone: buckets,
+    no_way_leads_out_of_the_scratch_directory: scratch,
+    secrets_are_for_whom_they_were_granted: secrets,
+    jobs_do_not_breed_without_end: followers,
 }

@@ -62,6 +62,7 @@ fn seen(fixture: &Fixture) -> String {
         Seen::Retried(said) => of("retry", "retry", said),
         Seen::Snoozed => "put back".to_owned(),
         Seen::Done => "done: nothing is harmed".to_owned(),
+        Seen::Told(said) => format!("done: {}", words(said)),
         Seen::Any => "an end of its own, whichever: nothing is harmed".to_owned(),
     }
 }
