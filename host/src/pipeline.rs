@@ -584,10 +584,11 @@ impl Pipeline {
             Decision::Finish { status, value, dead_letter } => (status, value, dead_letter),
         };
         let end = CeleryEnd { source, message, job, settings: &settings };
-        let nexts = match self.celery_end(&end, &mut status, &mut value, &reply, celery).await {
-            Ok(nexts) => nexts,
-            Err(trouble) => return self.troubled(source, trouble),
-        };
+        let nexts =
+            match self.celery_end(&end, &mut status, &mut value, reply.as_ref(), celery).await {
+                Ok(nexts) => nexts,
+                Err(trouble) => return self.troubled(source, trouble),
+            };
         JobFinished {
             queue: &source.name,
             task: if run.is_some() { &job.task } else { "" },

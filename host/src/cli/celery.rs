@@ -98,7 +98,7 @@ impl Celery {
             (None, []) => {
                 return Err(Misuse("what is to be checked? name files, or --queue".into()).into());
             }
-            (None, files) => files.iter().map(|file| of_file(file)).collect::<Result<_, _>>()?,
+            (None, files) => files.iter().map(of_file).collect::<Result<_, _>>()?,
         };
         let registry = load::host(config).await?.registry;
         let foreseen: Vec<_> =

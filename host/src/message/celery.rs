@@ -25,7 +25,7 @@ pub(crate) fn decode(
             Err(refused) => {
                 job.id = refused.id.unwrap_or_else(|| take(&mut job.id));
                 if let Some(task) = refused.task {
-                    job.task = names::task(&task, &defaults.celery_tasks).to_owned();
+                    names::task(&task, &defaults.celery_tasks).clone_into(&mut job.task);
                 }
                 job.reply_to = refused.reply_to.filter(|_| !refused.ignore_result);
                 return Err((refused.refusal.kind(), refused.reason));

@@ -29,7 +29,7 @@ use crate::{
     registry::Task,
     routes::{Source, matches_pattern},
     settings::Settings,
-    store::{Complete, Part, ResultStore, StoreError},
+    store::{Complete, Counted, Part, ResultStore, StoreError},
     wanted::Progress,
 };
 
@@ -45,6 +45,9 @@ pub(super) const NO_RESULT_BACKEND: &str = "no_result_backend";
 /// What a client of the `sqs` backend raises for a result that its queue has no room for: a class of
 /// clients/python.
 const RESULT_TOO_LARGE: &str = "lovage_celery.errors.ResultTooLarge";
+
+/// How long to wait before it is looked whether somebody has gone on with a chord.
+const BUSY: Duration = Duration::from_millis(500);
 
 /// How long to wait before a store that did not answer is asked again, for a start.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -285,7 +288,7 @@ impl Pipeline {
         end: &CeleryEnd<'_>,
         status: &mut Status,
         value: &mut Result<Output, Failure>,
-        reply: &Option<Queue>,
+        reply: Option<&Queue>,
         more: Plan,
     ) -> Result<Vec<Send>, Trouble> {
         let Some(request) = &end.job.celery else { return Ok(Vec::new()) };
@@ -294,7 +297,7 @@ impl Pipeline {
             let plan = self.plan(end, request, *status, value, reply.is_some());
             let carried_out = match plan {
                 Ok(mut plan) => {
-                    let states = self.replies(&plan, request, reply.as_ref(), end.message);
+                    let states = self.replies(&plan, request, reply, end.message);
                     let mut steps = more.steps.clone();
                     steps.append(&mut plan.steps);
                     follow.carry_out(steps, None).await.map(|mut sends| {
@@ -479,7 +482,7 @@ impl Follow<'_> {
     ) -> Result<(), Trouble> {
         if part.unless_failed {
             let known = self.pipeline.known(store, std::slice::from_ref(&part.id)).await?;
-            if known.get(&part.id).is_some_and(|meta| meta.state == State::Failure) {
+            if known.get(&part.id).is_some_and(|meta| meta.state.propagates()) {
                 return Ok(());
             }
         }
@@ -491,8 +494,12 @@ impl Follow<'_> {
             size: part.size().map(|size| size as u64),
             encoded: encoded.as_bytes(),
         };
-        let Some(complete) = self.pipeline.patiently(|| store.end_part(told)).await? else {
-            return Ok(());
+        let complete = loop {
+            match self.pipeline.patiently(|| store.end_part(told)).await? {
+                Counted::Waits => return Ok(()),
+                Counted::Busy => tokio::time::sleep(BUSY).await,
+                Counted::Complete(complete) => break complete,
+            }
         };
         let plan = self.complete(store, part, &complete).await?;
         let sends = Box::pin(self.carry_out(plan.steps, None)).await?;

@@ -1,4 +1,4 @@
-//! Results in DynamoDB, as Celery's DynamoDB backend keeps them: items of a table with the key
+//! Results in `DynamoDB`, as Celery's `DynamoDB` backend keeps them: items of a table with the key
 //! `id`, and `result` (binary), `timestamp`, and `ttl` where results expire.
 
 use std::{collections::HashMap, time::Duration};
@@ -20,13 +20,13 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
-use super::{Complete, Part, ResultStore, StoreError, revoked};
-use crate::celery::keys;
+use super::{Complete, Counted, Part, ResultStore, StoreError, revoked};
+use crate::celery::{keys, meta::read_group};
 
 /// The table where the URL names none: Celery's.
 const TABLE: &str = "celery";
 /// How long to wait for a table that was made.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How many items are asked for at once.
 const AT_ONCE: usize = 32;
 
@@ -41,10 +41,12 @@ const TTL: &str = "ttl";
 const COUNT: &str = "chord_count";
 const COUNTED: &str = "lovage_counted";
 
-/// Results in a table of DynamoDB.
+/// Results in a table of `DynamoDB`.
 #[derive(Debug)]
 pub struct DynamoResults {
     place: Place,
+    /// Stands before all keys: `global_keyprefix` of Celery.
+    prefix: String,
     client: OnceCell<Client>,
 }
 
@@ -72,10 +74,16 @@ impl std::fmt::Debug for Hidden {
 impl DynamoResults {
     /// Results in the table that a URL in Celery's form names:
     /// `dynamodb://[KEY:SECRET@]REGION[:PORT]/[TABLE][?ttl_seconds=N]`. A region that is `localhost`
-    /// or an address means a DynamoDB that runs there, at that port. Credentials that it does not
-    /// name are found as every AWS tool finds them. `Err` says what is wrong, without the URL.
-    pub fn new(url: &str) -> Result<Self, String> {
-        Ok(Self { place: parse(url)?, client: OnceCell::new() })
+    /// or an address means a `DynamoDB` that runs there, at that port. Credentials that it does not
+    /// name are found as every AWS tool finds them. `prefix` stands before all keys. `Err` says what
+    /// is wrong, without the URL.
+    pub fn new(url: &str, prefix: &str) -> Result<Self, String> {
+        Ok(Self { place: parse(url)?, prefix: prefix.to_owned(), client: OnceCell::new() })
+    }
+
+    /// A key as Celery's `DynamoDB` backend has it: a Python byte string as it is printed.
+    fn key(&self, key: &str) -> String {
+        format!("b'{}{key}'", self.prefix)
     }
 
     /// The client, with a table that is there: made where it is not, as Celery does.
@@ -282,7 +290,7 @@ fn unescaped(text: &str) -> Result<String, String> {
 #[async_trait]
 impl ResultStore for DynamoResults {
     async fn put(&self, task: &str, meta: Bytes) -> Result<bool, StoreError> {
-        let mut item = self.item(&keys::task(task));
+        let mut item = self.item(&self.key(&keys::task(task)));
         item.insert(RESULT.to_owned(), AttributeValue::B(Blob::new(meta)));
         let [python, compact] = SUCCESSES.map(|it| AttributeValue::B(Blob::new(it)));
         let put = self.client().await?.put_item().table_name(&self.place.table);
@@ -307,16 +315,17 @@ impl ResultStore for DynamoResults {
     async fn get(&self, tasks: &[String]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let mut found = Vec::with_capacity(tasks.len());
         for some in tasks.chunks(AT_ONCE) {
-            let keys: Vec<_> = some.iter().map(|task| keys::task(task)).collect();
+            let keys: Vec<_> = some.iter().map(|task| self.key(&keys::task(task))).collect();
             found.extend(try_join_all(keys.iter().map(|key| self.value(key))).await?);
         }
         Ok(found)
     }
 
     async fn begin_chord(&self, group: &str, result: Bytes, _: bool) -> Result<(), StoreError> {
-        self.set(&keys::group(group), RESULT, AttributeValue::B(Blob::new(result))).await?;
+        self.set(&self.key(&keys::group(group)), RESULT, AttributeValue::B(Blob::new(result)))
+            .await?;
         let none = AttributeValue::N("0".to_owned());
-        self.set(&keys::chord_counter(group), COUNT, none).await
+        self.set(&self.key(&keys::chord_counter(group)), COUNT, none).await
     }
 
     /// Its parts say it.
@@ -324,11 +333,16 @@ impl ResultStore for DynamoResults {
         Ok(())
     }
 
-    async fn end_part(&self, part: Part<'_>) -> Result<Option<Complete>, StoreError> {
-        let Some(size) = part.size else {
-            return Err(self.failed("a chord's part does not say how many parts there are"));
+    async fn end_part(&self, part: Part<'_>) -> Result<Counted, StoreError> {
+        // Where it is gone, the chord was gone on with.
+        let Some(group) = self.value(&self.key(&keys::group(part.group))).await? else {
+            return Ok(Counted::Waits);
         };
-        let key = keys::chord_counter(part.group);
+        let size = part.size.or_else(|| {
+            let results = read_group(&group)?;
+            Some(results.children?.len() as u64)
+        });
+        let key = self.key(&keys::chord_counter(part.group));
         let place = part.index.map_or_else(String::new, |index| index.to_string());
         let member = format!("{}:{place}", part.task);
         let update = self.client().await?.update_item().table_name(&self.place.table);
@@ -360,18 +374,17 @@ impl ResultStore for DynamoResults {
             Some(AttributeValue::N(count)) => count.parse().ok(),
             _ => None,
         };
-        // Where the group is gone, the chord was gone on with.
-        if count != Some(size) {
-            return Ok(None);
+        if count.is_none() || count != size {
+            return Ok(Counted::Waits);
         }
-        let Some(group) = self.value(&keys::group(part.group)).await? else { return Ok(None) };
-        Ok(Some(Complete { parts: Vec::new(), group: Some(group), claim: String::new() }))
+        let (parts, claim) = (Vec::new(), String::new());
+        Ok(Counted::Complete(Complete { parts, group: Some(group), claim }))
     }
 
     async fn end_chord(&self, group: &str, _: &str) -> Result<(), StoreError> {
         // The count stays for as long as items do: a part that comes once more finds no group.
         let delete = self.client().await?.delete_item().table_name(&self.place.table);
-        let delete = delete.key(ID, AttributeValue::S(keys::group(group))).send().await;
+        let delete = delete.key(ID, AttributeValue::S(self.key(&keys::group(group)))).send().await;
         delete.map(drop).map_err(|error| self.refused("dynamodb:DeleteItem", &error))
     }
 

@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::config::CeleryConfig;
+use crate::{celery::keys, config::CeleryConfig};
 
 pub mod dynamodb;
 pub mod redis;
@@ -52,15 +52,14 @@ pub struct Complete {
 /// what is wrong with the URL, without it: there may be a password in it.
 pub fn open(config: &CeleryConfig) -> Result<Option<Arc<dyn ResultStore>>, String> {
     let Some(url) = &config.result_backend else { return Ok(None) };
+    let prefix = keys::prefix(&config.result_key_prefix);
     let wrong = |why: String| format!("celery.result_backend: {why}");
     let store: Arc<dyn ResultStore> = match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("redis" | "rediss") => {
             let expires = Duration::from_millis(config.result_expires_ms);
-            Arc::new(
-                redis::RedisResults::new(url, &config.result_key_prefix, expires).map_err(wrong)?,
-            )
+            Arc::new(redis::RedisResults::new(url, &prefix, expires).map_err(wrong)?)
         }
-        Some("dynamodb") => Arc::new(dynamodb::DynamoResults::new(url).map_err(wrong)?),
+        Some("dynamodb") => Arc::new(dynamodb::DynamoResults::new(url, &prefix).map_err(wrong)?),
         _ => {
             return Err(wrong(
                 "it begins with `redis://`, `rediss://` or `dynamodb://`, as the clients' own does"
@@ -69,6 +68,18 @@ pub fn open(config: &CeleryConfig) -> Result<Option<Arc<dyn ResultStore>>, Strin
         }
     };
     Ok(Some(store))
+}
+
+/// What a part of a chord came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Counted {
+    /// Others are missing, or the chord was gone on with.
+    Waits,
+    /// It was the last, and somebody else is about to go on with the chord, or was when it died: to
+    /// be told again until that is known.
+    Busy,
+    /// It was the last.
+    Complete(Complete),
 }
 
 /// A store of results.
@@ -89,9 +100,8 @@ pub trait ResultStore: fmt::Debug + Send + Sync {
     /// How many parts a chord has, told before any of them can end.
     async fn chord_size(&self, group: &str, size: u64) -> Result<(), StoreError>;
 
-    /// Counts a part of a chord, once, however often it is told. `Some` where it was the last, to
-    /// whoever may go on with the chord.
-    async fn end_part(&self, part: Part<'_>) -> Result<Option<Complete>, StoreError>;
+    /// Counts a part of a chord, once, however often it is told.
+    async fn end_part(&self, part: Part<'_>) -> Result<Counted, StoreError>;
 
     /// Drops what was kept of a chord that was gone on with.
     async fn end_chord(&self, group: &str, claim: &str) -> Result<(), StoreError>;

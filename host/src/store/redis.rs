@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::{Complete, Part, ResultStore, StoreError, revoked};
+use super::{Complete, Counted, Part, ResultStore, StoreError, revoked};
 use crate::celery::keys;
 
 /// How long to wait for a connection, and for an answer.
@@ -19,8 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// For how long a chord is claimed by whoever goes on with it, in seconds: what that takes at the
 /// most. When its worker dies over it, the last part's message comes again after its lease, and
-/// claims the chord anew.
-const CLAIM_SECONDS: u64 = 20;
+/// waits for the claim to end.
+const CLAIM_SECONDS: u64 = 10;
 /// For how long it is remembered that a chord is over, in seconds.
 const OVER_SECONDS: u64 = 300;
 
@@ -187,7 +187,7 @@ impl ResultStore for RedisResults {
         self.set(&keys::chord_size(group), size.to_string().as_bytes(), self.expires).await
     }
 
-    async fn end_part(&self, part: Part<'_>) -> Result<Option<Complete>, StoreError> {
+    async fn end_part(&self, part: Part<'_>) -> Result<Counted, StoreError> {
         let group = part.group;
         let keys = [
             keys::chord_results(group),
@@ -210,14 +210,17 @@ impl ResultStore for RedisResults {
             claim.as_bytes(),
         ];
         let said: String = self.run(&self.part, &keys, &arguments).await?;
-        if said != "claimed" {
-            return Ok(None);
+        match said.as_str() {
+            "claimed" => {}
+            "busy" => return Ok(Counted::Busy),
+            _ => return Ok(Counted::Waits),
         }
         let mut range = ::redis::cmd("ZRANGE");
         range.arg(&keys[0]).arg(0).arg(-1);
         let parts: Vec<Vec<u8>> = self.ask(&range).await?;
         let parts = parts.into_iter().map(Bytes::from).collect();
-        Ok(Some(Complete { parts, group: self.value(&keys::group(group)).await?, claim }))
+        let group = self.value(&keys::group(group)).await?;
+        Ok(Counted::Complete(Complete { parts, group, claim }))
     }
 
     async fn end_chord(&self, group: &str, claim: &str) -> Result<(), StoreError> {

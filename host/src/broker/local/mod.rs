@@ -32,6 +32,7 @@ use crate::text::nearest;
 mod calls;
 mod fair;
 mod fault;
+mod gate;
 mod notes;
 mod parts;
 mod request;

@@ -21,6 +21,7 @@ use rusqlite::Connection;
 
 use super::{
     fault::{explain, writer_gone},
+    gate::Gate,
     request::{Call, Request, Work},
     store::{Store, now_ms},
     waiting::{Served, Waiting},
@@ -45,6 +46,7 @@ pub struct Writer {
     pub retention: Duration,
     pub requests: Receiver<Request>,
     pub signals: Arc<Signals>,
+    gate: Arc<Gate>,
     waiting: Waiting,
     /// Deliveries whose receiver went away, to be given back.
     returned: Vec<Box<dyn Work>>,
@@ -72,6 +74,7 @@ impl Writer {
         signals: Arc<Signals>,
     ) -> Self {
         Self {
+            gate: Arc::new(Gate::before(&path)),
             connection,
             path,
             retention,
@@ -243,6 +246,8 @@ impl Writer {
     }
 
     fn transact(&mut self, works: &mut [Box<dyn Work>], look: bool) -> Result<(), Failure> {
+        let gate = Arc::clone(&self.gate);
+        let _turn = gate.enter();
         self.command("BEGIN IMMEDIATE").map_err(Failure::Begin)?;
         let inside = || {
             let mut store = Store::new(&self.connection);
@@ -293,6 +298,7 @@ impl Writer {
     fn purge(&mut self) {
         self.waiting.tidy();
         let step = || {
+            let _turn = self.gate.enter();
             self.command("BEGIN IMMEDIATE")?;
             let more = Store::new(&self.connection).purge(self.retention, PURGE_STEP)?;
             self.command("COMMIT")?;

@@ -5,7 +5,7 @@
 --       claim, group
 -- ARGV: task, place, what is kept, seconds to keep it, seconds that the claim holds, the claim
 --
--- Answers with one of `done`, `waits`, `claimed`.
+-- Answers with one of `done`, `waits`, `busy` (somebody else has claimed it, and is not done), `claimed`.
 local results, size, more, counted, claim, group = unpack(KEYS)
 local task, place, kept, keep, hold, token = unpack(ARGV)
 if redis.call('GET', claim) == 'done' then
@@ -25,6 +25,6 @@ if redis.call('ZCARD', results) ~= total then
     return 'waits'
 end
 if not redis.call('SET', claim, token, 'NX', 'EX', hold) then
-    return 'waits'
+    return 'busy'
 end
 return 'claimed'

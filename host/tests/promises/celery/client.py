@@ -44,20 +44,25 @@ app.conf.update(
 )
 
 
-# What Lovage's components serve, as a client declares it.
+# What Lovage's components serve, as a client declares it, and as Celery's own worker runs it where
+# the two are compared.
+class ToldToFail(Exception):
+    pass
+
+
 @app.task(name="tasks.process_data")
 def process_data(data):
-    raise NotImplementedError("it runs elsewhere")
+    return data * 2
 
 
 @app.task(name="tasks.echo")
 def echo(value):
-    raise NotImplementedError("it runs elsewhere")
+    return value
 
 
 @app.task(name="tasks.fail")
-def fail(**how):
-    raise NotImplementedError("it runs elsewhere")
+def fail(*_, error="retry", **how):
+    raise ToldToFail("attempt 1 fails, as it was told to")
 
 
 @app.task(name="tasks.steps")
@@ -102,6 +107,11 @@ def failure(result):
     except TimeoutError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, is what is asked for
+        # That of a task before it in the workflow reaches who waits sooner than its own.
+        for _ in range(WAIT * 10):
+            if result.ready():
+                break
+            time.sleep(0.1)
         return {
             "type": type(error).__name__,
             "text": str(error),

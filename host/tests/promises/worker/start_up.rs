@@ -32,7 +32,10 @@ async fn a_configuration_that_is_wrong_is_told_with_the_place() {
     let stage = Stage::set(Kind::Local, Setup::default()).await;
     for (text, words) in [
         ("[worker]\nconcurency = 3\n", &["lovage.toml:2:1", "did you mean `concurrency`?"][..]),
-        ("[queues.jobs]\nformat = 'yaml'\n", &["lovage.toml:2:10", "`native` or `raw`"]),
+        (
+            "[queues.jobs]\nformat = 'yaml'\n",
+            &["lovage.toml:2:10", "one of `native`, `raw`, `celery`"],
+        ),
         ("[worker]\nconcurrency = 0\n", &["lovage.toml:2:15", "nonzero"]),
         ("[worker\n", &["lovage.toml:1:"]),
         ("worker.queues = ['job']\n[queues.jobs]\n", &["worker.queues", "did you mean `jobs`?"]),
