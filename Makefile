@@ -93,6 +93,14 @@ deny: ## Check licences, bans and sources of dependencies (installs cargo-deny);
 bench: guests ## Measure; prints a table, writes target/bench.json
 	$(CARGO) bench -p lovage
 
+.PHONY: bench-peers
+# Celery's versions in environments of their own, and one local SQS endpoint for all.
+PEERS := target/bench-peers
+bench-peers: guests ## Measure Lovage beside Celery on the same queue contents; prints a table
+	$(CARGO) bench -p lovage --no-run
+	host/benches/peers/setup.sh $(PEERS)
+	$(PEERS)/ministack/bin/python host/benches/peers/run.py target/release/lovage guest-tasks/dist $(PEERS) $(PEERS_JOBS)
+
 .PHONY: lambda
 lambda: guests build ## Build dist/lovage-lambda-x86_64.zip and say its size
 	deploy/lambda/build.sh

@@ -185,11 +185,12 @@ async fn as_celery_has_it(celery: &Celery, scenario: &str, queues: [&str; 2]) ->
     here
 }
 
-/// A traceback is of where it ran.
+/// A traceback is of where it ran, and ids are new each time.
 fn without_traceback(found: &Value) -> Value {
     let mut found = found.clone();
     if let Some(fields) = found.as_object_mut() {
         fields.remove("traceback");
+        fields.remove("id");
     }
     found
 }
@@ -258,6 +259,72 @@ async fn results_are_kept_in_dynamodb_as_well() {
     let found = celery.client("one").await;
     assert_eq!(found, json!({"value": 42, "chord": [1, 2]}));
     worker.stop().await;
+}
+
+/// Attacks: whoever else trusts what comes by a queue that the worker can reach.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_sends_only_where_it_may() {
+    let celery = Celery::set(&backend()).await;
+    let worker = celery.stage.worker().await;
+    let victim = celery.stage.results.clone();
+    let mut command = celery.python(&["client.py", "elsewhere"]);
+    command.env("VICTIM", &*victim.name);
+    let found = finish(command).await;
+    assert_eq!(found["type"], "dispatch", "{found}");
+    assert!(found["text"].as_str().unwrap().contains("celery.queues"), "{found}");
+    worker.stop().await;
+    // What is there is the job's own result, as operators have it, and no job.
+    let told = celery.stage.result_of(found["id"].as_str().unwrap()).await;
+    assert_eq!(told["status"], "failed", "{told}");
+    celery.stage.is_done().await;
+}
+
+/// With the package in clients/python, as its users have it: from a worker that knows nothing of it
+/// but that `reply_to` may name its queues.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_with_the_sqs_backend_has_results_without_a_store() {
+    let mut celery = Celery::set(&backend()).await;
+    celery.backend = "sqs://".to_owned();
+    let worker = celery.stage.worker().await;
+    let found = celery.client("without_a_store").await;
+    assert_eq!(found["value"], 42, "{found}");
+    assert_eq!(found["chain"], 8, "{found}");
+    assert_eq!(found["group"], json!([2, 4]), "{found}");
+    assert_eq!(found["failed"]["state"], "FAILURE", "{found}");
+    assert_eq!(found["broken"]["type"], found["failed"]["type"], "{found}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_become_of_messages_is_told_without_taking_any() {
+    let celery = Celery::set(&backend()).await;
+    celery.client("unanswered").await;
+    let checked = celery.stage.lovage(&["celery", "check", "--queue", "jobs", "--json"]).await;
+    let foreseen: Value = serde_json::from_str(&checked.stdout).unwrap();
+    let of = |task: &str| {
+        let mut all = foreseen.as_array().unwrap().iter();
+        all.find(|it| it["task"] == task).unwrap_or_else(|| panic!("{task}: {foreseen}"))
+    };
+    assert_eq!(of("tasks.process_data")["verdict"], "runs", "{foreseen}");
+    assert_eq!(of("tasks.process_data")["then"], json!(["1 more step(s) of its chain"]));
+    assert_eq!(of("tasks.nobody")["verdict"], "left", "{foreseen}");
+    assert_eq!(of("tasks.echo")["verdict"], "waits", "{foreseen}");
+    assert_eq!(checked.code, Some(1), "one of them would not run");
+    // Nothing was taken.
+    let depth = celery.stage.depth().await;
+    assert_eq!(depth.ready + depth.in_flight + depth.delayed, 3, "{depth:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_celerys_workers_are_called_from_here() {
+    let celery = Celery::set(&backend()).await;
+    celery.stage.configure(&format!("queues.python.address = '{}'", celery.other));
+    celery.stage.configure("queues.python.format = 'celery'\nqueues.python.consume = false");
+    let python = celery.celery_worker(&celery.other);
+    let call = ["send", "tasks.py_add", "--celery", "--data", "41", "--queue", "python", "--wait"];
+    let sent = celery.stage.lovage(&call).await;
+    assert_eq!((sent.code, sent.stdout.trim()), (Some(0), "42"), "{sent:?}");
+    python.kill();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -113,6 +113,7 @@ def failure(result):
                 break
             time.sleep(0.1)
         return {
+            "id": result.id,
             "type": type(error).__name__,
             "text": str(error),
             "state": result.state,
@@ -272,6 +273,28 @@ def many():
         if found != expected:
             wrong.append([str(found), str(expected)])
     return {"count": len(results), "wrong": wrong}
+
+
+def without_a_store():
+    return {
+        "value": get(process_data.delay(21)),
+        "chain": get(chain(process_data.s(1), process_data.s(), process_data.s()).delay()),
+        "group": get(group(process_data.s(1), process_data.s(2)).delay()),
+        "failed": failure(fail.delay(error="fail")),
+        "broken": failure(chain(fail.s(error="fail"), process_data.s()).delay()),
+    }
+
+
+def elsewhere():
+    stolen = echo.si("a job that somebody else trusts").set(queue=os.environ["VICTIM"])
+    return failure(process_data.apply_async((1,), link=stolen))
+
+
+def unanswered():
+    chain(process_data.s(1), process_data.s()).delay()
+    nobody.delay()
+    echo.apply_async((1,), countdown=600)
+    return {}
 
 
 def one():
