@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from pathlib import Path
 
@@ -115,11 +116,13 @@ def environment(endpoint, queue, **more):
 
 
 def lovage(endpoint, queue, directory):
+    metrics = free_port()
     config = f"""
 broker.kind = "sqs"
 components.paths = ["{COMPONENTS}/echo.wasm"]
 components.cache_dir = "{VENVS}/cache"
 worker.threads = 2
+worker.metrics_address = "127.0.0.1:{metrics}"
 log.level = "warn"
 [queues.bench]
 address = "{queue}"
@@ -130,14 +133,20 @@ dead_letters = "discard"
     # Compiled before, as it is in production from the second start on.
     subprocess.run([LOVAGE, "inspect", COMPONENTS / "echo.wasm"], cwd=directory, check=True,
                    env=environment(endpoint, queue), stdout=subprocess.DEVNULL)
-    return [LOVAGE, "worker"], environment(endpoint, queue)
+    def check(count):
+        """That it has run them: a message that was refused is gone from the queue as well."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/usage") as answer:
+            attempts = sum(total["attempts"] for total in json.load(answer) if total["task"] == "echo")
+        assert attempts == count, f"{attempts} attempts at {count} jobs"
+
+    return [LOVAGE, "worker"], environment(endpoint, queue), check
 
 
 def celery(version, pool, **more):
     def command(endpoint, queue, directory):
         python = VENVS / version / "bin/python"
         arguments = ["-m", "celery", "-A", "tasks", "worker", "-c", "2", "-P", pool, "-Q", queue, "-l", "error"]
-        return [python, *arguments], environment(endpoint, queue, **more)
+        return [python, *arguments], environment(endpoint, queue, **more), lambda count: None
     return command
 
 
@@ -167,7 +176,7 @@ def measure(sqs, endpoint, name, command, count):
             assert not sqs.send_message_batch(QueueUrl=url, Entries=entries).get("Failed")
 
     with tempfile.TemporaryDirectory() as directory:
-        arguments, env = command(endpoint, queue, directory)
+        arguments, env, check = command(endpoint, queue, directory)
         # Time to ready: from its start to its first message done.
         fill(0, 1)
         started = time.monotonic()
@@ -192,6 +201,7 @@ def measure(sqs, endpoint, name, command, count):
             took = time.monotonic() - begun
             cpu = tree.cpu() - before
             done = count - now
+            check(count + 1)
         finally:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()

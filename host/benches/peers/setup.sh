@@ -13,6 +13,7 @@ make() {
     fi
 }
 mkdir -p "$to"
-make 5.6.3 "celery[sqs]==5.6.3"
+# With the kombu of its time: the throttle of 5.7 would hold it up as well.
+make 5.6.3 "celery[sqs]==5.6.3" "kombu>=5.6,<5.7"
 make 5.7.0 "celery[sqs]==5.7.0"
 make ministack ministack==1.5.33 boto3==1.43.106

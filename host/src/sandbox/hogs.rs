@@ -9,15 +9,15 @@
 //!
 //! So a quick job waits neither for another tenant's long ones nor for its own tenant's, and pays
 //! nothing for it: no hand-over, no lock. What hogs cost others beyond that is held down in two
-//! ways. A kind of job (a tenant's jobs for a task) that was not quite brief the last time begins
-//! among the hogs the next time. And while others wait for their turn, a tenant that has
+//! ways. A kind of job (a tenant's jobs for a task) that was a hog the last time, or not quite brief
+//! two times on end, begins among the hogs the next time. And while others wait for their turn, a tenant that has
 //! had more than its share by quick jobs begins those among the hogs, too.
 //!
 //! It is an executor of the simplest form. A hog is polled by one thread at a time, within the
 //! context of the runtime that it came from, so that its timers and sockets stay there; waking it
 //! puts it back into the queue.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -42,7 +42,9 @@ const MOMENT: Duration = Duration::from_millis(2);
 
 /// How much it may have used in the end for the next of its kind to begin where quick ones do. Less
 /// than [`MOMENT`], since a crowd of almost-hogs would keep others waiting, too; and more than
-/// what a hand-over to another thread costs, by far.
+/// what a hand-over to another thread costs, by far. Once is no sign of that: on a machine whose
+/// memory is fought over a quick job takes as long now and then, and the next one would wait for
+/// those who fight.
 const BRIEF: Duration = Duration::from_micros(500);
 
 /// How much more CPU time than others a tenant may have had by quick jobs, while others wait,
@@ -77,9 +79,18 @@ pub(super) struct Hogs {
     threads: usize,
     /// How many could be started.
     started: OnceLock<usize>,
-    kinds: Mutex<HashSet<u64>>,
+    kinds: Mutex<HashMap<u64, Manner>>,
     known: AtomicUsize,
     hasher: RandomState,
+}
+
+/// What is remembered of a kind of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Its last one was not quite brief.
+    Slow,
+    /// It begins among the hogs.
+    Hog,
 }
 
 #[derive(Debug)]
@@ -130,9 +141,7 @@ impl Hogs {
                 Poll::Pending => Poll::Pending,
             });
             let ended = quick.await;
-            if meter.spent() >= BRIEF {
-                self.remember(whose);
-            }
+            self.notice(whose, meter.spent());
             if let Some(output) = ended {
                 self.charge(whose, meter.spent());
                 return output;
@@ -158,15 +167,26 @@ impl Hogs {
             return None;
         }
         let kind = self.hasher.hash_one((whose.tenant, whose.task));
-        locked(&self.kinds).contains(&kind).then_some(kind)
+        (locked(&self.kinds).get(&kind) == Some(&Manner::Hog)).then_some(kind)
     }
 
-    fn remember(&self, whose: Whose<'_>) {
-        let mut kinds = locked(&self.kinds);
-        if kinds.len() >= KINDS {
-            kinds.clear();
+    /// Remembers of a job's kind what it has used where quick ones run.
+    fn notice(&self, whose: Whose<'_>, spent: Duration) {
+        // Most are brief, and nothing is known of any: then there is nothing to do.
+        if spent < BRIEF && self.known.load(Ordering::Relaxed) == 0 {
+            return;
         }
-        kinds.insert(self.hasher.hash_one((whose.tenant, whose.task)));
+        let kind = self.hasher.hash_one((whose.tenant, whose.task));
+        let mut kinds = locked(&self.kinds);
+        if spent < BRIEF {
+            kinds.remove(&kind);
+        } else {
+            if kinds.len() >= KINDS {
+                kinds.clear();
+            }
+            let again = spent >= MOMENT || kinds.contains_key(&kind);
+            kinds.insert(kind, if again { Manner::Hog } else { Manner::Slow });
+        }
         self.known.store(kinds.len(), Ordering::Relaxed);
     }
 
@@ -450,12 +470,29 @@ mod tests {
         assert!(!computes(&hogs, whose("b", "long"), 0).await);
     }
 
+    #[tokio::test]
+    async fn what_is_slow_once_is_no_hog_and_two_times_on_end_is_one() {
+        let hogs = Hogs::new(1, TICK);
+        let slow = whose("a", "slow");
+        for (spent, is_hog) in [
+            (BRIEF, false),
+            (Duration::ZERO, false),
+            (BRIEF, false),
+            (BRIEF, true),
+            (Duration::ZERO, false),
+            (MOMENT, true),
+        ] {
+            hogs.notice(slow, spent);
+            assert_eq!(hogs.kind_of_hog(slow).is_some(), is_hog, "{spent:?}");
+        }
+    }
+
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn hogs_have_the_lower_priority() {
         let priority = || rustix::process::getpriority_process(None).unwrap();
         let hogs = Hogs::new(1, TICK);
-        hogs.remember(whose("a", "asks"));
+        hogs.notice(whose("a", "asks"), MOMENT);
         let meter = Arc::new(Meter::default());
         let theirs =
             hogs.run(whose("a", "asks"), &meter, Box::pin(async move { priority() })).await;
@@ -472,7 +509,7 @@ mod tests {
     #[tokio::test]
     async fn timers_work_among_hogs() {
         let hogs = Hogs::new(1, TICK);
-        hogs.remember(whose("a", "waits"));
+        hogs.notice(whose("a", "waits"), MOMENT);
         let meter = Arc::new(Meter::default());
         let work = Box::pin(async {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -487,7 +524,7 @@ mod tests {
     async fn a_panic_among_hogs_reaches_who_asked() {
         let hogs = Hogs::new(1, TICK);
         for _ in 0..3 {
-            hogs.remember(whose("a", "panics"));
+            hogs.notice(whose("a", "panics"), MOMENT);
             let meter = Arc::new(Meter::default());
             let work: Movable<()> = Box::pin(async {
                 yield_now().await;
@@ -504,7 +541,7 @@ mod tests {
     async fn what_is_dropped_is_dropped_whether_it_waits_or_computes() {
         let hogs = Hogs::new(1, TICK);
         for computes in [false, true] {
-            hogs.remember(whose("a", "ever"));
+            hogs.notice(whose("a", "ever"), MOMENT);
             let alive = Arc::new(());
             let held = Arc::clone(&alive);
             let work: Movable<()> = Box::pin(async move {
@@ -536,7 +573,7 @@ mod tests {
     #[tokio::test]
     async fn a_span_goes_along() {
         let hogs = Hogs::new(1, TICK);
-        hogs.remember(whose("a", "tells"));
+        hogs.notice(whose("a", "tells"), MOMENT);
         let _subscriber =
             tracing::subscriber::set_default(tracing_subscriber::fmt().with_test_writer().finish());
         let span = tracing::error_span!("job");
