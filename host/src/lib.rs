@@ -29,6 +29,7 @@ pub mod pipeline;
 pub mod policy;
 pub mod publish;
 pub mod quiet;
+pub mod redis_client;
 pub mod registry;
 pub mod result;
 pub mod retry;

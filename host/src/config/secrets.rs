@@ -1,7 +1,9 @@
 //! What is checked of secrets and of the key-value store.
 
+use std::time::Duration;
+
 use super::{Config, KeyValueKind, SecretConfig};
-use crate::policy::HttpPolicy;
+use crate::{policy::HttpPolicy, redis_client::RedisClient};
 
 /// The longest that a value is used, in milliseconds: a day, so that a secret that was changed is
 /// noticed some day.
@@ -22,7 +24,10 @@ impl Config {
         let keyvalue = &self.keyvalue;
         match (keyvalue.kind, &keyvalue.url) {
             (KeyValueKind::Local, _) => {}
-            (KeyValueKind::Redis, Some(url)) => crate::keyvalue::redis::client(url).map(drop)?,
+            (KeyValueKind::Redis, Some(url)) => {
+                let client = RedisClient::new(url, Duration::ZERO);
+                client.map(drop).map_err(|why| format!("keyvalue.url is {why}"))?;
+            }
             (KeyValueKind::Redis, None) => {
                 return Err(
                     "keyvalue.kind is `redis`, and there is no keyvalue.url; set it, such \

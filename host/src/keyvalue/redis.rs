@@ -5,55 +5,30 @@
 //! as a whole. Nothing is connected before the first operation, and after an outage the next
 //! operation connects again.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use ::redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use ::redis::{Cmd, FromRedisValue, RedisError, Script};
 use async_trait::async_trait;
-use tokio::sync::OnceCell;
 
 use super::{Namespace, PAGE_KEYS, Page, Quota, Quotas, Store, StoreError, Swap, Version};
-
-/// How often a connection is tried again before an operation fails.
-const RETRIES: usize = 1;
-/// How long to wait before that.
-const RETRY_DELAY: Duration = Duration::from_millis(50);
+use crate::redis_client::{Again, RedisClient, hint};
 
 /// Buckets in Redis.
+#[derive(Debug)]
 pub struct RedisStore {
-    client: Client,
-    /// The server without user and password, for errors.
-    place: String,
+    redis: RedisClient,
     prefix: String,
     quotas: Quotas,
-    timeout: Duration,
-    connection: OnceCell<ConnectionManager>,
     scripts: Scripts,
 }
 
+#[derive(Debug)]
 struct Scripts {
     get: Script,
     set: Script,
     delete: Script,
     increment: Script,
     swap: Script,
-}
-
-impl fmt::Debug for RedisStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("place", &self.place).finish_non_exhaustive()
-    }
-}
-
-/// Whether an operation that may have happened, unseen, can be sent again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Again {
-    /// It comes to the same, once or twice.
-    Harmless,
-    /// Twice is another thing than once.
-    Never,
 }
 
 /// What a script says: a word, and what belongs to it.
@@ -63,19 +38,13 @@ impl RedisStore {
     /// Buckets in the Redis at `url`, under keys that begin with `prefix`. `Err` says what is
     /// wrong with the URL, without it: there may be a password in it.
     pub fn new(url: &str, prefix: &str, quotas: Quotas, timeout: Duration) -> Result<Self, String> {
-        let client = client(url)?;
-        let place = client.get_connection_info().addr().to_string();
-        // Where two are built in, rustls does not choose; which one is no matter to us.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let writes =
             |script: &str| Script::new(&(include_str!("redis/put.lua").to_owned() + script));
         Ok(Self {
-            client,
-            place,
+            redis: RedisClient::new(url, timeout)
+                .map_err(|why| format!("keyvalue.url is {why}"))?,
             prefix: prefix.to_owned(),
             quotas,
-            timeout,
-            connection: OnceCell::new(),
             scripts: Scripts {
                 get: Script::new(include_str!("redis/get.lua")),
                 set: writes(include_str!("redis/set.lua")),
@@ -90,38 +59,8 @@ impl RedisStore {
         format!("{}{{{}}}:{part}", self.prefix, bucket.as_str())
     }
 
-    async fn connection(&self) -> Result<ConnectionManager, RedisError> {
-        let connection = self
-            .connection
-            .get_or_try_init(async || {
-                let config = ConnectionManagerConfig::new()
-                    .set_number_of_retries(RETRIES)
-                    .set_min_delay(RETRY_DELAY)
-                    .set_max_delay(RETRY_DELAY)
-                    .set_connection_timeout(Some(self.timeout))
-                    .set_response_timeout(Some(self.timeout));
-                ConnectionManager::new_lazy_with_config(self.client.clone(), config)
-            })
-            .await?;
-        Ok(connection.clone())
-    }
-
-    /// Sends a command; once more where the connection turns out to be gone and that does no harm.
-    /// The first that notices it is what makes the manager connect again.
-    async fn send<T: FromRedisValue>(&self, again: Again, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection().await?;
-        let answer = command.query_async(&mut connection).await;
-        match &answer {
-            // Refused is refused: nothing was sent.
-            Err(error) if error.is_connection_refusal() => {}
-            Err(error) if again == Again::Harmless && error.is_connection_dropped() => {}
-            _ => return answer,
-        }
-        command.query_async(&mut connection).await
-    }
-
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        self.send(Again::Harmless, command).await.map_err(|error| self.unavailable(&error))
+        self.redis.send(Again::Harmless, command).await.map_err(|error| self.unavailable(&error))
     }
 
     /// Runs a script over a bucket.
@@ -132,24 +71,8 @@ impl RedisStore {
         bucket: &Namespace,
         arguments: &[&[u8]],
     ) -> Result<Said, StoreError> {
-        let mut command = ::redis::cmd("EVALSHA");
-        command.arg(script.get_hash()).arg(3);
-        for part in ["v", "k", "m"] {
-            command.arg(self.key(bucket, part));
-        }
-        for argument in arguments {
-            command.arg(*argument);
-        }
-        let mut answer = self.send(again, &command).await;
-        // A Redis that was just started knows no scripts.
-        if let Err(error) = &answer
-            && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-        {
-            let mut connection = self.connection().await.map_err(|it| self.unavailable(&it))?;
-            let loaded = script.load_async(&mut connection).await;
-            loaded.map_err(|error| self.unavailable(&error))?;
-            answer = self.send(again, &command).await;
-        }
+        let keys = ["v", "k", "m"].map(|part| self.key(bucket, part));
+        let answer = self.redis.run(again, script, &keys, arguments).await;
         answer.map_err(|error| self.unavailable(&error))
     }
 
@@ -183,16 +106,15 @@ impl RedisStore {
     }
 
     fn unavailable(&self, error: &RedisError) -> StoreError {
-        let hint = match error.kind() {
-            ErrorKind::AuthenticationFailed => "; keyvalue.url has user and password",
-            ErrorKind::Io => "; keyvalue.url says where it is",
-            _ => "",
-        };
-        StoreError::Unavailable(format!("the key-value store at {}: {error}{hint}", self.place))
+        let hint = hint(error, "keyvalue.url");
+        StoreError::Unavailable(format!(
+            "the key-value store at {}: {error}{hint}",
+            self.redis.place()
+        ))
     }
 
     fn not_understood(&self) -> StoreError {
-        let place = &self.place;
+        let place = self.redis.place();
         StoreError::Unavailable(format!("the key-value store at {place} answers in another way"))
     }
 }
@@ -201,17 +123,6 @@ impl RedisStore {
 enum Wrote {
     Done(Vec<u8>),
     Stale(Option<Version>),
-}
-
-/// A client for a URL, or what is wrong with it, without quoting it.
-pub fn client(url: &str) -> Result<Client, String> {
-    Client::open(url).map_err(|error| {
-        format!(
-            "keyvalue.url is no URL of Redis ({}); it is like redis://HOST:PORT, or rediss:// for \
-             TLS",
-            error.category()
-        )
-    })
 }
 
 /// 16 digits, which stand before each value.

@@ -1,22 +1,19 @@
 //! Results in Redis, as Celery's Redis backend keeps them.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use ::redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use ::redis::{Cmd, FromRedisValue, RedisError, Script};
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::OnceCell;
 
 use super::{Complete, Counted, Part, ResultStore, StoreError, revoked};
-use crate::celery::keys;
+use crate::{
+    celery::keys,
+    redis_client::{Again, RedisClient, hint},
+};
 
 /// How long to wait for a connection, and for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to wait before a connection is tried again.
-const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// For how long a chord is claimed by whoever goes on with it, in seconds: what that takes at the
 /// most. When its worker dies over it, the last part's message comes again after its lease, and
 /// waits for the claim to end.
@@ -25,24 +22,16 @@ const CLAIM_SECONDS: u64 = 10;
 const OVER_SECONDS: u64 = 300;
 
 /// Results in Redis.
+#[derive(Debug)]
 pub struct RedisResults {
-    client: Client,
-    /// The server without user and password, for errors.
-    place: String,
+    redis: RedisClient,
     /// Stands before all keys: `global_keyprefix` of Celery.
     prefix: String,
     /// Seconds to keep a result; for ever when 0.
     expires: u64,
-    connection: OnceCell<ConnectionManager>,
     put: Script,
     part: Script,
     end: Script,
-}
-
-impl fmt::Debug for RedisResults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisResults").field("place", &self.place).finish_non_exhaustive()
-    }
 }
 
 impl RedisResults {
@@ -50,18 +39,10 @@ impl RedisResults {
     /// that is zero, under keys that begin with `prefix`. `Err` says what is wrong with the URL,
     /// without it: there may be a password in it.
     pub fn new(url: &str, prefix: &str, expires: Duration) -> Result<Self, String> {
-        let client = Client::open(url).map_err(|error| {
-            format!("it is no URL of Redis ({}); it is like redis://HOST:PORT/0", error.category())
-        })?;
-        let place = client.get_connection_info().addr().to_string();
-        // Where two are built in, rustls does not choose; which one is no matter to us.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         Ok(Self {
-            client,
-            place,
+            redis: RedisClient::new(url, TIMEOUT).map_err(|why| format!("it is {why}"))?,
             prefix: prefix.to_owned(),
             expires: expires.as_secs(),
-            connection: OnceCell::new(),
             put: Script::new(include_str!("redis/put.lua")),
             part: Script::new(include_str!("redis/part.lua")),
             end: Script::new(include_str!("redis/end.lua")),
@@ -72,38 +53,9 @@ impl RedisResults {
         format!("{}{key}", self.prefix)
     }
 
-    /// One connection for all: what several ask at once travels together.
-    async fn connection(&self) -> Result<ConnectionManager, RedisError> {
-        let connection = self
-            .connection
-            .get_or_try_init(async || {
-                let config = ConnectionManagerConfig::new()
-                    .set_number_of_retries(1)
-                    .set_min_delay(RETRY_DELAY)
-                    .set_max_delay(RETRY_DELAY)
-                    .set_connection_timeout(Some(TIMEOUT))
-                    .set_response_timeout(Some(TIMEOUT));
-                ConnectionManager::new_lazy_with_config(self.client.clone(), config)
-            })
-            .await?;
-        Ok(connection.clone())
-    }
-
-    /// Sends a command; once more where the connection turns out to be gone. All of them come to
-    /// the same, once or twice.
-    async fn send<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection().await?;
-        let answer = command.query_async(&mut connection).await;
-        match &answer {
-            Err(error) if error.is_connection_refusal() || error.is_connection_dropped() => {
-                command.query_async(&mut connection).await
-            }
-            _ => answer,
-        }
-    }
-
+    /// Sends a command. All of them come to the same, once or twice.
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        self.send(command).await.map_err(|error| self.unavailable(&error))
+        self.redis.send(Again::Harmless, command).await.map_err(|error| self.unavailable(&error))
     }
 
     async fn run<T: FromRedisValue>(
@@ -112,18 +64,7 @@ impl RedisResults {
         keys: &[String],
         arguments: &[&[u8]],
     ) -> Result<T, StoreError> {
-        let mut command = ::redis::cmd("EVALSHA");
-        command.arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
-        let mut answer = self.send(&command).await;
-        // A Redis that was just started knows no scripts.
-        if let Err(error) = &answer
-            && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-        {
-            let mut connection = self.connection().await.map_err(|it| self.unavailable(&it))?;
-            let loaded = script.load_async(&mut connection).await;
-            loaded.map_err(|error| self.unavailable(&error))?;
-            answer = self.send(&command).await;
-        }
+        let answer = self.redis.run(Again::Harmless, script, keys, arguments).await;
         answer.map_err(|error| self.unavailable(&error))
     }
 
@@ -143,12 +84,20 @@ impl RedisResults {
     }
 
     fn unavailable(&self, error: &RedisError) -> StoreError {
-        let hint = match error.kind() {
-            ErrorKind::AuthenticationFailed => "; celery.result_backend has user and password",
-            ErrorKind::Io => "; celery.result_backend says where it is",
-            _ => "",
-        };
-        StoreError(format!("the result store at {}: {error}{hint}", self.place))
+        let hint = hint(error, "celery.result_backend");
+        StoreError(format!("the result store at {}: {error}{hint}", self.redis.place()))
+    }
+
+    /// The keys of a chord: results, size, added, counted, claim.
+    fn chord(&self, group: &str) -> [String; 5] {
+        [
+            keys::chord_results(group),
+            keys::chord_size(group),
+            keys::chord_added(group),
+            keys::chord_counted(group),
+            keys::chord_claim(group),
+        ]
+        .map(|key| self.key(&key))
     }
 }
 
@@ -189,15 +138,8 @@ impl ResultStore for RedisResults {
 
     async fn end_part(&self, part: Part<'_>) -> Result<Counted, StoreError> {
         let group = part.group;
-        let keys = [
-            keys::chord_results(group),
-            keys::chord_size(group),
-            keys::chord_added(group),
-            keys::chord_counted(group),
-            keys::chord_claim(group),
-            keys::group(group),
-        ]
-        .map(|key| self.key(&key));
+        let mut keys = self.chord(group).to_vec();
+        keys.push(self.key(&keys::group(group)));
         let claim = uuid::Uuid::new_v4().simple().to_string();
         let place = part.index.map_or_else(|| "+inf".to_owned(), |index| index.to_string());
         let (expires, hold) = (self.expires.to_string(), CLAIM_SECONDS.to_string());
@@ -216,7 +158,7 @@ impl ResultStore for RedisResults {
             _ => return Ok(Counted::Waits),
         }
         let mut range = ::redis::cmd("ZRANGE");
-        range.arg(&keys[0]).arg(0).arg(-1);
+        range.arg(self.key(&keys::chord_results(group))).arg(0).arg(-1);
         let parts: Vec<Vec<u8>> = self.ask(&range).await?;
         let parts = parts.into_iter().map(Bytes::from).collect();
         let group = self.value(&keys::group(group)).await?;
@@ -224,14 +166,7 @@ impl ResultStore for RedisResults {
     }
 
     async fn end_chord(&self, group: &str, claim: &str) -> Result<(), StoreError> {
-        let keys = [
-            keys::chord_results(group),
-            keys::chord_size(group),
-            keys::chord_added(group),
-            keys::chord_counted(group),
-            keys::chord_claim(group),
-        ]
-        .map(|key| self.key(&key));
+        let keys = self.chord(group);
         let over = OVER_SECONDS.to_string();
         let arguments: [&[u8]; 2] = [claim.as_bytes(), over.as_bytes()];
         let _: u64 = self.run(&self.end, &keys, &arguments).await?;
