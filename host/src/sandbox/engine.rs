@@ -243,7 +243,10 @@ impl EngineOptions {
             // faulted in again. docs/performance.md has the measurements.
             .linear_memory_keep_resident(self.keep_resident)
             .table_keep_resident(64 << 10)
-            .decommit_batch_size(32)
+            // Each attempt gives back its own memory, where it ran. In batches it would be whoever
+            // ends next: a quick job's thread, for all that some hoarder had, for tens of
+            // milliseconds.
+            .decommit_batch_size(1)
             // Off, and to stay off: wasmtime 48 looks for pages that are written *and present*,
             // so a dirty page that was swapped out is not reset, and the next instance reads it
             // (https://github.com/bytecodealliance/wasmtime/pull/14357).

@@ -68,6 +68,11 @@ impl Waiting {
         others.push(wait);
     }
 
+    /// Whether anybody waits for messages.
+    pub fn receives(&self) -> bool {
+        !self.queues.is_empty()
+    }
+
     /// When there is something to do, in milliseconds since 1970; `None`: not until asked.
     pub fn next_at(&self) -> Option<i64> {
         if !self.look_for.is_empty() {

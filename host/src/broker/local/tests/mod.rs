@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{LocalBroker, LocalOptions, schema, store::Store, wire::NewMessage};
+use crate::broker::{Broker, Disposal, KeptResult, Outgoing, Settlement, Turn};
 
 /// A database without a broker around it.
 fn database() -> (TempDir, Connection) {
@@ -57,4 +58,30 @@ fn message(group: Option<&str>, delay_ms: i64) -> NewMessage {
 
 fn name(name: &str) -> Arc<str> {
     name.into()
+}
+
+#[tokio::test]
+async fn who_looks_for_a_result_waits_for_no_writer() {
+    let (directory, broker) = broker(LocalOptions::default()).await;
+    let queue = broker.open("work").await.unwrap();
+    let sent = broker.send(&queue, &[Outgoing { body: "1".into(), ..Outgoing::default() }]).await;
+    assert!(sent.iter().all(Result::is_ok));
+    let mine = broker
+        .receive(&queue, 1, Duration::ZERO, Duration::from_secs(30), &Turn::default())
+        .await
+        .unwrap()
+        .remove(0);
+    let result = KeptResult { job_id: "a".to_owned(), envelope: "42".into() };
+    let settlement = Settlement {
+        message: Arc::new(mine),
+        disposal: Disposal::Finish { result: Some(result), sends: Vec::new() },
+    };
+    assert!(broker.settle(&queue, &[settlement]).await.iter().all(Result::is_ok));
+    // Another process writes, and takes its time over it.
+    let other = schema::open_writer(&directory.path().join("broker.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let look = broker.result("a", Duration::from_secs(5));
+    let found = tokio::time::timeout(Duration::from_secs(5), look).await.unwrap().unwrap();
+    assert_eq!(found.as_deref(), Some(&b"42"[..]));
+    other.execute_batch("ROLLBACK").unwrap();
 }
