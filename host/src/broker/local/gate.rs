@@ -66,6 +66,13 @@ impl Gate {
     }
 }
 
+impl Turn<'_> {
+    /// Whether it is one's turn; else one went past the gate.
+    pub fn is_had(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if let Some(turn) = self.0 {

@@ -246,10 +246,12 @@ impl Writer {
     }
 
     fn transact(&mut self, works: &mut [Box<dyn Work>], look: bool) -> Result<(), Failure> {
-        // Who only looks for results writes nothing: it needs no turn, and holds nobody up.
-        let reads = works.is_empty() && !self.waiting.receives();
         let gate = Arc::clone(&self.gate);
-        let _turn = (!reads).then(|| gate.enter());
+        let turn = gate.enter();
+        // Who only looks for results writes nothing, and holds nobody up. Its turn it waits for all
+        // the same: what it was woken by may have yet to be committed.
+        let reads = works.is_empty() && !self.waiting.receives() && turn.is_had();
+        let _turn = (!reads).then_some(turn);
         let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
         self.command(begin).map_err(Failure::Begin)?;
         let inside = || {
