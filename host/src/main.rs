@@ -7,6 +7,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[cfg(feature = "cli")]
 fn main() -> ExitCode {
+    lovage::backtraces::leave_out();
     // AWS Lambda starts the file `bootstrap`, without arguments.
     let name = std::env::args_os().next().map(std::path::PathBuf::from);
     let is_bootstrap = name.as_deref().and_then(std::path::Path::file_name)
@@ -20,5 +21,6 @@ fn main() -> ExitCode {
 /// The build for AWS Lambda: no commands.
 #[cfg(not(feature = "cli"))]
 fn main() -> ExitCode {
+    lovage::backtraces::leave_out();
     lovage::lambda::main()
 }

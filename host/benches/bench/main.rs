@@ -50,6 +50,7 @@ const SECTIONS: &[Section] = &[
 ];
 
 fn main() {
+    lovage::backtraces::leave_out();
     // `cargo bench` adds options of its own.
     let names: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     if let [name, jobs] = names.as_slice()
