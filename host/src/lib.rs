@@ -39,6 +39,7 @@ pub mod sandbox;
 pub mod secrets;
 pub mod settings;
 pub mod settle;
+pub mod signature;
 pub mod store;
 pub mod telemetry;
 pub mod tenancy;

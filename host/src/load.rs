@@ -1,15 +1,17 @@
 //! From a configuration to tasks that are ready to run.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::{
-    config::{AllocatorKind, Config},
+    config::{AllocatorKind, Config, KeyConfig},
     keyvalue::KeyValue,
     policy::Policies,
-    registry::{LoadOptions, Origin, Registry},
+    registry::{Canary, DEFAULT_KEEP, History, HistoryError, LoadOptions, Origin, Registry, Url},
     sandbox::{Allocator, EngineOptions, Limits, Network, Sandbox, Services},
     secrets::Secrets,
     settings::{Advice, Settings},
+    signature::{Key, Signatures},
 };
 
 /// What it takes to run jobs.
@@ -75,8 +77,9 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
     Ok(Sandbox::with(options, services)?)
 }
 
-/// Loads all components that the configuration names.
-pub async fn host(config: &Config) -> anyhow::Result<Host> {
+/// Loads all components that the configuration names. Their versions are kept in `history`, where
+/// there is one.
+pub async fn host(config: &Config, history: Option<History>) -> anyhow::Result<Host> {
     let services = services(config)?;
     if let Some(keyvalue) = &services.keyvalue {
         // Better now than at the first job.
@@ -95,9 +98,42 @@ pub async fn host(config: &Config) -> anyhow::Result<Host> {
         .cloned()
         .map(Origin::Wasm)
         .chain(components.precompiled.iter().cloned().map(Origin::Precompiled))
+        // Those that are none were refused with the configuration.
+        .chain(components.urls.iter().filter_map(|url| Url::parse(url).ok()).map(Origin::Remote))
         .collect();
-    let registry = Registry::load(&sandbox, &origins, &options(config)).await?;
+    let options = LoadOptions { history, canary: canary(config), ..options(config) };
+    let registry = Registry::load(&sandbox, &origins, &options).await?;
     Ok(Host { registry: Arc::new(registry), sandbox })
+}
+
+/// Where the versions that are served are kept; without one where that fails, and with a warning
+/// that says why.
+pub fn history(config: &Config) -> Option<History> {
+    match open_history(config) {
+        Ok(history) => Some(history),
+        Err(error) => {
+            tracing::warn!(%error, "no versions are kept; there is no way back from a bad one");
+            None
+        }
+    }
+}
+
+/// The same, where one cannot do without.
+pub fn open_history(config: &Config) -> Result<History, HistoryError> {
+    let keep = config.components.keep_versions.map_or(DEFAULT_KEEP, NonZeroUsize::get);
+    match &config.components.state_dir {
+        Some(dir) => History::open(dir, keep),
+        None => History::open(&History::default_dir()?, keep),
+    }
+}
+
+fn canary(config: &Config) -> Option<Canary> {
+    config.components.canary.map(|canary| Canary {
+        percent: canary.percent,
+        min_calls: canary.min_calls.get(),
+        failure_margin: canary.failure_margin,
+        latency_ratio: canary.latency_ratio,
+    })
 }
 
 /// How components are loaded: the compile cache, and what `describe` may use.
@@ -114,6 +150,18 @@ pub fn options(config: &Config) -> LoadOptions {
         ),
         limits: largest(config),
         policies: Arc::new(Policies::new(Arc::new(config.clone()))),
+        signatures: Arc::new(signatures(config)),
+        ..LoadOptions::default()
+    }
+}
+
+/// Who may sign components. Keys that are none were refused with the configuration.
+pub fn signatures(config: &Config) -> Signatures {
+    let signatures = &config.components.signatures;
+    let key = |key: &KeyConfig| Key::parse(&key.id, &key.public, key.not_after).ok();
+    Signatures {
+        required: signatures.required,
+        keys: signatures.keys.iter().filter_map(key).collect(),
     }
 }
 

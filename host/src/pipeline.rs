@@ -64,6 +64,9 @@ const GRACE_DELIVERIES_BEHIND: u32 = 10;
 /// message that waits on a FIFO queue.
 const LONGEST_HIDING: Duration = Duration::from_hours(12);
 
+/// The header by which a job asks for a version of its component: its digest, `sha256:…`.
+pub const VERSION_HEADER: &str = "lovage-version";
+
 /// The kind of the failure of a job whose task no component serves.
 const UNKNOWN_TASK: &str = "unknown_task";
 
@@ -405,7 +408,7 @@ impl Pipeline {
         {
             return ended;
         }
-        let Ready { task, settings } = match self.ready(job, now) {
+        let Ready { task, settings } = match self.ready(job, now).await {
             Ok(ready) => ready,
             Err(Outcome::Rejected(failure))
                 if failure.kind == UNKNOWN_TASK && job.celery.is_some() && self.leaves() =>
@@ -468,6 +471,8 @@ impl Pipeline {
         };
         unless_reported.reported();
         self.tenancy.charge(&job.tenant, report.usage.cpu);
+        let fared_well = matches!(report.outcome, Outcome::Done(_) | Outcome::Snooze { .. });
+        self.registry.record(&task, !fared_well, report.usage.wall);
         AttemptEnded {
             queue: &source.name,
             task: &job.task,
@@ -500,12 +505,12 @@ impl Pipeline {
         }
     }
 
-    fn ready(&self, job: &Job, now: Timestamp) -> Result<Ready, Outcome> {
+    async fn ready(&self, job: &Job, now: Timestamp) -> Result<Ready, Outcome> {
         if job.is_expired(now) {
             return Err(Outcome::Expired);
         }
         self.admit(job).map_err(Outcome::Rejected)?;
-        let task = self.registry.get(&job.task).ok_or_else(|| {
+        let task = self.registry.choose(&job.task, &job.id).ok_or_else(|| {
             let hint = self
                 .registry
                 .nearest(&job.task)
@@ -514,11 +519,33 @@ impl Pipeline {
             let message = format!("no component serves the task `{name}`{hint}");
             Outcome::Rejected(Failure::new(UNKNOWN_TASK, message))
         })?;
+        let task = match self.wanted_version(job) {
+            Some(digest) => self.registry.pinned(&job.task, digest).await.ok_or_else(|| {
+                let digest = one_line(digest, 100);
+                Outcome::Rejected(Failure::new(
+                    "unknown_version",
+                    format!(
+                        "the version {digest} is not one of those that this worker may serve; \
+                         `lovage tasks versions` shows them"
+                    ),
+                ))
+            })?,
+            None => task,
+        };
         let advice = Advice::from(&task.spec);
         let settings = Settings::of_task(&self.config, &job.task, advice)
             .for_tenant(&self.config, &job.tenant)
             .for_job(job);
         Ok(Ready { task, settings })
+    }
+
+    /// The version that a job asks for, where jobs may.
+    fn wanted_version<'a>(&self, job: &'a Job) -> Option<&'a str> {
+        if !self.config.components.pins {
+            return None;
+        }
+        let header = job.headers.iter().find(|(name, _)| name == VERSION_HEADER);
+        header.map(|(_, digest)| digest.as_str())
     }
 
     /// Whether the job's tenant may run the job's task.

@@ -89,6 +89,14 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, other)| other)
 }
 
+/// The name of a component, as people use it: that of its file without an ending.
+pub fn component_name(place: &str) -> &str {
+    let file = place.rsplit('/').find(|part| !part.is_empty()).unwrap_or(place);
+    let file = file.split(['@', ':', '?']).next().unwrap_or(file);
+    let name = file.strip_suffix(".wasm").or_else(|| file.strip_suffix(".cwasm"));
+    name.unwrap_or(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +149,13 @@ mod tests {
             prop_assert!(one_line(&text, max).len() <= max);
             prop_assert!(!one_line(&text, max).contains('\n'));
         }
+    }
+
+    #[test]
+    fn a_component_is_called_as_its_file_is() {
+        assert_eq!(component_name("/srv/tasks/process_data.wasm"), "process_data");
+        assert_eq!(component_name("s3://bucket/tasks/a.b.wasm"), "a.b");
+        assert_eq!(component_name("oci://registry:5000/team/resize:1.2"), "resize");
+        assert_eq!(component_name("https://example.com/x/mail.wasm?v=1"), "mail");
     }
 }

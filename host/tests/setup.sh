@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes the Python environment that the tests need: what requirements.txt and, without
 # dependencies, requirements-alone.txt beside this script name. Goes to $LOVAGE_TEST_VENV, by
-# default target/test-venv at the root of the workspace. Installs Debian's redis-server where there
-# is none, for which this has to be root. Does nothing when that is done already.
+# default target/test-venv at the root of the workspace. Installs Debian's redis-server and
+# docker-registry where there are none, for which this has to be root. Does nothing when that is
+# done already.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -10,23 +11,26 @@ root=$(cd "$here/../.." && pwd)
 venv=${LOVAGE_TEST_VENV:-$root/target/test-venv}
 requirements=$here/requirements.txt
 alone=$here/requirements-alone.txt
-# The tests start Redis themselves, without what the package sets up as a service.
-install_redis() {
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server >/dev/null 2>&1
+# The tests start them themselves, without what the packages set up as services.
+install() {
+    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -qq -y --no-install-recommends "$1" >/dev/null 2>&1
 }
-if ! command -v redis-server >/dev/null; then
-    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-        echo "test environment: redis-server is missing: install it (Debian: apt-get install redis-server)," >&2
-        echo "  or run this as root of a Debian" >&2
-        exit 1
+for program in redis-server docker-registry; do
+    if ! command -v "$program" >/dev/null; then
+        if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+            echo "test environment: $program is missing: install it (Debian: apt-get install $program)," >&2
+            echo "  or run this as root of a Debian" >&2
+            exit 1
+        fi
+        # The lists of packages are fetched only where those that are there do not do.
+        if ! install "$program" && ! { apt-get update -qq && install "$program"; }; then
+            echo "test environment: apt-get cannot install $program; try it by hand and see why" >&2
+            exit 1
+        fi
+        echo "test environment: $program installed"
     fi
-    # The lists of packages are fetched only where those that are there do not do.
-    if ! install_redis && ! { apt-get update -qq && install_redis; }; then
-        echo "test environment: apt-get cannot install redis-server; try it by hand and see why" >&2
-        exit 1
-    fi
-    echo "test environment: redis-server installed"
-fi
+done
 
 # A copy of the requirements is put down when all of them are installed, and only then.
 stamp=$venv/requirements.installed

@@ -100,7 +100,7 @@ impl Celery {
             }
             (None, files) => files.iter().map(of_file).collect::<Result<_, _>>()?,
         };
-        let registry = load::host(config).await?.registry;
+        let registry = load::host(config, None).await?.registry;
         let foreseen: Vec<_> =
             messages.iter().map(|message| foresee(config, &registry, message, payload)).collect();
         if global.json {

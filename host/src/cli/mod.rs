@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use self::out::Closed;
 use crate::config::{Config, LogFormat};
 
+mod ask;
 mod celery;
 mod check;
 mod compile;
@@ -25,10 +26,14 @@ mod dispatch;
 mod dlq;
 mod inspect;
 mod out;
+#[cfg(feature = "remote")]
+mod push;
 mod revoke;
 mod run;
 mod send;
+mod sign;
 mod status;
+mod tasks;
 mod usage;
 mod worker;
 
@@ -103,6 +108,15 @@ enum Command {
     CompileStandardInput,
     /// Look at dead letters, and send them back
     Dlq(dlq::Dlq),
+    /// Show which versions of tasks are served, and go back to an earlier one
+    Tasks(tasks::Tasks),
+    /// Sign a component, or make a key for that
+    Sign(sign::Sign),
+    /// Put a component into an OCI registry, with its signatures
+    #[cfg(feature = "remote")]
+    Push(push::Push),
+    /// Check a component's signatures by the keys of the configuration
+    Verify(sign::Verify),
     /// Show what attempts cost, by tenant and task
     Usage(usage::Usage),
     /// Check the configuration, or show it as it holds
@@ -154,6 +168,11 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Celery(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Compile(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Sign(command) => block_on(0, command.execute(&global, &global.load()?)),
+        #[cfg(feature = "remote")]
+        Command::Push(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Verify(command) => command.execute(&global, &global.load()?),
+        Command::Tasks(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Usage(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Worker(command) => {

@@ -38,6 +38,22 @@ pub fn write_foreign(bytes: &[u8]) -> anyhow::Result<()> {
     write(bytes)
 }
 
+/// Rows of as many cells each, with columns in line: the first `left` to the left, the others, which
+/// are numbers, to the right.
+pub fn columns<const N: usize>(rows: &[[String; N]], left: usize) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    rows.iter().fold(String::new(), |text, row| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+            if column < left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        text + cells.collect::<Vec<_>>().join("  ").trim_end() + "\n"
+    })
+}
+
 fn for_terminal(bytes: &[u8]) -> String {
     printable(&String::from_utf8_lossy(bytes), usize::MAX)
 }

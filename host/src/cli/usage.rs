@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Global, Misuse, out, out::say};
-use crate::{config::Config, http, sandbox::Bytes, text::one_line, usage::Total};
+use super::{Global, ask, out, out::say};
+use crate::{config::Config, sandbox::Bytes, text::one_line, usage::Total};
 
 /// Show what attempts cost, by tenant and task
 #[derive(Debug, Args)]
@@ -26,30 +26,7 @@ impl Usage {
         global: &Global,
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
-        let url = match (self.url, config.worker.metrics_address) {
-            (Some(url), _) => url,
-            (None, Some(mut address)) => {
-                // Where it listens everywhere, it is here, too.
-                if address.ip().is_unspecified() {
-                    address.set_ip(match address {
-                        std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                        std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-                    });
-                }
-                format!("http://{address}")
-            }
-            (None, None) => {
-                return Err(Misuse(
-                    "which worker? set worker.metrics_address in its configuration, or use --url"
-                        .to_owned(),
-                )
-                .into());
-            }
-        };
-        let answer = match http::get(&url, "/usage").await {
-            Err(error @ http::AskError::Url(_)) => return Err(Misuse(error.to_string()).into()),
-            answer => answer.context("no worker tells what it used")?,
-        };
+        let (url, answer) = ask::worker(self.url, config, "/usage").await?;
         let mut totals: Vec<Total> = serde_json::from_slice(&answer)
             .with_context(|| format!("{url} does not answer as a worker does"))?;
         totals.sort_by(|a, b| (&a.tenant, &a.task).cmp(&(&b.tenant, &b.task)));
@@ -79,19 +56,8 @@ fn table(totals: &[Total]) -> String {
             Bytes(total.bytes_out).to_string(),
         ]
     });
-    let rows: Vec<[String; 9]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    rows.iter().fold(String::new(), |text, row| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-            // Names to the left, numbers to the right.
-            if column < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        text + cells.collect::<Vec<_>>().join("  ").trim_end() + "\n"
-    })
+    let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    out::columns(&rows, 2)
 }
 
 fn seconds(micros: u64) -> String {

@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, time::
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Misuse;
@@ -21,6 +22,9 @@ use crate::{
     worker::{Stop, Worker as Service},
 };
 
+/// How often other versions are looked for where nobody tells of them.
+const REFRESH: Duration = Duration::from_secs(30);
+
 /// How long tidying up may take at the end.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -29,7 +33,8 @@ const LEAVE: Duration = Duration::from_secs(5);
 #[command(after_help = "On the embedded broker, without a configuration:\n  \
     lovage worker --components guest-tasks/dist\n\n\
     SIGTERM or SIGINT: takes no more jobs, lets running ones finish within worker.drain_timeout_ms, \
-    gives the rest back. A second signal: gives all back at once.")]
+    gives the rest back. A second signal: gives all back at once. SIGHUP: looks for other versions of \
+    components at once, as it does when a directory changes (components.watch).")]
 pub struct Worker {
     /// A queue to take jobs from, in place of those of the configuration; may be given again
     #[arg(long = "queue", short, value_name = "QUEUE")]
@@ -80,7 +85,8 @@ async fn start(
         Some(address) => Some(Metrics::start(address).await?),
         None => None,
     };
-    let host = load::host(&config).await?;
+    let watches = config.components.watch.unwrap_or(true);
+    let host = load::host(&config, load::history(&config)).await?;
     let broker = connect(&config).await?;
     let routes = Arc::new(Routes::new(Arc::clone(&broker), Arc::clone(&config)));
     let names = config.consumed_queues();
@@ -98,12 +104,21 @@ async fn start(
         TaskNotServed { task, nearest: host.registry.nearest(task).as_deref() }.emit();
     }
     let tasks = host.registry.tasks().len();
+    let registry = Arc::clone(&host.registry);
     let sandbox = host.sandbox.clone();
     let pipeline =
         Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, broker.clone())
-            .until(stopping);
+            .until(stopping.clone());
     if let Some(metrics) = metrics {
-        metrics.serve(pipeline.totals());
+        let registry = Arc::clone(&registry);
+        metrics.serve(pipeline.totals(), move || registry.status());
+    }
+    let wake = on_hangup()?;
+    if watches {
+        let interval = config.components.refresh_ms.map_or(REFRESH, |ms| Duration::from_millis(ms.get()));
+        tokio::spawn(async move { registry.watch(interval, wake, stopping).await });
+    } else {
+        tokio::spawn(async move { registry.refresh_when(wake, stopping).await });
     }
     WorkerStarted {
         broker: broker.kind(),
@@ -137,6 +152,19 @@ async fn find<T, F: Future<Output = Result<T, BrokerError>>>(
         ReceiveFailed { queue: name, error: &error, failures, retry_in }.emit();
         tokio::time::sleep(retry_in).await;
     }
+}
+
+/// SIGHUP asks to look for other versions of components at once.
+fn on_hangup() -> std::io::Result<Arc<Notify>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let wake = Arc::new(Notify::new());
+    let woken = Arc::clone(&wake);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            woken.notify_one();
+        }
+    });
+    Ok(wake)
 }
 
 /// The first signal drains, the second gives all back, the third ends the process.

@@ -81,6 +81,7 @@ impl Config {
         self.components.paths.iter_mut().for_each(rebase);
         self.components.precompiled.iter_mut().for_each(rebase);
         self.components.cache_dir.iter_mut().for_each(rebase);
+        self.components.state_dir.iter_mut().for_each(rebase);
     }
 
     /// Puts the environment's values over the file's.

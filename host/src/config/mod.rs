@@ -156,7 +156,7 @@ impl Default for WorkerConfig {
 }
 
 /// `[components]`
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ComponentsConfig {
     /// `.wasm` files, and directories of them (not searched any deeper). Relative to the
@@ -178,6 +178,74 @@ pub struct ComponentsConfig {
     pub compile_cpu_ms: Option<NonZeroU64>,
     /// The most memory that compiling one component may take. 4 GiB when absent.
     pub compile_memory_bytes: Option<NonZeroU64>,
+    /// Whether a worker notices other versions while it runs, and serves them. Yes when absent.
+    pub watch: Option<bool>,
+    /// After how many milliseconds it looks for them where it is not told: 30 seconds when absent.
+    pub refresh_ms: Option<NonZeroU64>,
+    /// Where a worker keeps the versions that it served; `lovage` in the user's directory for state
+    /// when absent.
+    pub state_dir: Option<PathBuf>,
+    /// How many versions of a component are kept, 2 or more; 5 when absent.
+    pub keep_versions: Option<NonZeroUsize>,
+    /// Whether a job may ask for a version by the header `lovage-version`: one that is kept, and
+    /// not denied. Whoever sends jobs can then have old versions run.
+    pub pins: bool,
+    /// How a new version is tried; when absent it takes all jobs at once.
+    pub canary: Option<CanaryConfig>,
+    /// Where else components are: `s3://BUCKET/PREFIX`, `oci://REGISTRY/REPOSITORY:TAG`,
+    /// `https://HOST/PATH#sha256:DIGEST`.
+    pub urls: Vec<String>,
+    /// Who may sign components, and whether one has to.
+    pub signatures: SignaturesConfig,
+}
+
+/// `[components.signatures]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SignaturesConfig {
+    /// Whether a component that none of the keys signed is refused.
+    pub required: bool,
+    /// The keys.
+    pub keys: Vec<KeyConfig>,
+}
+
+/// `[[components.signatures.keys]]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyConfig {
+    /// What signatures call it.
+    pub id: String,
+    /// Its 32 bytes in base64.
+    pub public: String,
+    /// From when on what it signed is not taken, such as `2027-01-01T00:00:00Z`; for ever when
+    /// absent.
+    pub not_after: Option<jiff::Timestamp>,
+}
+
+/// `[components.canary]`
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CanaryConfig {
+    /// How many of 100 jobs a new version gets, above 0 and up to 100. 5 when absent.
+    pub percent: f64,
+    /// How many attempts it has to have had before it takes all jobs. 100 when absent.
+    pub min_calls: NonZeroU64,
+    /// By how much the part of attempts that fail may be greater than that of the version before
+    /// it, 0 to 1. 0.02 when absent.
+    pub failure_margin: f64,
+    /// How many times as long 95 of 100 attempts may take, 1 or more. 2 when absent.
+    pub latency_ratio: f64,
+}
+
+impl Default for CanaryConfig {
+    fn default() -> Self {
+        Self {
+            percent: 5.0,
+            min_calls: NonZeroU64::MIN.saturating_add(99),
+            failure_margin: 0.02,
+            latency_ratio: 2.0,
+        }
+    }
 }
 
 /// How instances are allocated.

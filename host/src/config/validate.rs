@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use super::load::ConfigError;
 use super::{BrokerKind, Config, DEFAULT_QUEUE, DISCARD, DispatchKind, QueueConfig, ResultFormat};
 use crate::message::Format;
+use crate::registry::Url;
+use crate::signature::Key;
 use crate::settings::defaults;
 use crate::text::nearest;
 
@@ -20,6 +22,7 @@ impl Config {
     pub fn validate(&self, name: &str) -> Result<(), ConfigError> {
         [
             Self::check_worker,
+            Self::check_components,
             Self::check_queues,
             Self::check_tenants,
             Self::check_sandbox,
@@ -71,6 +74,45 @@ impl Config {
                 "worker.max_lease_ms is {}; it takes 1000 to {TWELVE_HOURS_MS} (12 hours)",
                 worker.max_lease_ms
             ));
+        }
+        Ok(())
+    }
+
+    fn check_components(&self) -> Result<(), String> {
+        let components = &self.components;
+        if components.keep_versions.is_some_and(|keep| keep.get() < 2) {
+            return Err("components.keep_versions is 1; it takes 2 or more, since there would be \
+                        nothing to go back to"
+                .to_owned());
+        }
+        for url in &components.urls {
+            Url::parse(url).map_err(|why| format!("components.urls: {why}"))?;
+        }
+        let signatures = &components.signatures;
+        for key in &signatures.keys {
+            if signatures.keys.iter().filter(|other| other.id == key.id).count() > 1 {
+                return Err(format!("components.signatures.keys has `{}` twice", key.id));
+            }
+            Key::parse(&key.id, &key.public, key.not_after)
+                .map_err(|why| format!("components.signatures.keys: {why}"))?;
+        }
+        if signatures.required && signatures.keys.is_empty() {
+            return Err("components.signatures.required is set, and there are no keys: nothing \
+                        could be loaded; name some under [[components.signatures.keys]]"
+                .to_owned());
+        }
+        let Some(canary) = components.canary else { return Ok(()) };
+        let wrong = |field: &str, value: f64, takes: &str| {
+            Err(format!("components.canary.{field} is {value}; it takes {takes}"))
+        };
+        if !(canary.percent > 0.0 && canary.percent <= 100.0) {
+            return wrong("percent", canary.percent, "more than 0 and up to 100");
+        }
+        if !(0.0..=1.0).contains(&canary.failure_margin) {
+            return wrong("failure_margin", canary.failure_margin, "0 to 1");
+        }
+        if !(canary.latency_ratio >= 1.0 && canary.latency_ratio.is_finite()) {
+            return wrong("latency_ratio", canary.latency_ratio, "1 or more");
         }
         Ok(())
     }

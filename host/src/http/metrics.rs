@@ -1,7 +1,9 @@
-//! What a worker has counted: `/metrics` for Prometheus, `/usage` for `lovage usage`.
+//! What a worker tells: `/metrics` for Prometheus, `/usage` for `lovage usage`, and `/tasks` for
+//! `lovage tasks`.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use serde::Serialize;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 
@@ -61,8 +63,12 @@ impl Metrics {
         Ok(Self { listener, recorder: handle })
     }
 
-    /// Answers for as long as the runtime lives.
-    pub fn serve(self, totals: Arc<Totals>) {
+    /// Answers for as long as the runtime lives. `tasks` gives what is served.
+    pub fn serve<T: Serialize>(
+        self,
+        totals: Arc<Totals>,
+        tasks: impl Fn() -> T + Send + Sync + 'static,
+    ) {
         let Self { listener, recorder } = self;
         let upkeep = recorder.clone();
         tokio::spawn(async move {
@@ -81,6 +87,10 @@ impl Metrics {
                 content_type: "application/json",
                 // Cannot fail: texts and numbers.
                 text: serde_json::to_string(&totals.all()).unwrap_or_default(),
+            }),
+            "/tasks" => Some(Text {
+                content_type: "application/json",
+                text: serde_json::to_string(&tasks()).unwrap_or_default(),
             }),
             _ => None,
         }));

@@ -77,7 +77,7 @@ fn respond(
 ) -> Response<Full<bytes::Bytes>> {
     let plain = |text: &str| Text { content_type: "text/plain", text: text.to_owned() };
     let (status, text) = match answer(path) {
-        None => (StatusCode::NOT_FOUND, plain("there is /metrics, and /usage\n")),
+        None => (StatusCode::NOT_FOUND, plain("there is /metrics, /usage and /tasks\n")),
         Some(_) if method != Method::GET && method != Method::HEAD => {
             (StatusCode::METHOD_NOT_ALLOWED, plain("only GET\n"))
         }

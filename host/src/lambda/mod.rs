@@ -130,7 +130,10 @@ pub async fn serve(mut config: Config) -> anyhow::Result<()> {
 fn find_tasks(components: &mut ComponentsConfig) -> anyhow::Result<()> {
     // One file may serve a worker and a function, and this build compiles nothing.
     #[cfg(not(feature = "compiler"))]
-    components.paths.clear();
+    {
+        components.paths.clear();
+        components.urls.clear();
+    }
     if components.paths.is_empty() && components.precompiled.is_empty() {
         let places = in_bundle("tasks").into_iter().chain(["/opt/tasks".into()]);
         components.precompiled = places.filter(|path: &PathBuf| path.is_dir()).collect();
@@ -192,7 +195,7 @@ async fn hand_on(
 impl Function {
     async fn start(config: Arc<Config>) -> anyhow::Result<Self> {
         let broker = Arc::new(SqsBroker::connect().await?);
-        let host = load::host(&config).await?;
+        let host = load::host(&config, None).await?;
         let routes = Arc::new(Routes::new(broker.clone(), Arc::clone(&config)));
         let pipeline = Pipeline::new(
             Arc::clone(&config),

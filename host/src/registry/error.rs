@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::precompiled::BundleError;
+use crate::signature::SignatureError;
 use crate::sandbox::ComponentError;
 
 /// Why a registry is not what the operator asked for.
@@ -51,5 +52,35 @@ pub enum RegistryError {
         path: PathBuf,
         /// What is known.
         reason: String,
+    },
+    /// A version that somebody, or its trial, said must not be served.
+    #[error("{file}: is not served: {why}; `lovage tasks allow` takes that back")]
+    Denied {
+        /// The file.
+        file: String,
+        /// Why.
+        why: String,
+    },
+    /// There is no way back.
+    #[error("{file}: must not be served any more, and no version before it is kept that may be")]
+    NothingBefore {
+        /// The file.
+        file: String,
+    },
+    /// Nobody who may has signed it.
+    #[error("{file}: {error}")]
+    Untrusted {
+        /// The file.
+        file: String,
+        /// Why.
+        error: SignatureError,
+    },
+    /// A place that is not on this machine does not give what was asked for.
+    #[error("{place}: {why}")]
+    Remote {
+        /// The place.
+        place: String,
+        /// Why.
+        why: String,
     },
 }

@@ -1,6 +1,5 @@
 //! From files to components.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,12 +7,13 @@ use wasmtime::component::Component;
 
 #[cfg(feature = "compiler")]
 use super::cache::CompileCache;
-use super::precompiled::{self, CompileError};
-use super::{RegistryError, Task};
+use super::{Canary, History, RegistryError, Url};
 use crate::policy::Policies;
 #[cfg(feature = "compiler")]
 use crate::sandbox::Bytes;
 use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source, Ungranted};
+use crate::signature::{self, Signatures};
+use crate::text::component_name;
 
 /// Where components come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Origin {
     /// A bundle of `lovage compile`, or a directory of them. Native code, trusted as this program
     /// is: only where the operator said so in so many words.
     Precompiled(PathBuf),
+    /// A place that is not on this machine.
+    Remote(Url),
 }
 
 /// How components are loaded.
@@ -35,78 +37,12 @@ pub struct LoadOptions {
     pub limits: Limits,
     /// What tasks are granted: a component that imports more is not loaded.
     pub policies: Arc<Policies>,
-}
-
-/// The tasks and components of one moment.
-#[derive(Debug, Default)]
-pub(super) struct Loaded {
-    pub(super) tasks: HashMap<String, Arc<Task>>,
-    pub(super) components: Vec<Arc<LoadedComponent>>,
-}
-
-impl Loaded {
-    /// Loads everything. Components of `before` whose file and content are the same are taken
-    /// over as they are.
-    pub(super) async fn load(
-        sandbox: &Sandbox,
-        origins: &[Origin],
-        options: &LoadOptions,
-        before: &[Arc<LoadedComponent>],
-    ) -> Result<Self, RegistryError> {
-        if origins.is_empty() {
-            return Err(RegistryError::NoOrigins);
-        }
-        let mut loaded = Self::default();
-        for origin in origins {
-            match origin {
-                Origin::Wasm(path) => {
-                    for file in files(path, "wasm")? {
-                        let component = load_wasm(sandbox, &file, options, before).await?;
-                        loaded.add(component, options)?;
-                    }
-                }
-                Origin::Precompiled(path) => {
-                    for file in files(path, "cwasm")? {
-                        let component = precompiled::load(sandbox, &file, &options.limits)
-                            .await
-                            .map_err(|error| match error {
-                                CompileError::Component(error) => RegistryError::from(error),
-                                CompileError::Bundle(error) => RegistryError::from(error),
-                            })?;
-                        loaded.add(Arc::new(component), options)?;
-                    }
-                }
-            }
-        }
-        Ok(loaded)
-    }
-
-    fn add(
-        &mut self,
-        component: Arc<LoadedComponent>,
-        options: &LoadOptions,
-    ) -> Result<(), RegistryError> {
-        check_grants(&component, &options.policies)
-            .map_err(|problem| problem.of(&component.source.file))?;
-        // One component that is named twice, by itself and by its directory, or by another way to
-        // the same file, is no conflict.
-        if self.components.iter().any(|other| is_same(&other.source, &component.source)) {
-            return Ok(());
-        }
-        for spec in &component.tasks {
-            if let Some(other) = self.tasks.get(&spec.name) {
-                return Err(RegistryError::TaskTwice {
-                    task: spec.name.clone(),
-                    first: other.component.source.file.clone(),
-                    second: component.source.file.clone(),
-                });
-            }
-            let task = Task::new(spec.clone(), Arc::clone(&component));
-            self.tasks.insert(spec.name.clone(), Arc::new(task));
-        }
-        self.components.push(component);
-        Ok(())
-    }
+    /// Where the versions that were served are kept.
+    pub history: Option<History>,
+    /// How new versions are tried; at once they take over where absent.
+    pub canary: Option<Canary>,
+    /// Who may sign components, and whether one has to.
+    pub signatures: Arc<Signatures>,
 }
 
 /// Checks that each task of a component is granted what the component imports. Told here, at its
@@ -133,13 +69,13 @@ pub(super) fn check_grants(
 
 /// Whether two sources are one: the same content, or the same file, which may have been replaced
 /// in between.
-fn is_same(one: &Source, other: &Source) -> bool {
+pub(super) fn is_same(one: &Source, other: &Source) -> bool {
     let file = |source: &Source| std::fs::canonicalize(&source.file).ok();
     one.digest == other.digest || file(one).is_some_and(|one| Some(one) == file(other))
 }
 
 /// The file itself, or the files of a directory with that ending, in the order of their names.
-fn files(path: &Path, ending: &'static str) -> Result<Vec<PathBuf>, RegistryError> {
+pub(super) fn files(path: &Path, ending: &'static str) -> Result<Vec<PathBuf>, RegistryError> {
     let unreadable = |error| RegistryError::Unreadable { path: path.to_owned(), error };
     if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -169,21 +105,30 @@ pub(super) fn read(sandbox: &Sandbox, file: &Path) -> Result<Vec<u8>, RegistryEr
     })
 }
 
-async fn load_wasm(
+/// Makes of bytes a component that is ready to serve: signed where that is wanted, compiled,
+/// described, and granted what it imports.
+pub(super) async fn prepare(
     sandbox: &Sandbox,
-    file: &Path,
     options: &LoadOptions,
-    before: &[Arc<LoadedComponent>],
+    source: Source,
+    wasm: Vec<u8>,
+    envelope: Option<&[u8]>,
 ) -> Result<Arc<LoadedComponent>, RegistryError> {
-    let wasm = read(sandbox, file)?;
-    let source = Source::of(file.display().to_string(), &wasm);
-    if let Some(same) = before.iter().find(|component| component.source == source) {
-        return Ok(Arc::clone(same));
-    }
+    let untrusted = |error| RegistryError::Untrusted { file: source.file.clone(), error };
+    let (name, digest) = (component_name(&source.file), &source.digest);
+    let manifest = options.signatures.verify(envelope, name, digest).map_err(untrusted)?;
+    let file = source.file.clone();
     let component = compile_in_background(sandbox, options, &source, wasm)
         .await?
         .map_err(|problem| problem.of(&source.file))?;
     let loaded = sandbox.load(source, component, None, &options.limits).await?;
+    if let Some(manifest) = manifest {
+        let needs = loaded.imports.iter().filter_map(|import| import.needs);
+        signature::check_declared(&manifest, needs)
+            .map_err(|error| RegistryError::Untrusted { file, error })?;
+    }
+    check_grants(&loaded, &options.policies)
+        .map_err(|problem| problem.of(&loaded.source.file))?;
     tracing::info!(
         file = loaded.source.file,
         digest = loaded.source.digest,

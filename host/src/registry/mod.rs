@@ -1,30 +1,54 @@
 //! Which task is served by which component, now.
 //!
-//! Components are loaded from files, compiled once, and looked up by the names of their tasks.
-//! [`Registry::reload`] puts a new set in the place of the old one in a single step; a call that
-//! runs holds its component and ends on the version that it began on.
+//! Components come from [suppliers](supplier), are compiled once, and are looked up by the names of
+//! their tasks. [`Registry::refresh`] looks whether a supplier offers other versions, and puts each
+//! in the place of the one before it in a single step, once it is known to be good; a call that
+//! runs holds its component and ends on the version that it began on. What was served is
+//! [kept](history), so that one can go back.
 
 #[cfg(feature = "compiler")]
 mod cache;
+mod canary;
 mod error;
+mod history;
 mod inspect;
 mod load;
 pub mod precompiled;
+mod refresh;
+mod served;
+mod supplier;
+mod status;
 mod trust;
+mod version;
+mod watch;
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 #[cfg(feature = "compiler")]
 pub use self::cache::{CacheError, CompileCache, DEFAULT_MAX_BYTES};
+pub use self::canary::{Canary, Verdict};
 pub use self::error::RegistryError;
+pub use self::history::{DEFAULT_KEEP, Denied, History, HistoryError, Kept, Record};
 pub use self::inspect::{Inspection, inspect};
 pub use self::load::{LoadOptions, Origin};
+pub use self::status::{Refusal, Status, VersionStatus};
+pub use self::supplier::Url;
+#[cfg(feature = "remote")]
+pub use self::supplier::push;
 pub use self::trust::Distrust;
+pub use self::version::{Counts, Tally, Version};
 
-use self::load::Loaded;
+use self::served::Served;
+use self::supplier::{Directory, Supplier};
 use crate::celery::arguments::Shape;
 use crate::sandbox::{LoadedComponent, Sandbox, TaskSpec};
 use crate::text::nearest;
+
+/// How many versions are held ready for jobs that ask for one.
+const PINNED: usize = 8;
 
 /// A task, and the component that serves it.
 #[derive(Debug)]
@@ -33,12 +57,18 @@ pub struct Task {
     pub spec: TaskSpec,
     /// The component, to be run.
     pub component: Arc<LoadedComponent>,
+    /// What becomes of the jobs of that version.
+    tally: Arc<Tally>,
     shape: OnceLock<Shape>,
 }
 
 impl Task {
-    pub(super) fn new(spec: TaskSpec, component: Arc<LoadedComponent>) -> Self {
-        Self { spec, component, shape: OnceLock::new() }
+    pub(super) fn new(
+        spec: TaskSpec,
+        component: Arc<LoadedComponent>,
+        tally: Arc<Tally>,
+    ) -> Self {
+        Self { spec, component, tally, shape: OnceLock::new() }
     }
 
     /// What the input schema says about the arguments of a call of Celery's.
@@ -50,59 +80,154 @@ impl Task {
 /// What is served.
 #[derive(Debug)]
 pub struct Registry {
-    loaded: RwLock<Arc<Loaded>>,
+    sandbox: Sandbox,
+    suppliers: Vec<Box<dyn Supplier>>,
+    bundles: Vec<std::path::PathBuf>,
+    options: LoadOptions,
+    served: RwLock<Arc<Served>>,
+    /// Whether some version is tried.
+    tries: AtomicBool,
+    /// What was seen of each place: its stamp, and the digest that it had then.
+    seen: Mutex<HashMap<String, (String, String)>>,
+    /// What was offered and is not served, by its place.
+    refused: Mutex<BTreeMap<String, Refusal>>,
+    /// Versions that jobs asked for, those that were asked for last at the end.
+    pinned: Mutex<Vec<Arc<Version>>>,
+    /// Held by who looks for other versions.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Registry {
     /// Loads all components; one that does not load fails the whole, since a job for its tasks
-    /// would find nobody.
+    /// would find nobody. Where a version of it is kept that was good, that is served instead.
     pub async fn load(
         sandbox: &Sandbox,
         origins: &[Origin],
         options: &LoadOptions,
     ) -> Result<Self, RegistryError> {
-        let loaded = Loaded::load(sandbox, origins, options, &[]).await?;
-        Ok(Self { loaded: RwLock::new(Arc::new(loaded)) })
+        if origins.is_empty() {
+            return Err(RegistryError::NoOrigins);
+        }
+        let mut registry = Self {
+            sandbox: sandbox.clone(),
+            suppliers: Vec::new(),
+            bundles: Vec::new(),
+            options: options.clone(),
+            served: RwLock::default(),
+            tries: AtomicBool::new(false),
+            seen: Mutex::default(),
+            refused: Mutex::default(),
+            pinned: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        };
+        for origin in origins {
+            match origin {
+                Origin::Wasm(path) => registry.suppliers.push(Box::new(Directory::new(path))),
+                Origin::Precompiled(path) => registry.bundles.push(path.clone()),
+                Origin::Remote(url) => registry.suppliers.push(supplier::of(url)?),
+            }
+        }
+        registry.begin().await?;
+        Ok(registry)
     }
 
-    /// Loads all components again, and serves them instead. What did not change is kept; when one
-    /// fails, everything stays as it was.
-    pub async fn reload(
-        &self,
-        sandbox: &Sandbox,
-        origins: &[Origin],
-        options: &LoadOptions,
-    ) -> Result<(), RegistryError> {
-        let before = self.now();
-        let loaded = Loaded::load(sandbox, origins, options, &before.components).await?;
-        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
-        Ok(())
-    }
-
-    /// The task of that name.
+    /// The task of that name, whatever is tried.
     pub fn get(&self, task: &str) -> Option<Arc<Task>> {
-        self.now().tasks.get(task).cloned()
+        self.now().get(task).cloned()
+    }
+
+    /// The task of that name for a job: a new version that is tried gets some of them.
+    pub fn choose(&self, task: &str, job: &str) -> Option<Arc<Task>> {
+        self.now().choose(task, job).cloned()
+    }
+
+    /// The version of a task that a job asks for by its digest, if it is served, tried, or was
+    /// served on this machine and may be still. It may have to be loaded first.
+    pub async fn pinned(&self, task: &str, digest: &str) -> Option<Arc<Task>> {
+        let of = |version: &Version| {
+            let found = version.tasks.iter().find(|it| it.spec.name == task);
+            found.filter(|_| version.digest() == digest).cloned()
+        };
+        let now = self.now();
+        let trials = || now.slots.values().filter_map(|slot| slot.trial.as_ref());
+        let served = now.slots.values().map(|slot| &slot.now);
+        if let Some(found) = served.chain(trials().map(|it| &it.version)).find_map(|it| of(it)) {
+            return Some(found);
+        }
+        let place = now.place_of(task)?;
+        // Asked each time, since it may not be served any more.
+        let record = self.record_of(place).await?;
+        if record.denial(digest).is_some() || !record.versions.iter().any(|it| it.digest == digest)
+        {
+            return None;
+        }
+        let ready = {
+            let mut pinned = locked(&self.pinned);
+            let at = pinned.iter().position(|it| of(it).is_some());
+            at.map(|at| {
+                let version = pinned.remove(at);
+                pinned.push(Arc::clone(&version));
+                version
+            })
+        };
+        if let Some(version) = ready {
+            return of(&version);
+        }
+        let version = Arc::new(Version::new(self.kept_version(&record, digest, place).await?));
+        let found = of(&version);
+        let mut pinned = locked(&self.pinned);
+        pinned.push(version);
+        let surplus = pinned.len().saturating_sub(PINNED);
+        pinned.drain(..surplus);
+        found
+    }
+
+    /// Counts an attempt of a task that this registry gave, and judges by it where its version is
+    /// tried.
+    pub fn record(&self, task: &Task, failed: bool, wall: Duration) {
+        task.tally.record(failed, wall);
+        if self.tries.load(Ordering::Relaxed) {
+            self.judge(task);
+        }
     }
 
     /// All tasks, in the order of their names.
     pub fn tasks(&self) -> Vec<Arc<Task>> {
-        let mut tasks: Vec<_> = self.now().tasks.values().cloned().collect();
+        let now = self.now();
+        let mut tasks: Vec<_> = now.names().filter_map(|name| now.get(name).cloned()).collect();
         tasks.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
         tasks
     }
 
-    /// All components, in the order in which they were loaded.
+    /// All components, in the order of their places.
     pub fn components(&self) -> Vec<Arc<LoadedComponent>> {
-        self.now().components.clone()
+        self.now().slots.values().map(|slot| Arc::clone(&slot.now.component)).collect()
     }
 
     /// The name that somebody may have meant who asked for a task that is not there.
     pub fn nearest(&self, task: &str) -> Option<String> {
-        let now = self.now();
-        nearest(task, now.tasks.keys().map(String::as_str)).map(str::to_owned)
+        nearest(task, self.now().names()).map(str::to_owned)
     }
 
-    fn now(&self) -> Arc<Loaded> {
-        Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))
+    fn now(&self) -> Arc<Served> {
+        Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Changes what is served, in one step.
+    fn serve(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, served::Slot>),
+    ) -> Result<(), RegistryError> {
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        let next = Arc::new(served.with(change)?);
+        let tries = next.slots.values().any(|slot| slot.trial.is_some());
+        self.tries.store(tries, Ordering::Relaxed);
+        *served = next;
+        Ok(())
+    }
+}
+
+/// What a lock holds, which is whole after a panic, too: each change to it is a single call.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -119,7 +119,7 @@ async fn a_panic_of_the_host_ends_one_attempt_and_nothing_else() {
         let broker: Arc<dyn Broker> = Arc::new(Buggy { broker, fixed: AtomicBool::default() });
         let routes = Arc::new(Routes::new(Arc::clone(&broker), Arc::clone(&config)));
         let source = routes.source("jobs").await.unwrap();
-        let host = load::host(&config).await.unwrap();
+        let host = load::host(&config, None).await.unwrap();
         let parts = (Arc::clone(&config), host.registry, host.sandbox, routes);
         let pipeline = Pipeline::new(parts.0, parts.1, parts.2, parts.3, broker.clone());
         let worker = Worker::new(broker, Arc::new(pipeline), config.worker.clone());

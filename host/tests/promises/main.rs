@@ -35,6 +35,7 @@ mod guests;
 mod host_panics;
 mod hostile;
 #[cfg(feature = "compiler")]
+mod hot_swap;
 mod http_out;
 mod keyvalue;
 mod lambda;

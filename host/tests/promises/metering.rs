@@ -179,6 +179,6 @@ async fn an_address_that_is_taken_ends_the_start_and_is_named() {
     // And where no worker is, nobody tells what it used.
     let output = stage.lovage(&["usage"]).await;
     assert_eq!(output.code, Some(1));
-    let expected = format!("no worker tells what it used: cannot ask http://{address}: Connection");
+    let expected = format!("no worker answers: cannot ask http://{address}: Connection");
     assert!(output.stderr.contains(&expected), "{}", output.stderr);
 }

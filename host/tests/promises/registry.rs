@@ -61,7 +61,7 @@ async fn what_cannot_be_served_is_named() {
 }
 
 #[tokio::test]
-async fn a_reload_keeps_what_did_not_change_and_a_call_its_version() {
+async fn a_refresh_keeps_what_did_not_change_and_a_call_its_version() {
     let dir = TempDir::new().unwrap();
     let served = dir.path().join("a.wasm");
     fs::copy(file("echo"), &served).unwrap();
@@ -73,7 +73,7 @@ async fn a_reload_keeps_what_did_not_change_and_a_call_its_version() {
     let (echo, sleep) = (registry.get("echo").unwrap(), registry.get("sleep").unwrap());
 
     fs::copy(file("process_data"), &served).unwrap();
-    registry.reload(&sandbox, &origins, &options).await.unwrap();
+    registry.refresh().await;
     assert!(registry.get("echo").is_none());
     assert!(registry.get("process_data").is_some());
     assert!(Arc::ptr_eq(&registry.get("sleep").unwrap().component, &sleep.component));
@@ -82,6 +82,6 @@ async fn a_reload_keeps_what_did_not_change_and_a_call_its_version() {
 
     // A set that does not load leaves the one that does.
     fs::write(&served, "broken").unwrap();
-    registry.reload(&sandbox, &origins, &options).await.unwrap_err();
+    registry.refresh().await;
     assert!(registry.get("process_data").is_some());
 }

@@ -184,7 +184,7 @@ async fn an_old_value_serves_while_its_source_is_away_and_not_when_it_was_taken_
 
 #[tokio::test]
 async fn where_nobody_listens_is_told_without_a_value() {
-    let port = crate::support::redis::free_port();
+    let port = crate::support::guarded::free_port();
     let text = "[secrets.s]\nparameter = '/n'\n";
     let endpoint = format!("http://127.0.0.1:{port}");
     let secrets = Secrets::with_aws(&settings(text), ministack::config_for(&endpoint));

@@ -267,7 +267,7 @@ async fn a_host_without_a_store_says_so() {
 
 #[tokio::test]
 async fn where_a_store_is_and_what_ails_it_is_not_for_guests() {
-    let port = crate::support::redis::free_port();
+    let port = crate::support::guarded::free_port();
     let stage = Stage::set(&format!(
         "{GRANTED}[keyvalue]\nkind = 'redis'\nurl = 'redis://:hunter2@127.0.0.1:{port}'\n"
     ))

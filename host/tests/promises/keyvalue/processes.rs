@@ -93,7 +93,7 @@ fn redis_is_reached_over_tls_and_only_where_its_certificate_is_trusted() {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(path("cert"), key.cert.pem()).unwrap();
     std::fs::write(path("key"), key.signing_key.serialize_pem()).unwrap();
-    let port = redis::free_port().to_string();
+    let port = crate::support::guarded::free_port().to_string();
     let (cert, key) = (path("cert"), path("key"));
     let tls = ["--tls-port", &port, "--tls-cert-file", &cert, "--tls-key-file", &key];
     let _redis = redis::Redis::start_with(&[&tls[..], &["--tls-auth-clients", "no"]].concat());

@@ -1,12 +1,15 @@
 //! What several groups of promises need.
 
 pub mod broker;
+pub mod guarded;
 pub mod lambda;
 #[cfg(feature = "local")]
 pub mod local;
 #[allow(dead_code, reason = "some of it serves tests that are built for other features only")]
 pub mod ministack;
 pub mod namespace;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+pub mod oci;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 pub mod proxy;
 #[allow(dead_code, reason = "some of it serves tests that are built for other features only")]

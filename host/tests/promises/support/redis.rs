@@ -3,20 +3,13 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    net::{SocketAddr, TcpStream},
+    process::Child,
     sync::OnceLock,
     time::{Duration, Instant},
 };
 
-/// Runs Redis until standard input ends, which it does when the test binary is gone.
-const GUARD: &str = r#"
-"$@" </dev/null &
-child=$!
-cat >/dev/null
-kill -TERM "$child" 2>/dev/null
-wait "$child"
-"#;
+use super::guarded::{free_port, guarded};
 
 /// A Redis of a test's own.
 #[derive(Debug)]
@@ -67,16 +60,11 @@ impl Redis {
 
     /// Starts it again where it was.
     pub fn begin(&mut self) -> Result<(), String> {
-        let mut guard = Command::new("sh")
-            .args(["-c", GUARD, "guard", "redis-server"])
-            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
-            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
-            .args(&self.more)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| error.to_string())?;
+        let port = self.port.to_string();
+        let usual = ["redis-server", "--bind", "127.0.0.1", "--port", &port, "--save", ""];
+        let usual = usual.into_iter().chain(["--appendonly", "no", "--daemonize", "no"]);
+        let command: Vec<&str> = usual.chain(self.more.iter().map(String::as_str)).collect();
+        let mut guard = guarded(&command).map_err(|error| error.to_string())?;
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(20) {
@@ -97,11 +85,6 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// A port that nobody listens on, now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn answers(address: SocketAddr) -> bool {

@@ -404,6 +404,7 @@ fn write_config(dir: &Path, kind: Kind, setup: &Setup, names: &[String; 3]) -> t
          worker.error_backoff_cap_ms = 1000\n\
          components.paths = {paths:?}\n\
          components.cache_dir = '{}'\n\
+         components.state_dir = '{}'\n\
          defaults.max_attempts = 2\n\
          defaults.retry_base_ms = 20\n\
          defaults.retry_cap_ms = 100\n\
@@ -418,6 +419,7 @@ fn write_config(dir: &Path, kind: Kind, setup: &Setup, names: &[String; 3]) -> t
             Kind::Sqs => "sqs",
         },
         cache().display(),
+        dir.join("state").display(),
     );
     let mut config: toml::Table = usual.parse().unwrap();
     merge(&mut config, queues.parse().unwrap());

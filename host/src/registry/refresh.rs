@@ -1,0 +1,583 @@
+//! From one version to the next.
+//!
+//! A version that a supplier offers is fetched, compiled, asked what it serves, and held against
+//! what its tasks are granted, all beside the version that serves; only then it takes over, in one
+//! step. What is wrong with it is told once, and the version before it goes on serving, as it does
+//! when its supplier is down or offers it no more.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::task::JoinHandle;
+
+use super::canary::Verdict;
+use super::history::{Kept, Record};
+use super::load::{check_grants, is_same, prepare};
+use super::served::{Slot, Trial};
+use super::supplier::{self, Fetched, Offer, Supplier};
+use super::status::Refusal;
+use super::version::Version;
+use super::{Registry, RegistryError, Task, locked, precompiled};
+use crate::events::{
+    CanaryBegan, CanaryPromoted, CanaryTakenBack, ComponentGone, ComponentRefused,
+    ComponentReplaced, SupplierFailed, VersionWentBack,
+};
+use crate::sandbox::{LoadedComponent, Source as Named, digest};
+
+impl Registry {
+    /// Loads what is offered at the start.
+    pub(super) async fn begin(&self) -> Result<(), RegistryError> {
+        for supplier in &self.suppliers {
+            let offers = match supplier.list().await {
+                Ok(offers) => offers,
+                Err(error) => {
+                    if !self.restore(supplier.as_ref()).await {
+                        return Err(error);
+                    }
+                    let place = supplier.shown();
+                    let tell = self.is_news(&place, &error);
+                    SupplierFailed { place: &place, error: &error, tell }.emit();
+                    continue;
+                }
+            };
+            for offer in offers {
+                let Err(error) = self.look(supplier.as_ref(), &offer, true).await else { continue };
+                // A task in two components is no matter of versions.
+                if matches!(error, RegistryError::TaskTwice { .. })
+                    || !self.fall_back(&offer).await
+                {
+                    return Err(error);
+                }
+                self.refuse(&offer, &error);
+            }
+        }
+        for path in &self.bundles {
+            for offer in supplier::bundles(path)? {
+                self.look_at_bundle(&offer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether other versions are offered, and serves those that are good. What is wrong is
+    /// told by events, and in [`status`](Self::status).
+    pub async fn refresh(&self) {
+        let _turn = self.turn.lock().await;
+        self.follow_history().await;
+        // A task may go from one component to another, which may be looked at first; and two may
+        // exchange theirs.
+        if self.look_around().await > 0 && self.look_around().await > 1 {
+            self.exchange().await;
+        }
+    }
+
+    /// Looks at all that is offered and is not known; how much of it serves a task that another
+    /// component serves.
+    async fn look_around(&self) -> usize {
+        let mut twice = 0;
+        for supplier in &self.suppliers {
+            let offers = match supplier.list().await {
+                Ok(offers) => offers,
+                Err(error) => {
+                    let place = supplier.shown();
+                    let tell = self.is_news(&place, &error);
+                    SupplierFailed { place: &place, error: &error, tell }.emit();
+                    continue;
+                }
+            };
+            locked(&self.refused).remove(&supplier.shown());
+            self.note_gone(|place| supplier.holds(place), &offers);
+            for offer in &offers {
+                if self.is_known(offer) {
+                    continue;
+                }
+                supplier.settle(offer).await;
+                if let Err(error) = self.look(supplier.as_ref(), offer, false).await {
+                    twice += usize::from(matches!(error, RegistryError::TaskTwice { .. }));
+                    self.refuse(offer, &error);
+                }
+            }
+        }
+        for path in &self.bundles {
+            let Ok(offers) = supplier::bundles(path) else { continue };
+            for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
+                if let Err(error) = self.look_at_bundle(offer).await {
+                    self.refuse(offer, &error);
+                }
+            }
+        }
+        twice
+    }
+
+    /// Serves all at once what cannot be served one after the other.
+    async fn exchange(&self) {
+        let mut versions = Vec::new();
+        for supplier in &self.suppliers {
+            let Ok(offers) = supplier.list().await else { continue };
+            for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
+                let Ok(component) = self.bring(supplier.as_ref(), offer).await else { continue };
+                versions.push((offer.place.clone(), Arc::new(Version::new(component))));
+            }
+        }
+        let before = self.now();
+        let together = self.serve(|slots| {
+            for (place, version) in &versions {
+                let slot = Slot { now: Arc::clone(version), trial: None, gone: false };
+                slots.insert(place.clone(), slot);
+            }
+        });
+        if together.is_err() {
+            // As it was told of each.
+            return;
+        }
+        for (place, version) in &versions {
+            locked(&self.refused).remove(place);
+            self.tell_replaced(before.slots.get(place).map(|slot| &*slot.now), version);
+            if let Some(noted) = self.note_served(place, version) {
+                let _ = noted.await;
+            }
+        }
+    }
+
+    /// Whether an offer is the one that was looked at, and it was served or refused for good.
+    fn is_known(&self, offer: &Offer) -> bool {
+        let seen = locked(&self.seen);
+        let Some((stamp, digest)) = seen.get(&offer.place) else { return false };
+        if *stamp != offer.stamp {
+            return false;
+        }
+        let now = self.now();
+        let is = |version: &Version| version.digest() == digest;
+        now.slots.get(&offer.place).is_none_or(|slot| {
+            is(&slot.now) || slot.trial.as_ref().is_some_and(|trial| is(&trial.version))
+        }) || locked(&self.refused)
+            .get(&offer.place)
+            .is_some_and(|refusal| refusal.digest.as_ref() == Some(digest))
+    }
+
+    /// Fetches what is offered, and serves it if it is good.
+    async fn look(
+        &self,
+        supplier: &dyn Supplier,
+        offer: &Offer,
+        start: bool,
+    ) -> Result<(), RegistryError> {
+        let place = &offer.place;
+        let fetched = self.fetch(supplier, offer).await?;
+        let named = Named::of(&offer.shown, &fetched.wasm);
+        if self.is_served(place, &named) {
+            locked(&self.refused).remove(place);
+            return Ok(());
+        }
+        // A start while a version was tried begins its trial again.
+        let record = self.record_of(place).await;
+        let before = record.as_ref().and_then(Record::current).map(|kept| kept.digest.clone());
+        if start
+            && self.options.canary.is_some()
+            && before.is_some_and(|before| before != named.digest)
+        {
+            self.fall_back(offer).await;
+        }
+        let component = self.made(offer, fetched, record.as_ref()).await?;
+        self.admit(place, Version::new(component), true).await?;
+        locked(&self.refused).remove(place);
+        Ok(())
+    }
+
+    async fn fetch(&self, supplier: &dyn Supplier, offer: &Offer) -> Result<Fetched, RegistryError> {
+        let fetched = supplier.fetch(offer, &self.sandbox).await?;
+        let seen = (offer.stamp.clone(), digest(&fetched.wasm));
+        locked(&self.seen).insert(offer.place.clone(), seen);
+        Ok(fetched)
+    }
+
+    /// Fetches what is offered, and makes it ready.
+    async fn bring(
+        &self,
+        supplier: &dyn Supplier,
+        offer: &Offer,
+    ) -> Result<Arc<LoadedComponent>, RegistryError> {
+        let fetched = self.fetch(supplier, offer).await?;
+        let record = self.record_of(&offer.place).await;
+        self.made(offer, fetched, record.as_ref()).await
+    }
+
+    /// Makes what was fetched ready, if it may be served at all.
+    async fn made(
+        &self,
+        offer: &Offer,
+        fetched: Fetched,
+        record: Option<&Record>,
+    ) -> Result<Arc<LoadedComponent>, RegistryError> {
+        let named = Named::of(&offer.shown, &fetched.wasm);
+        let digest = named.digest.clone();
+        if let Some(denied) = record.and_then(|record| record.denial(&digest)) {
+            let (file, why) = (offer.shown.clone(), denied.why.clone());
+            return Err(RegistryError::Denied { file, why });
+        }
+        let Fetched { wasm, signatures } = fetched;
+        let (sandbox, options) = (&self.sandbox, &self.options);
+        let component =
+            prepare(sandbox, options, named, wasm.clone(), signatures.as_deref()).await?;
+        self.keep(&digest, wasm, signatures).await;
+        Ok(component)
+    }
+
+    async fn look_at_bundle(&self, offer: &Offer) -> Result<(), RegistryError> {
+        let file = PathBuf::from(&offer.shown);
+        let loaded = precompiled::load(&self.sandbox, &file, &self.options.limits).await;
+        let component = loaded.map_err(|error| match error {
+            precompiled::CompileError::Component(error) => RegistryError::from(error),
+            precompiled::CompileError::Bundle(error) => RegistryError::from(error),
+        })?;
+        let digest = component.source.digest.clone();
+        locked(&self.seen).insert(offer.place.clone(), (offer.stamp.clone(), digest));
+        check_grants(&component, &self.options.policies)
+            .map_err(|problem| problem.of(&component.source.file))?;
+        if !self.is_served(&offer.place, &component.source) {
+            self.admit(&offer.place, Version::new(Arc::new(component)), false).await?;
+        }
+        locked(&self.refused).remove(&offer.place);
+        Ok(())
+    }
+
+    /// Whether a component is served already: from that place, or from another by which the same
+    /// one is offered, too. That is no conflict.
+    fn is_served(&self, place: &str, named: &Named) -> bool {
+        let now = self.now();
+        if let Some(slot) = now.slots.get(place) {
+            let served = slot.now.digest() == named.digest;
+            if served && (slot.trial.is_some() || slot.gone) {
+                // What was tried is not offered any more.
+                let _ = self.serve(|slots| {
+                    if let Some(slot) = slots.get_mut(place) {
+                        (slot.trial, slot.gone) = (None, false);
+                    }
+                });
+            }
+            let tried = slot.trial.as_ref().is_some_and(|it| it.version.digest() == named.digest);
+            return served || tried;
+        }
+        let same = |slot: &Slot| is_same(&slot.now.component.source, named);
+        let Some((other, slot)) = now.slots.iter().find(|(_, slot)| same(slot)) else {
+            return false;
+        };
+        if slot.gone && slot.now.digest() == named.digest {
+            // It has moved.
+            let _ = self.serve(|slots| {
+                if let Some(mut slot) = slots.remove(other) {
+                    slot.gone = false;
+                    slots.insert(place.to_owned(), slot);
+                }
+            });
+        }
+        true
+    }
+
+    /// Serves a version that is good, or tries it where that is wanted. `keeps` is whether its bytes
+    /// are kept.
+    async fn admit(
+        &self,
+        place: &str,
+        version: Version,
+        keeps: bool,
+    ) -> Result<(), RegistryError> {
+        let version = Arc::new(version);
+        let before = self.now().slots.get(place).map(|slot| Arc::clone(&slot.now));
+        if let (Some(now), Some(canary)) = (&before, self.options.canary) {
+            self.serve(|slots| {
+                if let Some(slot) = slots.get_mut(place) {
+                    slot.trial = Some(Trial::new(Arc::clone(&version), now, canary));
+                    slot.gone = false;
+                }
+            })?;
+            let Named { file, digest, .. } = &version.component.source;
+            CanaryBegan { file, digest, percent: canary.percent }.emit();
+            return Ok(());
+        }
+        self.serve(|slots| {
+            // What is not offered any more is served only as long as nobody else does.
+            slots.retain(|other, slot| other == place || !slot.gone || !share(&slot.now, &version));
+            let slot = Slot { now: Arc::clone(&version), trial: None, gone: false };
+            slots.insert(place.to_owned(), slot);
+        })?;
+        self.tell_replaced(before.as_deref(), &version);
+        if keeps && let Some(noted) = self.note_served(place, &version) {
+            // In the order in which they are served.
+            let _ = noted.await;
+        }
+        Ok(())
+    }
+
+    fn tell_replaced(&self, before: Option<&Version>, version: &Version) {
+        let Some(before) = before else { return };
+        let old = before.component.tasks.iter().map(|task| task.name.as_str());
+        let now = self.now();
+        let dropped: Vec<_> = old.filter(|name| now.get(name).is_none()).collect();
+        ComponentReplaced {
+            file: &version.component.source.file,
+            from: before.digest(),
+            to: version.digest(),
+            dropped: &dropped,
+        }
+        .emit();
+    }
+
+    /// Judges a version that is tried by what became of its jobs.
+    pub(super) fn judge(&self, task: &Task) {
+        let now = self.now();
+        let Some((place, slot, trial)) = now.trial_of(task) else { return };
+        let (old, new) = (slot.now.tally.now().since(&trial.before), trial.version.tally.now());
+        let verdict = trial.canary.judge(&old, &new);
+        if verdict == Verdict::Wait {
+            return;
+        }
+        // Several attempts may end at once.
+        let mut first = false;
+        let promote = verdict == Verdict::Promote;
+        let changed = self.serve(|slots| {
+            let Some(slot) = slots.get_mut(place) else { return };
+            let same = |it: &Trial| Arc::ptr_eq(&it.version, &trial.version);
+            if !slot.trial.as_ref().is_some_and(same) {
+                return;
+            }
+            first = true;
+            slot.trial = None;
+            if promote {
+                slot.now = Arc::clone(&trial.version);
+            }
+        });
+        if !first || changed.is_err() {
+            return;
+        }
+        let Named { file, digest, .. } = &trial.version.component.source;
+        if let Verdict::TakeBack(why) = verdict {
+            CanaryTakenBack { file, digest, why: &why }.emit();
+            let digest = digest.clone();
+            let why = format!("taken back: {why}");
+            let mut refusal =
+                Refusal::new(&slot.now.component.source.file, Some(digest.clone()), &why);
+            refusal.denied = true;
+            locked(&self.refused).insert(place.to_owned(), refusal);
+            let _ = self.in_history(place, move |history, place| {
+                history.deny(place, &digest, &why).map(drop)
+            });
+        } else {
+            CanaryPromoted { file, digest, calls: new.calls }.emit();
+            let _ = self.note_served(place, &trial.version);
+        }
+    }
+
+    /// Serves what was served of a place that cannot be looked at; whether there is anything.
+    async fn restore(&self, supplier: &dyn Supplier) -> bool {
+        let Some(history) = self.options.history.clone() else { return false };
+        let all = tokio::task::spawn_blocking(move || history.all()).await;
+        let Ok(Ok(records)) = all else { return false };
+        let mut any = false;
+        for record in records.iter().filter(|record| supplier.holds(&record.place)) {
+            if let Some(component) = self.kept(record, &record.place).await {
+                any |= self.admit_at_once(&record.place, component);
+            }
+        }
+        any
+    }
+
+    /// Serves the last good version of a component in place of one that is not; whether there is
+    /// one.
+    async fn fall_back(&self, offer: &Offer) -> bool {
+        let Some(record) = self.record_of(&offer.place).await else { return false };
+        match self.kept(&record, &offer.shown).await {
+            Some(component) => self.admit_at_once(&offer.place, component),
+            None => false,
+        }
+    }
+
+    fn admit_at_once(&self, place: &str, component: Arc<LoadedComponent>) -> bool {
+        let slot = Slot { now: Arc::new(Version::new(component)), trial: None, gone: false };
+        self.serve(|slots| drop(slots.insert(place.to_owned(), slot))).is_ok()
+    }
+
+    /// The last version of a record that may be served and that loads.
+    async fn kept(&self, record: &Record, shown: &str) -> Option<Arc<LoadedComponent>> {
+        for kept in record.versions.iter().rev().filter(|it| record.denial(&it.digest).is_none()) {
+            if let Some(component) = self.kept_version(record, &kept.digest, shown).await {
+                return Some(component);
+            }
+        }
+        None
+    }
+
+    /// A version of a record, made ready from what is kept of it.
+    pub(super) async fn kept_version(
+        &self,
+        record: &Record,
+        wanted: &str,
+        shown: &str,
+    ) -> Option<Arc<LoadedComponent>> {
+        let (history, digest) = (self.options.history.clone()?, wanted.to_owned());
+        let wasm = tokio::task::spawn_blocking(move || history.wasm(&digest)).await;
+        let (wasm, signatures) = wasm.ok()?.ok()??;
+        let named = Named::of(shown, &wasm);
+        let (sandbox, options) = (&self.sandbox, &self.options);
+        match prepare(sandbox, options, named, wasm, signatures.as_deref()).await {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!(
+                    place = record.place,
+                    digest = wanted,
+                    error = %crate::events::Chain(&error),
+                    "a version that was kept does not load any more"
+                );
+                None
+            }
+        }
+    }
+
+    /// Goes back from versions that must not be served any more, as somebody noted since.
+    async fn follow_history(&self) {
+        if self.options.history.is_none() {
+            return;
+        }
+        for (place, slot) in &self.now().slots {
+            let Some(record) = self.record_of(place).await else { continue };
+            if let Some(trial) = &slot.trial
+                && record.denial(trial.version.digest()).is_some()
+            {
+                let _ = self.serve(|slots| {
+                    if let Some(slot) = slots.get_mut(place) {
+                        slot.trial = None;
+                    }
+                });
+            }
+            self.forget_denial(place, &record);
+            let Some(denied) = record.denial(slot.now.digest()) else { continue };
+            let shown = slot.now.component.source.file.clone();
+            match self.kept(&record, &shown).await {
+                Some(component) => {
+                    let digest = component.source.digest.clone();
+                    if self.admit_at_once(place, component) {
+                        VersionWentBack {
+                            file: &shown,
+                            from: slot.now.digest(),
+                            to: Some(&digest),
+                            why: &denied.why,
+                        }
+                        .emit();
+                    }
+                }
+                None => {
+                    let error = RegistryError::NothingBefore { file: shown.clone() };
+                    if self.is_news(place, &error) {
+                        let (from, why) = (slot.now.digest(), &denied.why);
+                        VersionWentBack { file: &shown, from, to: None, why }.emit();
+                    }
+                }
+            }
+        }
+    }
+
+    /// What was allowed again is looked at again.
+    fn forget_denial(&self, place: &str, record: &Record) {
+        let mut refused = locked(&self.refused);
+        let allowed = refused.get(place).is_some_and(|refusal| {
+            let digest = refusal.digest.as_deref().unwrap_or_default();
+            refusal.denied && record.denial(digest).is_none()
+        });
+        if allowed {
+            refused.remove(place);
+        }
+    }
+
+    fn note_gone(&self, ours: impl Fn(&str) -> bool, offers: &[Offer]) {
+        let offered = |place: &str| offers.iter().any(|offer| offer.place == place);
+        for (place, slot) in &self.now().slots {
+            if slot.gone || !ours(place) || offered(place) {
+                continue;
+            }
+            let _ = self.serve(|slots| {
+                if let Some(slot) = slots.get_mut(place) {
+                    slot.gone = true;
+                }
+            });
+            let Named { file, digest, .. } = &slot.now.component.source;
+            ComponentGone { file, digest }.emit();
+        }
+    }
+
+    /// Notes and tells why what is offered is not served.
+    fn refuse(&self, offer: &Offer, error: &RegistryError) {
+        // Another component may give the task away, without a change of this one.
+        let for_good = !matches!(error, RegistryError::TaskTwice { .. });
+        let digest = locked(&self.seen).get(&offer.place).map(|(_, digest)| digest.clone());
+        let digest = digest.filter(|_| for_good);
+        let tell = self.is_news(&offer.place, error);
+        let why = crate::events::Chain(error).to_string();
+        let mut refusal = Refusal::new(&offer.shown, digest, &why);
+        refusal.denied = matches!(error, RegistryError::Denied { .. });
+        let serves = self.now().slots.get(&offer.place).map(|it| it.now.digest().to_owned());
+        locked(&self.refused).insert(offer.place.clone(), refusal);
+        ComponentRefused { file: &offer.shown, error, serves: serves.as_deref(), tell }.emit();
+    }
+
+    /// Whether that was not the last thing that went wrong there.
+    fn is_news(&self, place: &str, error: &RegistryError) -> bool {
+        let why = crate::events::Chain(error).to_string();
+        let mut refused = locked(&self.refused);
+        let news = refused.get(place).is_none_or(|last| last.why != why);
+        if news {
+            refused.insert(place.to_owned(), Refusal::new(place, None, &why));
+        }
+        news
+    }
+
+    async fn record_of(&self, place: &str) -> Option<Record> {
+        let (history, place) = (self.options.history.clone()?, place.to_owned());
+        let read = tokio::task::spawn_blocking(move || history.of(&place)).await.ok()?;
+        read.map_err(|error| tracing::warn!(%error, "what was served before is not known")).ok()
+    }
+
+    async fn keep(&self, digest: &str, wasm: Vec<u8>, signatures: Option<Vec<u8>>) {
+        let Some(history) = self.options.history.clone() else { return };
+        let digest = digest.to_owned();
+        let kept = tokio::task::spawn_blocking(move || {
+            history.keep(&digest, &wasm, signatures.as_deref())
+        })
+        .await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "a version is not kept: there will be no way back to it");
+        }
+    }
+
+    fn note_served(&self, place: &str, version: &Version) -> Option<JoinHandle<()>> {
+        let kept = Kept {
+            digest: version.digest().to_owned(),
+            size: version.component.source.size,
+            tasks: version.component.tasks.iter().map(|task| task.name.clone()).collect(),
+            since: Timestamp::now(),
+        };
+        self.in_history(place, move |history, place| history.serve(place, kept))
+    }
+
+    /// Writes to the history, on a thread for that.
+    fn in_history(
+        &self,
+        place: &str,
+        write: impl FnOnce(&super::History, &str) -> Result<(), super::HistoryError> + Send + 'static,
+    ) -> Option<JoinHandle<()>> {
+        let (history, place) = (self.options.history.clone()?, place.to_owned());
+        Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = write(&history, &place) {
+                tracing::warn!(%error, "which versions are served is not noted");
+            }
+        }))
+    }
+}
+
+/// Whether two versions serve a task both.
+fn share(one: &Version, other: &Version) -> bool {
+    let names = |version: &Version, name: &str| {
+        version.component.tasks.iter().any(|task| task.name == name)
+    };
+    one.component.tasks.iter().any(|task| names(other, &task.name))
+}

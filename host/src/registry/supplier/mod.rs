@@ -1,0 +1,92 @@
+//! Where components come from: what is offered there, and its bytes.
+
+mod directory;
+#[cfg(feature = "remote")]
+mod https;
+#[cfg(feature = "remote")]
+mod oci;
+#[cfg(feature = "remote")]
+mod s3;
+mod url;
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+pub(super) use self::directory::{Directory, bundles};
+#[cfg(feature = "remote")]
+pub use self::oci::push;
+pub use self::url::Url;
+use super::RegistryError;
+use crate::sandbox::Sandbox;
+
+/// The ending of the file of signatures, beside that of the component.
+pub(super) const SIGNATURES: &str = ".sig";
+
+/// The most bytes of one.
+pub(super) const SIGNATURE_BYTES: u64 = 64 << 10;
+
+/// One component that is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Offer {
+    /// What names it for ever: an absolute path, or a URL.
+    pub place: String,
+    /// How it is told to people.
+    pub shown: String,
+    /// Changes whenever the component does.
+    pub stamp: String,
+}
+
+/// The bytes of a component, and those of its signatures where there are any.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fetched {
+    pub wasm: Vec<u8>,
+    pub signatures: Option<Vec<u8>>,
+}
+
+/// A place with components.
+#[async_trait]
+pub(super) trait Supplier: Debug + Send + Sync {
+    /// How it is told to people.
+    fn shown(&self) -> String;
+
+    /// Whether a component of that place is one of this supplier's, offered now or not.
+    fn holds(&self, place: &str) -> bool;
+
+    /// A directory to be told of changes in; `None` where one has to ask.
+    fn watched(&self) -> Option<&std::path::Path> {
+        None
+    }
+
+    /// Waits until whoever writes it is done. Not for the start, when nobody is expected to.
+    async fn settle(&self, _offer: &Offer) {}
+
+    /// What is offered now, in the order of the names.
+    async fn list(&self) -> Result<Vec<Offer>, RegistryError>;
+
+    /// The bytes of one of them, no more than the sandbox takes.
+    async fn fetch(&self, offer: &Offer, sandbox: &Sandbox) -> Result<Fetched, RegistryError>;
+}
+
+/// The supplier of an address.
+#[cfg(feature = "remote")]
+pub(super) fn of(url: &Url) -> Result<Box<dyn Supplier>, RegistryError> {
+    Ok(match url {
+        Url::S3 { bucket, prefix } => Box::new(s3::S3::new(url.clone(), bucket, prefix)),
+        Url::Oci { reference } => Box::new(oci::Oci::new(url.clone(), reference)?),
+        Url::Https { address, digest } => {
+            Box::new(https::Https::new(url.clone(), address, digest))
+        }
+    })
+}
+
+/// This build has none.
+#[cfg(not(feature = "remote"))]
+pub(super) fn of(url: &Url) -> Result<Box<dyn Supplier>, RegistryError> {
+    Err(remote(url, "this build fetches no components".to_owned()))
+}
+
+/// What a place that is not on this machine has to say.
+fn remote(url: &Url, why: String) -> RegistryError {
+    RegistryError::Remote { place: url.to_string(), why }
+}

@@ -1,0 +1,163 @@
+//! One component in an OCI registry, by a tag or a digest.
+//!
+//! As the guidance of the CNCF's working group has it, the component is the one layer of type
+//! `application/wasm` (<https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/>).
+//! Signatures are the text of the manifest's annotation [`ANNOTATION`]. The registry is asked again
+//! and again for the digest of what the tag names.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
+use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference};
+
+use super::{Fetched, Offer, Supplier, Url, remote};
+use crate::registry::RegistryError;
+use crate::sandbox::Sandbox;
+
+/// The annotation of a manifest that holds its component's signatures.
+const ANNOTATION: &str = "dev.lovage.signatures";
+
+/// The type of the layer.
+const WASM: &str = "application/wasm";
+
+/// The type of what is said of it.
+const CONFIG: &str = "application/vnd.wasm.config.v0+json";
+
+/// A reference such as `ghcr.io/team/resize:1`.
+pub(in crate::registry) struct Oci {
+    url: Url,
+    reference: Reference,
+    client: Client,
+}
+
+impl std::fmt::Debug for Oci {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Oci").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Oci {
+    /// From the parts of `oci://REFERENCE`.
+    pub(in crate::registry) fn new(url: Url, reference: &str) -> Result<Self, RegistryError> {
+        let reference: Reference =
+            reference.parse().map_err(|error| remote(&url, format!("{error}")))?;
+        let client = client(&reference);
+        Ok(Self { url, reference, client })
+    }
+
+    fn failed(&self, error: &(dyn std::error::Error + 'static)) -> RegistryError {
+        remote(&self.url, crate::events::Chain(error).to_string())
+    }
+
+    async fn layer(&self) -> Result<(OciImageManifest, OciDescriptor), RegistryError> {
+        let (manifest, _) = self
+            .client
+            .pull_image_manifest(&self.reference, &auth(&self.reference))
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let layer = manifest.layers.iter().find(|layer| layer.media_type == WASM).cloned();
+        let why = || format!("it has no layer of type {WASM}, and so holds no component");
+        let layer = layer.ok_or_else(|| remote(&self.url, why()))?;
+        Ok((manifest, layer))
+    }
+}
+
+/// A client for a registry: over TLS, but for one on this very machine.
+fn client(reference: &Reference) -> Client {
+    let registry = reference.resolve_registry();
+    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+    let protocol = if ["127.0.0.1", "localhost", "[::1]"].contains(&host) {
+        ClientProtocol::Http
+    } else {
+        ClientProtocol::Https
+    };
+    Client::new(ClientConfig { protocol, ..ClientConfig::default() })
+}
+
+/// Who we are to a registry, as `docker login` noted it; nobody where it did not.
+fn auth(reference: &Reference) -> RegistryAuth {
+    use docker_credential::DockerCredential::{IdentityToken, UsernamePassword};
+    match docker_credential::get_credential(reference.resolve_registry()) {
+        Ok(UsernamePassword(user, password)) => RegistryAuth::Basic(user, password),
+        Ok(IdentityToken(token)) => RegistryAuth::Bearer(token),
+        Err(_) => RegistryAuth::Anonymous,
+    }
+}
+
+#[async_trait]
+impl Supplier for Oci {
+    fn shown(&self) -> String {
+        self.url.to_string()
+    }
+
+    fn holds(&self, place: &str) -> bool {
+        place == self.url.to_string()
+    }
+
+    async fn list(&self) -> Result<Vec<Offer>, RegistryError> {
+        let stamp = self
+            .client
+            .fetch_manifest_digest(&self.reference, &auth(&self.reference))
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let place = self.url.to_string();
+        Ok(vec![Offer { shown: place.clone(), place, stamp }])
+    }
+
+    async fn fetch(&self, _: &Offer, sandbox: &Sandbox) -> Result<Fetched, RegistryError> {
+        let (manifest, layer) = self.layer().await?;
+        let most = sandbox.options().max_component_bytes;
+        let size = u64::try_from(layer.size).unwrap_or(u64::MAX);
+        if size > most {
+            let why = format!("it has {size} bytes, and {most} are allowed (components.max_bytes)");
+            return Err(remote(&self.url, why));
+        }
+        let mut wasm = Vec::new();
+        // It ends with an error where there is more than the manifest says, or something else.
+        self.client
+            .pull_blob(&self.reference, &layer, &mut wasm)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let annotations = manifest.annotations.unwrap_or_default();
+        let signatures = annotations.get(ANNOTATION).map(|text| text.as_bytes().to_vec());
+        Ok(Fetched { wasm, signatures })
+    }
+}
+
+/// Puts a component into a registry, with its signatures; the digest of the manifest.
+pub async fn push(
+    reference: &str,
+    wasm: Vec<u8>,
+    signatures: Option<String>,
+    imports: &[String],
+    exports: &[String],
+) -> Result<String, RegistryError> {
+    let url = Url::Oci { reference: reference.to_owned() };
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        remote(&url, crate::events::Chain(error).to_string())
+    };
+    let reference: Reference = reference.parse().map_err(|error| remote(&url, format!("{error}")))?;
+    // https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/
+    let config = serde_json::json!({
+        "created": jiff::Timestamp::now().to_string(),
+        "architecture": "wasm",
+        "os": "wasip2",
+        "layerDigests": [crate::sandbox::digest(&wasm)],
+        "component": {"imports": imports, "exports": exports, "target": null},
+    });
+    let config = Config::new(config.to_string().into_bytes(), CONFIG.to_owned(), None);
+    let layers = [ImageLayer::new(wasm, WASM.to_owned(), None)];
+    let annotations = signatures.map(|text| BTreeMap::from([(ANNOTATION.to_owned(), text)]));
+    let mut manifest = OciImageManifest::build(&layers, &config, annotations);
+    manifest.media_type = Some(OCI_IMAGE_MEDIA_TYPE.to_owned());
+    let client = client(&reference);
+    let auth = auth(&reference);
+    client
+        .push(&reference, &layers, config, &auth, Some(manifest))
+        .await
+        .map_err(|error| failed(&error))?;
+    client.fetch_manifest_digest(&reference, &auth).await.map_err(|error| failed(&error))
+}

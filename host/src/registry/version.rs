@@ -1,0 +1,175 @@
+//! One version of a component as it is served, and how its jobs fare.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Task;
+use crate::sandbox::LoadedComponent;
+
+/// A component that serves its tasks, from when, and what became of its jobs.
+#[derive(Debug)]
+pub struct Version {
+    /// The component.
+    pub component: Arc<LoadedComponent>,
+    /// Since when it is served here.
+    pub since: Timestamp,
+    /// What became of its jobs since then.
+    pub tally: Arc<Tally>,
+    pub(super) tasks: Vec<Arc<Task>>,
+}
+
+impl Version {
+    pub(super) fn new(component: Arc<LoadedComponent>) -> Self {
+        let tally = Arc::<Tally>::default();
+        let task = |spec: &crate::sandbox::TaskSpec| {
+            Arc::new(Task::new(spec.clone(), Arc::clone(&component), Arc::clone(&tally)))
+        };
+        let tasks = component.tasks.iter().map(task).collect();
+        Self { component, since: Timestamp::now(), tally, tasks }
+    }
+
+    /// Its digest, `sha256:` and 64 hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.component.source.digest
+    }
+}
+
+/// Each power of two of microseconds is parted into so many buckets.
+const PARTS: usize = 4;
+
+/// Up to 2^36 µs, nineteen hours.
+const BUCKETS: usize = 36 * PARTS;
+
+/// Attempts of a version: how many, how many failed, and how long they took.
+#[derive(Debug)]
+pub struct Tally {
+    calls: AtomicU64,
+    failures: AtomicU64,
+    walls: [AtomicU64; BUCKETS],
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { calls: zero(), failures: zero(), walls: std::array::from_fn(|_| zero()) }
+    }
+}
+
+impl Tally {
+    /// Counts an attempt.
+    pub fn record(&self, failed: bool, wall: Duration) {
+        if let Some(bucket) = self.walls.get(bucket_of(wall)) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.failures.fetch_add(u64::from(failed), Ordering::Relaxed);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was counted so far.
+    pub fn now(&self) -> Counts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Counts {
+            calls: read(&self.calls),
+            failures: read(&self.failures),
+            walls: self.walls.iter().map(read).collect(),
+        }
+    }
+
+    /// How many attempts there were, and how many of them failed.
+    pub fn calls(&self) -> (u64, u64) {
+        (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
+    }
+}
+
+/// What a [`Tally`] held at one time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// How many attempts.
+    pub calls: u64,
+    /// How many of them failed.
+    pub failures: u64,
+    walls: Vec<u64>,
+}
+
+impl Counts {
+    /// What was counted after `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        let less = |now: u64, before: u64| now.saturating_sub(before);
+        let before_at = |i: usize| before.walls.get(i).copied().unwrap_or(0);
+        Self {
+            calls: less(self.calls, before.calls),
+            failures: less(self.failures, before.failures),
+            walls: self.walls.iter().enumerate().map(|(i, n)| less(*n, before_at(i))).collect(),
+        }
+    }
+
+    /// The part of attempts that failed, 0 to 1; 0 where there were none.
+    pub fn failure_rate(&self) -> f64 {
+        if self.calls == 0 { 0.0 } else { self.failures as f64 / self.calls as f64 }
+    }
+
+    /// How long 95 of 100 attempts took at most, within a fifth; `None` where there were none.
+    pub fn p95(&self) -> Option<Duration> {
+        let all: u64 = self.walls.iter().sum();
+        let rank = (all * 95).div_ceil(100);
+        let mut seen = 0;
+        let bucket = self.walls.iter().position(|count| {
+            seen += count;
+            rank > 0 && seen >= rank
+        })?;
+        Some(upper_end(bucket))
+    }
+}
+
+fn bucket_of(wall: Duration) -> usize {
+    let micros = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX).max(1);
+    let power = micros.ilog2() as usize;
+    // The two binary digits after the first.
+    let part = if power >= 2 { (micros >> (power - 2)) & 3 } else { (micros << (2 - power)) & 3 };
+    (power * PARTS + part as usize).min(BUCKETS - 1)
+}
+
+fn upper_end(bucket: usize) -> Duration {
+    let (power, part) = (bucket / PARTS, bucket % PARTS);
+    Duration::from_secs_f64((1_u64 << power) as f64 * (1.0 + (part + 1) as f64 / 4.0) / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_most_attempts_is_told_within_a_quarter() {
+        for micros in [1_u64, 3, 50, 777, 12_345, 9_999_999] {
+            let tally = Tally::default();
+            for _ in 0..100 {
+                tally.record(false, Duration::from_micros(micros));
+            }
+            let told = tally.now().p95().unwrap().as_secs_f64() * 1e6;
+            let ratio = told / micros as f64;
+            assert!((1.0..=2.0).contains(&ratio) && (micros < 4 || ratio <= 1.26), "{micros} {told}");
+        }
+        let tally = Tally::default();
+        for n in 0..100 {
+            tally.record(n % 10 == 0, Duration::from_millis(if n < 90 { 1 } else { 100 }));
+        }
+        let counts = tally.now();
+        assert_eq!((counts.calls, counts.failures, counts.failure_rate()), (100, 10, 0.1));
+        assert!(counts.p95().unwrap() >= Duration::from_millis(100));
+        assert_eq!(Counts::default().p95(), None);
+    }
+
+    #[test]
+    fn what_was_counted_before_is_left_out() {
+        let tally = Tally::default();
+        tally.record(true, Duration::from_secs(3600 * 100));
+        let before = tally.now();
+        tally.record(false, Duration::from_micros(10));
+        let after = tally.now().since(&before);
+        assert_eq!((after.calls, after.failures), (1, 0));
+        assert!(after.p95().unwrap() < Duration::from_micros(20));
+    }
+}
