@@ -13,7 +13,7 @@ use super::{RegistryError, Task};
 use crate::policy::Policies;
 #[cfg(feature = "compiler")]
 use crate::sandbox::Bytes;
-use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source, Ungranted};
+use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source, Unchecked, Ungranted};
 
 /// Where components come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +92,10 @@ impl Loaded {
         // the same file, is no conflict.
         if self.components.iter().any(|other| is_same(&other.source, &component.source)) {
             return Ok(());
+        }
+        for Unchecked { task, reason } in &component.unchecked {
+            let file = &component.source.file;
+            tracing::warn!(file, task, reason, "payloads are not checked by the task's schema");
         }
         for spec in &component.tasks {
             if let Some(other) = self.tasks.get(&spec.name) {
