@@ -461,6 +461,7 @@ impl Pipeline {
             wanted: wanted.clone(),
             tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
             log_guests: self.config.log.guests,
+            check_payload: settings.check_payload,
         };
         let meter = Arc::default();
         let unless_reported = UnlessReported::new(self, job, Arc::clone(&meter));

@@ -58,6 +58,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Delays between attempts.
     pub backoff: Backoff,
+    /// Whether payloads are held to the schema that the task has for them.
+    pub check_payload: bool,
     /// The results' format, where the task's settings name one.
     pub result_format: Option<ResultFormat>,
     /// The queue for results, where the task's settings name one.
@@ -94,6 +96,7 @@ impl Settings {
                 base: millis(own.retry_base_ms, all.retry_base_ms, defaults::RETRY_BASE_MS),
                 cap: millis(own.retry_cap_ms, all.retry_cap_ms, defaults::RETRY_CAP_MS),
             },
+            check_payload: own.check_payload.or(all.check_payload).unwrap_or(true),
             result_format: own.result_format.or(all.result_format),
             results: own.results.clone().or_else(|| all.results.clone()),
         }

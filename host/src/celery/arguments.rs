@@ -11,7 +11,8 @@
 //!    (and, of a keyword argument, the schema knows no property of that name);
 //! 3. positional arguments alone: an object by the names of the schema's properties, else an array.
 //!    The names are the required ones in the order of `required`, then the others in the order of
-//!    the schema's text: as in Python, where parameters without a default come first;
+//!    the schema's text: as in Python, where parameters without a default come first. Where the
+//!    schema takes an array, too (`prefixItems`), as a function's does, they are in its order;
 //! 4. keyword arguments alone: an object;
 //! 5. both: one object, where the schema names the positional ones, else
 //!    `{"args": […], "kwargs": {…}}`.
@@ -48,10 +49,10 @@ pub struct Shape {
     known: bool,
     /// Whether it is for an object.
     object: bool,
-    /// The names of its properties: the required ones first.
+    /// The names of its properties: the required ones first, or as they stand.
     names: Vec<String>,
-    /// How many of them are required.
-    required: usize,
+    /// Which of them are required.
+    required: Vec<String>,
 }
 
 /// How many references of a schema are followed.
@@ -74,15 +75,19 @@ impl Shape {
         let types = schema.get("type");
         let types = types.and_then(|it| it.items().or_else(|| Some(vec![it.clone()])));
         if let Some(types) = types {
-            let mut types = types.iter().filter(|it| it.text() != "\"null\"").peekable();
+            // Parameters by name or by place: a function's, whose order is that of its own.
+            let by_place = schema.contains("properties") && schema.contains("prefixItems");
+            let besides =
+                |it: &&Json| it.text() != "\"null\"" && !(by_place && it.text() == "\"array\"");
+            let mut types = types.iter().filter(besides).peekable();
             if types.peek().is_none() || types.any(|it| it.text() != "\"object\"") {
                 return false;
             }
-            self.properties(schema);
+            self.properties(schema, by_place);
             return true;
         }
         if schema.contains("properties") {
-            self.properties(schema);
+            self.properties(schema, false);
             return true;
         }
         if let Some(reference) = schema.string("$ref") {
@@ -109,13 +114,13 @@ impl Shape {
         }
     }
 
-    fn properties(&mut self, schema: &Map) {
-        let required: Vec<String> = schema.get("required").and_then(Json::read).unwrap_or_default();
-        self.required = required.len();
-        self.names = required;
+    fn properties(&mut self, schema: &Map, as_they_stand: bool) {
+        self.required = schema.get("required").and_then(Json::read).unwrap_or_default();
+        self.names = if as_they_stand { Vec::new() } else { self.required.clone() };
+        let before = self.names.len();
         let properties = schema.get("properties").and_then(Json::fields).unwrap_or_default();
         for (name, _) in properties.iter() {
-            if !self.names.iter().take(self.required).any(|it| it == name) {
+            if !self.names.iter().take(before).any(|it| it == name) {
                 self.names.push(name.to_owned());
             }
         }
@@ -128,7 +133,7 @@ impl Shape {
     /// Whether a value is such an object as the schema is for.
     fn fits(&self, value: &Json) -> bool {
         let Some(fields) = value.fields() else { return false };
-        let has_all = self.names.iter().take(self.required).all(|name| fields.contains(name));
+        let has_all = self.required.iter().all(|name| fields.contains(name));
         has_all && (self.names.is_empty() || self.names.iter().any(|name| fields.contains(name)))
     }
 

@@ -11,7 +11,7 @@ use crate::{
     load,
     policy::{Capability, Grants},
     registry::{Inspection, inspect},
-    sandbox::{Bytes, Import, Limits},
+    sandbox::{Bytes, Import, Limits, NoTask, Unchecked},
     settings::{Advice, Settings},
     text::{nearest, one_line, printable},
 };
@@ -37,6 +37,10 @@ struct Checked<'a> {
     digest: &'a str,
     tasks: Vec<CheckedTask>,
     imports: Vec<&'a Import>,
+    #[serde(skip_serializing_if = "<[Unchecked]>::is_empty")]
+    unchecked: &'a [Unchecked],
+    #[serde(skip_serializing_if = "<[NoTask]>::is_empty")]
+    no_tasks: &'a [NoTask],
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'a str>,
 }
@@ -85,6 +89,8 @@ impl Check {
             digest: &found.digest,
             tasks: tasks.collect::<anyhow::Result<_>>()?,
             imports: found.imports.iter().collect(),
+            unchecked: &found.unchecked,
+            no_tasks: &found.no_tasks,
             problem: found.problem.as_deref(),
         };
         if global.json {
@@ -157,6 +163,12 @@ fn show(checked: &Checked<'_>) -> anyhow::Result<()> {
         for line in printable(&grants, 65_536).lines() {
             say!("          {line}")?;
         }
+    }
+    for Unchecked { task, reason } in checked.unchecked {
+        say!("unchecked {task}: payloads are not checked by its schema: {reason}")?;
+    }
+    for other in checked.no_tasks {
+        say!("no task   {}: {}", one_line(&other.function, 200), other.reason)?;
     }
     match checked.problem {
         Some(problem) => say!("problem   {}", printable(problem, 8192))?,

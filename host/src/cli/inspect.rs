@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     load,
     registry::{Inspection, inspect},
-    sandbox::Bytes,
+    sandbox::{Bytes, TYPED, Unchecked},
     text::{one_line, printable},
 };
 
@@ -48,7 +48,11 @@ impl Inspect {
         say!("size      {}", Bytes(found.size))?;
         println!(
             "contract  {}",
-            found.contract.map_or_else(|| "none".to_owned(), |it| format!("lovage:task@{it}"))
+            match found.contract {
+                None => "none".to_owned(),
+                Some(TYPED) => TYPED.to_owned(),
+                Some(version) => format!("lovage:task@{version}"),
+            }
         );
         for task in &found.tasks {
             say!("task      {}", task.name)?;
@@ -76,6 +80,12 @@ impl Inspect {
         }
         for export in &found.exports {
             say!("export    {}", one_line(export, 200))?;
+        }
+        for Unchecked { task, reason } in &found.unchecked {
+            say!("unchecked {task}: payloads are not checked by its schema: {reason}")?;
+        }
+        for other in &found.no_tasks {
+            say!("no task   {}: {}", one_line(&other.function, 200), other.reason)?;
         }
         if let Some(problem) = &found.problem {
             say!("problem   {}", printable(problem, 8192))?;

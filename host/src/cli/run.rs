@@ -118,6 +118,7 @@ impl Run {
             limits: settings.limits,
             grants: Arc::new(grants),
             log_guests: config.log.guests,
+            check_payload: settings.check_payload,
             max_attempts: settings.max_attempts.max(job.attempt),
             ..Plan::default()
         };

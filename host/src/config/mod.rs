@@ -287,6 +287,9 @@ limits::with_limits! {
         pub retry_base_ms: Option<u64>,
         /// The bound of every such delay, in milliseconds.
         pub retry_cap_ms: Option<u64>,
+        /// Whether JSON payloads are held to the schema that the component has for them, before a guest
+        /// is made; they are when absent.
+        pub check_payload: Option<bool>,
         /// The queue for results, over the queue's own setting.
         pub results: Option<String>,
         /// The results' format, over the queue's own setting.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::RegistryError;
 use super::load::{LoadOptions, check_grants, compile_in_background, read};
-use crate::sandbox::{Import, Kind, Sandbox, Source, TaskSpec};
+use crate::sandbox::{Import, Kind, NoTask, Sandbox, Source, TaskSpec, Unchecked};
 
 /// All that is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,6 +28,12 @@ pub struct Inspection {
     pub imports: Vec<Import>,
     /// What it exports, besides types.
     pub exports: Vec<String>,
+    /// Tasks whose payloads are not held to the schema that they have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<Unchecked>,
+    /// Exported functions that are no tasks, where functions are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub no_tasks: Vec<NoTask>,
     /// Why it does not load; `None` when it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -50,6 +56,8 @@ pub async fn inspect(
         tasks: Vec::new(),
         imports: Vec::new(),
         exports: Vec::new(),
+        unchecked: Vec::new(),
+        no_tasks: Vec::new(),
         problem: None,
     };
     let component = match compile_in_background(sandbox, options, &source, wasm).await? {
@@ -61,12 +69,13 @@ pub async fn inspect(
     };
     inspection.imports = sandbox.imports(&component);
     inspection.exports = sandbox.exports(&component);
-    inspection.contract = sandbox.contract(&component);
+    (inspection.contract, inspection.no_tasks) = sandbox.contract(&component);
     match sandbox.load(source, component, None, &options.limits).await {
         Ok(loaded) => {
             let granted = check_grants(&loaded, &options.policies);
             inspection.problem = granted.err().map(|problem| problem.to_string());
             inspection.tasks = loaded.tasks;
+            inspection.unchecked = loaded.unchecked;
         }
         Err(error) => inspection.problem = Some(error.problem.to_string()),
     }

@@ -11,7 +11,7 @@ use super::{Canary, History, RegistryError, Url};
 use crate::policy::Policies;
 #[cfg(feature = "compiler")]
 use crate::sandbox::Bytes;
-use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source, Ungranted};
+use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source, Unchecked, Ungranted};
 use crate::signature::{self, Signatures};
 use crate::text::component_name;
 
@@ -129,6 +129,7 @@ pub(super) async fn prepare(
     }
     check_grants(&loaded, &options.policies)
         .map_err(|problem| problem.of(&loaded.source.file))?;
+    tell_unchecked(&loaded);
     tracing::info!(
         file = loaded.source.file,
         digest = loaded.source.digest,
@@ -137,6 +138,14 @@ pub(super) async fn prepare(
         "component loaded"
     );
     Ok(Arc::new(loaded))
+}
+
+/// Says of which tasks the payloads are not held to their schemas.
+pub(super) fn tell_unchecked(component: &LoadedComponent) {
+    for Unchecked { task, reason } in &component.unchecked {
+        let file = &component.source.file;
+        tracing::warn!(file, task, reason, "payloads are not checked by the task's schema");
+    }
 }
 
 /// Says that a component is being compiled: with a large one that takes long enough to wonder.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::canary::Verdict;
 use super::history::{Kept, Record};
-use super::load::{check_grants, is_same, prepare};
+use super::load::{check_grants, is_same, prepare, tell_unchecked};
 use super::served::{Slot, Trial};
 use super::supplier::{self, Fetched, Offer, Supplier};
 use super::status::Refusal;
@@ -235,6 +235,7 @@ impl Registry {
         locked(&self.seen).insert(offer.place.clone(), (offer.stamp.clone(), digest));
         check_grants(&component, &self.options.policies)
             .map_err(|problem| problem.of(&component.source.file))?;
+        tell_unchecked(&component);
         if !self.is_served(&offer.place, &component.source) {
             self.admit(&offer.place, Version::new(Arc::new(component)), false).await?;
         }

@@ -7,7 +7,7 @@ use super::Sandbox;
 use super::bindings::Invocation;
 use super::component::LoadedComponent;
 use super::config::{self, ConfigValues};
-use super::cpu::Meter;
+use super::cpu::{self, Meter};
 use super::crash;
 use super::hogs::Whose;
 use super::limits::{Limit, Limits};
@@ -17,6 +17,7 @@ use super::state::{DeadlinePassed, Scene};
 use super::stdio::Tail;
 use crate::follow_on::FollowOn;
 use crate::job::Job;
+use crate::message::raw::is_json;
 use crate::outcome::{Failure, Outcome};
 use crate::policy::Grants;
 use crate::usage::Usage;
@@ -44,6 +45,8 @@ pub struct Plan {
     pub tenant_weight: u32,
     /// Whether what it writes to standard output and error is logged.
     pub log_guests: bool,
+    /// Whether the payload is held to the schema that the task has for it.
+    pub check_payload: bool,
 }
 
 impl Default for Plan {
@@ -56,6 +59,7 @@ impl Default for Plan {
             wanted: Wanted::default(),
             tenant_weight: 1,
             log_guests: false,
+            check_payload: true,
         }
     }
 }
@@ -187,6 +191,16 @@ impl Sandbox {
             max_attempts: plan.max_attempts,
             deadline: unix_millis(deadline.saturating_duration_since(started)),
         };
+        // Before anything is made for a guest that will not run.
+        if plan.check_payload
+            && let Err(failure) = check_payload(component, job, limits, meter).await
+        {
+            return Report::unrun(Outcome::Rejected(failure));
+        }
+        let input = match component.handler.input(job, limits) {
+            Ok(input) => input,
+            Err(failure) => return Report::unrun(Outcome::Rejected(failure)),
+        };
         let config = if component.reads_config {
             match config::values(self.services(), &plan.grants, deadline).await {
                 Ok(config) => config,
@@ -208,10 +222,12 @@ impl Sandbox {
             Ok(store) => store,
             Err(error) => return Report::without_a_guest("sandbox", error.as_ref()),
         };
+        let held = input.memory_bytes();
         let ended = within(deadline, limits.cpu, meter, async {
+            store.data_mut().limiter.hold(held)?;
             let instance = component.pre.instantiate_async(&mut store).await?;
             let handler = &component.handler;
-            handler.run(&mut store, &instance, invocation).await
+            handler.run(&mut store, &instance, invocation, input, limits).await
         })
         .await;
         // A guest that returned before it met the clock made too many calls all the same.
@@ -265,6 +281,39 @@ impl Sandbox {
             stdout,
             stderr,
         }
+    }
+}
+
+/// So many steps of a check are done in a moment; what takes more is not for a thread that others
+/// wait for.
+const STEPS_IN_PLACE: u64 = 200_000;
+
+/// Holds a payload to the schema that its task has for it.
+async fn check_payload(
+    component: &Arc<LoadedComponent>,
+    job: &Arc<Job>,
+    limits: &Limits,
+    meter: &Meter,
+) -> Result<(), Failure> {
+    let Some(checker) = component.checkers.get(&job.task) else { return Ok(()) };
+    if !is_json(&job.content_type) {
+        return Ok(());
+    }
+    let memory = limits.memory_bytes;
+    if checker.work(&job.payload) <= STEPS_IN_PLACE {
+        return checker.check(&job.payload, memory);
+    }
+    let (component, job) = (Arc::clone(component), Arc::clone(job));
+    let check = move || {
+        let checker = component.checkers.get(&job.task);
+        cpu::timed(|| checker.map_or(Ok(()), |checker| checker.check(&job.payload, memory)))
+    };
+    match tokio::task::spawn_blocking(check).await {
+        Ok((checked, time)) => {
+            meter.add(time);
+            checked
+        }
+        Err(error) => Err(Failure::new("payload_check", error.to_string())),
     }
 }
 

@@ -4,6 +4,7 @@
 //! with a component is told at its deployment, in words that say what to do, and an attempt has
 //! nothing left to look up.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,8 +23,10 @@ use super::cpu::Meter;
 use super::crash;
 use super::error::{ComponentError, Problem};
 use super::limits::{Limit, Limits};
+use super::payload_check::{Checker, PayloadCheck, Unchecked};
 use super::spec::{self, TaskSpec};
 use super::state::{Offer, Scene, State, offer};
+use super::typed::NoTask;
 use crate::policy::Capability;
 use crate::wanted::Wanted;
 
@@ -71,7 +74,8 @@ pub struct Import {
 pub struct LoadedComponent {
     /// Where it came from.
     pub source: Source,
-    /// The version of the contract that it is run by, such as `1.0.0`.
+    /// The version of the contract that it is run by, such as `1.0.0`; [`TYPED`](super::TYPED) where
+    /// it is run by the types of its functions.
     pub contract: &'static str,
     /// What it serves: at least one.
     pub tasks: Vec<TaskSpec>,
@@ -79,6 +83,12 @@ pub struct LoadedComponent {
     pub imports: Vec<Import>,
     /// What it exports, besides types.
     pub exports: Vec<String>,
+    /// Exported functions that are no tasks, where functions are.
+    pub others: Vec<NoTask>,
+    /// Tasks whose payloads are not held to the schema that they have.
+    pub unchecked: Vec<Unchecked>,
+    /// What payloads are held to, by task; absent where any payload fits.
+    pub(super) checkers: HashMap<String, Checker>,
     pub(super) pre: InstancePre<State>,
     pub(super) handler: Handler,
     /// Whether it reads configuration: only then are its secrets looked up.
@@ -223,17 +233,36 @@ impl Sandbox {
             .linker()
             .instantiate_pre(&component)
             .map_err(|error| problem(Problem::WrongImport { reason: format!("{error:#}") }))?;
-        let tasks = match tasks {
-            Some(tasks) => tasks,
-            None => self.describe(&pre, &handler, limits).await.map_err(problem)?,
+        let tasks = match (tasks, handler.derived()) {
+            // From the code itself, which the manifest might be older than.
+            (Some(_), Some(derived)) => derived.to_vec(),
+            (Some(tasks), None) => tasks,
+            (None, derived) => {
+                let described = self.describe(&pre, &handler, limits).await;
+                described.map_err(|it| match it {
+                    // It was not asked, only started.
+                    Problem::Describe { reason } if derived.is_some() => {
+                        problem(Problem::Start { reason })
+                    }
+                    it => problem(it),
+                })?
+            }
         };
         spec::check(&tasks).map_err(problem)?;
+        let (checkers, unchecked) = match handler.derived() {
+            // Whose values are of their types, or the job is rejected.
+            Some(_) => (HashMap::new(), Vec::new()),
+            None => checkers(&tasks).map_err(problem)?,
+        };
         Ok(LoadedComponent {
             contract: handler.version(),
             reads_config: imports.iter().any(|import| import.needs == Some(Capability::Config)),
             tasks,
             imports,
             exports: self.exports(&component),
+            others: handler.others().to_vec(),
+            unchecked,
+            checkers,
             pre,
             handler,
             source,
@@ -371,10 +400,37 @@ impl Sandbox {
             .collect()
     }
 
-    /// The version of the contract that a component would be run by, whether or not it loads.
-    pub(crate) fn contract(&self, component: &Component) -> Option<&'static str> {
-        Handler::probe(self.engine(), component).ok().map(|handler| handler.version())
+    /// The version of the contract that a component would be run by, and the functions that are no
+    /// tasks, whether or not it loads.
+    pub(crate) fn contract(&self, component: &Component) -> (Option<&'static str>, Vec<NoTask>) {
+        match Handler::probe(self.engine(), component) {
+            Ok(handler) => (Some(handler.version()), handler.others().to_vec()),
+            Err(Problem::NoHandler { others, .. }) => (None, others),
+            Err(_) => (None, Vec::new()),
+        }
     }
+}
+
+/// What the payloads of tasks are held to, and those that are held to nothing, with why.
+fn checkers(tasks: &[TaskSpec]) -> Result<(HashMap<String, Checker>, Vec<Unchecked>), Problem> {
+    let (mut checkers, mut unchecked) = (HashMap::new(), Vec::new());
+    for task in tasks {
+        let Some(schema) = &task.input_schema else { continue };
+        let check = PayloadCheck::of(schema).map_err(|reason| Problem::BadTask {
+            name: task.name.clone(),
+            reason: format!("input-schema {reason}"),
+        })?;
+        match check {
+            PayloadCheck::Anything => {}
+            PayloadCheck::Checked(checker) => {
+                checkers.insert(task.name.clone(), *checker);
+            }
+            PayloadCheck::Unchecked(reason) => {
+                unchecked.push(Unchecked { task: task.name.clone(), reason });
+            }
+        }
+    }
+    Ok((checkers, unchecked))
 }
 
 #[cfg(test)]

@@ -23,6 +23,12 @@ impl Meter {
         Duration::from_nanos(self.spent.load(Ordering::Relaxed))
     }
 
+    /// Adds what was done elsewhere for the same purpose.
+    pub(super) fn add(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.spent.fetch_add(nanos, Ordering::Relaxed);
+    }
+
     /// The same with the poll under way, for who is within it.
     fn spent_so_far(&self) -> Duration {
         let poll = of_this_thread().saturating_sub(self.began.load(Ordering::Relaxed));
@@ -60,6 +66,13 @@ impl Meter {
         })
         .await
     }
+}
+
+/// Does something on this thread, and tells what CPU time it took.
+pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let start = of_this_thread();
+    let done = work();
+    (done, Duration::from_nanos(of_this_thread().saturating_sub(start)))
 }
 
 /// The CPU time that this thread has taken, in nanoseconds. A poll begins and ends on one thread,

@@ -8,6 +8,7 @@ use std::io;
 use super::bindings::SERVED;
 use super::engine::Allocator;
 use super::limits::{Bytes, Limit};
+use super::typed::NoTask;
 use crate::policy::Capability;
 use crate::text::{one_line, printable};
 
@@ -135,11 +136,38 @@ pub enum Problem {
          `lovage compile`"
     )]
     NoCompiler,
-    /// It exports no version of the handler.
-    #[error("does not export `lovage:task/handler`, so it serves no tasks; it exports {}", list(.exports))]
+    /// It exports no version of the handler, and no function that could be a task.
+    #[error(
+        "does not export `lovage:task/handler`, and no function that could be a task instead, so it \
+         serves no tasks; it exports {}{}",
+        list(.exports), no_tasks(.others)
+    )]
     NoHandler {
         /// What it exports.
         exports: Vec<String>,
+        /// Its functions, with why they are no tasks.
+        others: Vec<NoTask>,
+    },
+    /// Its functions' types come to more than there may be.
+    #[error("exports functions that are not looked at: {reason}")]
+    LargeTypes {
+        /// Of what there is too much.
+        reason: String,
+    },
+    /// Two of its functions would be one task.
+    #[error(
+        "exports two functions that would both be the task `{}`: `{}` and `{}`; rename one",
+        one_line(.task, SHOWN_NAME_BYTES),
+        one_line(.first, SHOWN_NAME_BYTES),
+        one_line(.second, SHOWN_NAME_BYTES)
+    )]
+    SameTask {
+        /// The task.
+        task: String,
+        /// The one function.
+        first: String,
+        /// The other.
+        second: String,
     },
     /// It exports the handler in versions that this host does not know.
     #[error(
@@ -198,6 +226,12 @@ pub enum Problem {
     /// `describe` did not answer.
     #[error("does not say which tasks it serves: `describe` {reason}")]
     Describe {
+        /// How it ended.
+        reason: String,
+    },
+    /// It does not start.
+    #[error("cannot be started: it {reason}")]
+    Start {
         /// How it ended.
         reason: String,
     },
@@ -295,6 +329,20 @@ const SHOWN_NAME_BYTES: usize = 200;
 /// A reason that may quote the component, fit to be shown.
 fn shown(reason: &str) -> String {
     printable(reason, SHOWN_BYTES)
+}
+
+/// Why functions are no tasks: of some of them.
+fn no_tasks(others: &[NoTask]) -> String {
+    const SHOWN: usize = 5;
+    let each = others.iter().take(SHOWN).map(|NoTask { function, reason }| {
+        format!("; `{}` is no task, since {reason}", one_line(function, SHOWN_NAME_BYTES))
+    });
+    let mut text: String = each.collect();
+    if others.len() > SHOWN {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "; and {} more", others.len() - SHOWN);
+    }
+    text
 }
 
 /// Names for people: as many as have room, and how many more there are.

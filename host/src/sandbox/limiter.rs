@@ -53,6 +53,13 @@ impl Limiter {
         self.refused
     }
 
+    /// Counts what the host holds for the guest.
+    pub(super) fn hold(&mut self, bytes: u64) -> Result<(), Refusal> {
+        let asked = self.used.saturating_add(bytes);
+        let refusal = Refusal { limit: Limit::Memory, asked, allowed: self.limits.memory_bytes };
+        if self.grow(bytes) { Ok(()) } else { Err(refusal) }
+    }
+
     fn grow(&mut self, by: u64) -> bool {
         let asked = self.used.saturating_add(by);
         if asked > self.limits.memory_bytes {

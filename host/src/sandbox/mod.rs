@@ -40,6 +40,7 @@ mod limits;
 mod no_files;
 mod notes;
 mod output;
+mod payload_check;
 mod read;
 mod scratch;
 mod services;
@@ -50,6 +51,7 @@ mod state;
 mod stdio;
 
 mod ticker;
+mod typed;
 mod waits;
 
 use std::sync::Arc;
@@ -68,6 +70,7 @@ pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION}
 pub use self::error::{ComponentError, EngineError, Problem, Ungranted};
 pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 pub use self::limits::{Bytes, Limit, Limits, Refusal};
+pub use self::payload_check::Unchecked;
 pub use self::scratch::ScratchError;
 pub use self::services::Services;
 #[cfg(all(any(test, fuzzing), feature = "compiler"))]
@@ -75,6 +78,7 @@ pub(crate) use self::shape::check as check_shape;
 pub use self::spec::TaskSpec;
 pub use self::state::{OFFERED, Offer, Offered, Versions, offer};
 pub use self::stdio::Tail;
+pub use self::typed::{CONTRACT as TYPED, INVALID_PAYLOAD, NoTask};
 
 use self::hogs::Hogs;
 use self::scratch::Scratches;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
+use super::payload_check::check_schema;
 use crate::job::MAX_NAME_BYTES;
 
 /// One task, as its component describes it. All but the name is advice, which the operator's
@@ -57,16 +58,7 @@ pub(super) fn check(tasks: &[TaskSpec]) -> Result<(), Problem> {
             [("input-schema", &task.input_schema), ("output-schema", &task.output_schema)]
         {
             let Some(schema) = schema else { continue };
-            match serde_json::from_str::<serde_json::Value>(schema) {
-                // JSON Schema 2020-12, section 4.3: a schema is an object or a boolean.
-                Ok(serde_json::Value::Object(_) | serde_json::Value::Bool(_)) => {}
-                Ok(_) => {
-                    return Err(bad(format!(
-                        "{which} is no JSON Schema, which is an object or a boolean"
-                    )));
-                }
-                Err(error) => return Err(bad(format!("{which} is no JSON: {error}"))),
-            }
+            check_schema(schema).map_err(|reason| bad(format!("{which} {reason}")))?;
         }
     }
     Ok(())

@@ -39,7 +39,9 @@ async fn a_component_without_the_handler_is_told_what_it_exports_instead() {
         problem_of(&sandbox, &std::fs::read(file("hostile/no-handler")).unwrap()).await;
     assert!(matches!(problem, Problem::NoHandler { .. }));
     assert!(text.contains("does not export `lovage:task/handler`"), "{text}");
-    assert!(text.contains("it exports `"), "{text}");
+    assert!(text.contains("it exports `greeting`"), "{text}");
+    let reason = "`greeting#[method]visitor.hello` is no task, since it belongs to a resource";
+    assert!(text.contains(reason), "{text}");
     let (_, text) = problem_of(&sandbox, &wat::parse_str("(component)").unwrap()).await;
     assert!(text.contains("it exports nothing"), "{text}");
 }

@@ -80,13 +80,19 @@ pub fn component_from_text(module: &str) -> Vec<u8> {
     component_that_imports(&[], "", module)
 }
 
-/// The same for a module that imports: `packages` are texts of WIT, and `imports` is what a world
-/// says of them.
-pub fn component_that_imports(packages: &[&str], imports: &str, module: &str) -> Vec<u8> {
-    let module = module
-        .replace(
-            "REALLOC",
-            r#"
+/// A component of a world of its own, which knows nothing of the contract: `world` is what is in the
+/// world, `interfaces` stands beside it in the package `test:typed@1.0.0`.
+pub fn component_of_world(interfaces: &str, world: &str, module: &str) -> Vec<u8> {
+    let module = module.replace("REALLOC", REALLOC);
+    let mut resolve = wit_parser::Resolve::default();
+    let text = format!("package test:typed@1.0.0; {interfaces} world w {{ {world} }}");
+    let package = resolve.push_str("world.wit", &text).unwrap();
+    let world = resolve.select_world(&[package], None).unwrap();
+    encode(wat::parse_str(&module).unwrap(), &resolve, world).unwrap()
+}
+
+/// `cabi_realloc`, which never frees.
+const REALLOC: &str = r#"
             (global $top (mut i32) (i32.const 4096))
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
               (local $at i32)
@@ -98,18 +104,21 @@ pub fn component_that_imports(packages: &[&str], imports: &str, module: &str) ->
                 (drop (memory.grow (i32.sub
                     (i32.add (i32.div_u (global.get $top) (i32.const 65536)) (i32.const 1))
                     (memory.size)))))
-              (local.get $at))"#,
-        )
-        .replace(
-            "TASK",
-            // A list of one spec at 64: pointer 80, length 1. The spec: name, description, and
-            // four options that are none. 16 × 4 bytes are more than it has.
-            r#"
+              (local.get $at))"#;
+
+/// The same for a module that imports: `packages` are texts of WIT, and `imports` is what a world
+/// says of them.
+pub fn component_that_imports(packages: &[&str], imports: &str, module: &str) -> Vec<u8> {
+    let module = module.replace("REALLOC", REALLOC).replace(
+        "TASK",
+        // A list of one spec at 64: pointer 80, length 1. The spec: name, description, and
+        // four options that are none. 16 × 4 bytes are more than it has.
+        r#"
             (data (i32.const 64) "\50\00\00\00\01\00\00\00")
             (data (i32.const 80) "\20\00\00\00\01\00\00\00\20\00\00\00\01\00\00\00")
             (data (i32.const 32) "t")
             (func (export "lovage:task/handler@1.0.0#describe") (result i32) (i32.const 64))"#,
-        );
+    );
     let wit = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../wit/v1");
     let mut resolve = wit_parser::Resolve::default();
     resolve.push_dir(&wit).unwrap();

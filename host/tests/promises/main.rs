@@ -51,6 +51,8 @@ mod local_power_cut;
 mod local_processes;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod metering;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod payload_check;
 #[cfg(feature = "compiler")]
 mod precompiled;
 #[cfg(feature = "compiler")]
@@ -69,6 +71,8 @@ mod sqs_errors;
 mod sqs_requests;
 mod support;
 mod telemetry;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod typed;
 #[cfg(feature = "compiler")]
 mod wasi_0_3;
 #[cfg(feature = "compiler")]

@@ -6,10 +6,20 @@ wit_bindgen::generate!({ path: "wit", world: "stranger" });
 
 struct Stranger;
 
-impl exports::greeting::Guest for Stranger {
-    fn hello() -> String {
+struct Visitor;
+
+impl exports::greeting::GuestVisitor for Visitor {
+    fn new() -> Self {
+        Self
+    }
+
+    fn hello(&self) -> String {
         "hello".to_owned()
     }
+}
+
+impl exports::greeting::Guest for Stranger {
+    type Visitor = Visitor;
 }
 
 export!(Stranger);
