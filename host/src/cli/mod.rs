@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use self::out::Closed;
 use crate::config::{Config, LogFormat};
 
+pub mod build;
 mod celery;
 mod check;
 mod compile;
@@ -24,11 +25,15 @@ mod data;
 mod dispatch;
 mod dlq;
 mod inspect;
+mod language;
+mod new;
 mod out;
+mod project;
 mod revoke;
 mod run;
 mod send;
 mod status;
+mod test;
 mod usage;
 mod worker;
 
@@ -43,11 +48,16 @@ struct Misuse(String);
 /// Runs background tasks that are WebAssembly components.
 #[derive(Debug, Parser)]
 #[command(name = "lovage", version, about, arg_required_else_help = true, propagate_version = true)]
-#[command(after_help = "Run one job, without any broker:\n  \
+#[command(
+    after_help = "Make a task of your own, in Rust, Python, JavaScript, TypeScript, C, Go, Zig or \
+    AssemblyScript:\n  \
+    lovage new greet --lang python\n\n\
+    Run one job, without any broker:\n  \
     lovage run guest-tasks/dist/process_data.wasm --data 21\n\n\
     Run a worker on the embedded broker, and send it a job:\n  \
     lovage worker --components guest-tasks/dist &\n  \
-    lovage send process_data --data 21 --wait")]
+    lovage send process_data --data 21 --wait"
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -72,6 +82,12 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a project for a task
+    New(new::New),
+    /// Build a project's component
+    Build(build::Build),
+    /// Run a project's test cases, each in a sandbox
+    Test(test::Test),
     /// Run one job in a sandbox, without any broker
     Run(run::Run),
     /// Take jobs from queues and run them until told to stop
@@ -145,6 +161,13 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "compiler")]
         Command::CompileStandardInput => Ok(crate::sandbox::compiler::main()),
         Command::Config(command) => command.execute(&global),
+        Command::New(command) => command.execute(&global),
+        Command::Build(command) => command.execute(&global),
+        Command::Test(command) => {
+            let config = global.load()?;
+            let component = command.component()?;
+            block_on(0, command.execute(&global, &config, &component))
+        }
         Command::Run(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Send(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Status(command) => block_on(0, command.execute(&global, &global.load()?)),
