@@ -17,15 +17,21 @@ use self::out::Closed;
 use crate::config::{Config, LogFormat};
 
 mod ask;
+pub mod build;
 mod celery;
 mod check;
 mod compile;
 mod config;
 mod data;
+#[cfg(feature = "local")]
+mod dev;
 mod dispatch;
 mod dlq;
 mod inspect;
+mod language;
+mod new;
 mod out;
+mod project;
 #[cfg(feature = "remote")]
 mod push;
 mod revoke;
@@ -34,6 +40,7 @@ mod send;
 mod sign;
 mod status;
 mod tasks;
+mod test;
 mod usage;
 mod worker;
 
@@ -48,11 +55,16 @@ struct Misuse(String);
 /// Runs background tasks that are WebAssembly components.
 #[derive(Debug, Parser)]
 #[command(name = "lovage", version, about, arg_required_else_help = true, propagate_version = true)]
-#[command(after_help = "Run one job, without any broker:\n  \
+#[command(
+    after_help = "Make a task of your own, in Rust, Python, JavaScript, TypeScript, C, Go, Zig or \
+    AssemblyScript:\n  \
+    lovage new greet --lang python\n\n\
+    Run one job, without any broker:\n  \
     lovage run guest-tasks/dist/process_data.wasm --data 21\n\n\
     Run a worker on the embedded broker, and send it a job:\n  \
     lovage worker --components guest-tasks/dist &\n  \
-    lovage send process_data --data 21 --wait")]
+    lovage send process_data --data 21 --wait"
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -77,8 +89,17 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a project for a task
+    New(new::New),
+    /// Build a project's component
+    Build(build::Build),
+    /// Run a project's test cases, each in a sandbox
+    Test(test::Test),
     /// Run one job in a sandbox, without any broker
     Run(run::Run),
+    /// Build a task, serve it, and do both again whenever a file is saved
+    #[cfg(feature = "local")]
+    Dev(dev::Dev),
     /// Take jobs from queues and run them until told to stop
     Worker(worker::Worker),
     /// Serve as an AWS Lambda function
@@ -159,6 +180,13 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "compiler")]
         Command::CompileStandardInput => Ok(crate::sandbox::compiler::main()),
         Command::Config(command) => command.execute(&global),
+        Command::New(command) => command.execute(&global),
+        Command::Build(command) => command.execute(&global),
+        Command::Test(command) => {
+            let config = global.load()?;
+            let component = command.component()?;
+            block_on(0, command.execute(&global, &config, &component))
+        }
         Command::Run(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Send(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Status(command) => block_on(0, command.execute(&global, &global.load()?)),
@@ -175,6 +203,11 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tasks(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Usage(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),
+        #[cfg(feature = "local")]
+        Command::Dev(command) => {
+            let config = global.load_service(|config| command.amend(config))?;
+            block_on(config.worker.threads, command.execute(config))
+        }
         Command::Worker(command) => {
             let config = global.load_service(|config| command.amend(config))?;
             block_on(config.worker.threads, command.execute(config))

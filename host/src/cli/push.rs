@@ -48,8 +48,8 @@ impl Push {
             found.file,
             found.problem.as_deref().unwrap_or("exports nothing, and so serves no task")
         );
-        let wasm = fs::read(&self.file)
-            .with_context(|| format!("cannot read {}", self.file.display()))?;
+        let wasm =
+            fs::read(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
         let signatures = fs::read_to_string(format!("{}.sig", self.file.display())).ok();
         let signed = signatures.is_some();
         let imports: Vec<_> = found.imports.into_iter().map(|import| import.name).collect();

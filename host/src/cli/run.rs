@@ -1,6 +1,11 @@
 //! `lovage run`
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
@@ -15,10 +20,10 @@ use crate::{
     message::raw::is_json,
     outcome::{Failure, Outcome},
     policy::Grants,
-    registry::{Origin, Registry},
+    registry::{Origin, Registry, Task},
     sandbox::{Plan, Report},
     settings::{Advice, Settings},
-    text::printable,
+    text::{one_line, printable},
     usage::Cost,
 };
 
@@ -80,24 +85,7 @@ impl Run {
         let sandbox = load::sandbox(config, 1)?;
         let origins = [Origin::Wasm(self.component.clone())];
         let registry = Registry::load(&sandbox, &origins, &load::options(config)).await?;
-        let task = match (&self.task, registry.tasks().as_slice()) {
-            (Some(name), tasks) => registry.get(name).ok_or_else(|| {
-                Misuse(format!(
-                    "{} serves no task `{name}`; it serves {}",
-                    self.component.display(),
-                    names(tasks)
-                ))
-            })?,
-            (None, [only]) => only.clone(),
-            (None, tasks) => {
-                return Err(Misuse(format!(
-                    "{} serves several tasks; name one of {}",
-                    self.component.display(),
-                    names(tasks)
-                ))
-                .into());
-            }
-        };
+        let task = pick(&registry, &self.component, self.task.as_deref())?;
         let id = self.id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let mut job = Job::new(id, &task.spec.name, payload);
         job.content_type = self.content_type;
@@ -108,20 +96,8 @@ impl Run {
             .into_iter()
             .map(|(name, value)| (name.to_ascii_lowercase(), value))
             .collect();
-        let mut settings = Settings::of_task(config, &job.task, Advice::from(&task.spec))
-            .for_tenant(config, &job.tenant);
-        settings.limits.timeout = self.timeout.unwrap_or(settings.limits.timeout);
-        let grants = Grants::of_task(config, &job.task)
-            .and_then(|grants| grants.narrowed_by(config, &job.tenant))
-            .map_err(anyhow::Error::msg)?;
-        let plan = Plan {
-            limits: settings.limits,
-            grants: Arc::new(grants),
-            log_guests: config.log.guests,
-            check_payload: settings.check_payload,
-            max_attempts: settings.max_attempts.max(job.attempt),
-            ..Plan::default()
-        };
+        let mut plan = plan(config, &task, &job)?;
+        plan.limits.timeout = self.timeout.unwrap_or(plan.limits.timeout);
         let report = sandbox.run(&task.component, job.clone(), &plan).await;
         sandbox.close_scratch().await;
         if self.show_output {
@@ -135,12 +111,53 @@ impl Run {
     }
 }
 
-fn names(tasks: &[Arc<crate::registry::Task>]) -> String {
+/// The task of that name; the only one where none is named.
+pub(super) fn pick(
+    registry: &Registry,
+    component: &Path,
+    name: Option<&str>,
+) -> Result<Arc<Task>, Misuse> {
+    match (name, registry.tasks().as_slice()) {
+        (Some(name), tasks) => registry.get(name).ok_or_else(|| {
+            Misuse(format!(
+                "{} serves no task `{}`; it serves {}",
+                component.display(),
+                one_line(name, 200),
+                names(tasks)
+            ))
+        }),
+        (None, [only]) => Ok(Arc::clone(only)),
+        (None, tasks) => Err(Misuse(format!(
+            "{} serves several tasks; name one of {}",
+            component.display(),
+            names(tasks)
+        ))),
+    }
+}
+
+/// What a job may use by the configuration.
+pub(super) fn plan(config: &Config, task: &Task, job: &Job) -> anyhow::Result<Plan> {
+    let settings = Settings::of_task(config, &job.task, Advice::from(&task.spec))
+        .for_tenant(config, &job.tenant);
+    let grants = Grants::of_task(config, &job.task)
+        .and_then(|grants| grants.narrowed_by(config, &job.tenant))
+        .map_err(anyhow::Error::msg)?;
+    Ok(Plan {
+        limits: settings.limits,
+        grants: Arc::new(grants),
+        log_guests: config.log.guests,
+        check_payload: settings.check_payload,
+        max_attempts: settings.max_attempts.max(job.attempt),
+        ..Plan::default()
+    })
+}
+
+fn names(tasks: &[Arc<Task>]) -> String {
     tasks.iter().map(|task| task.spec.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// What the attempt came to, in a word, with why there is no value.
-fn explain(outcome: &Outcome) -> (&'static str, Option<Failure>) {
+pub(super) fn explain(outcome: &Outcome) -> (&'static str, Option<Failure>) {
     match outcome {
         Outcome::Done(_) => ("done", None),
         Outcome::Retry { failure, after } => {

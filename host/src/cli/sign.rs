@@ -93,8 +93,12 @@ impl Sign {
             found.problem.as_deref().unwrap_or("exports nothing, and so serves no task")
         );
         let name = self.name.clone().unwrap_or_else(|| name_of(file));
-        let manifest =
-            SignedManifest { name, version: self.release.clone(), digest: found.digest, capabilities };
+        let manifest = SignedManifest {
+            name,
+            version: self.release.clone(),
+            digest: found.digest,
+            capabilities,
+        };
         let beside = beside(file);
         let before = fs::read(&beside).ok();
         let envelope = signature::sign(key_id, &private, &manifest, before.as_deref())
@@ -147,7 +151,11 @@ fn shown(manifest: &SignedManifest) -> String {
     let SignedManifest { name, version, digest, capabilities } = manifest;
     let version = if version.is_empty() { String::new() } else { format!(" {version}") };
     let keys: Vec<&str> = capabilities.iter().map(|it| it.key()).collect();
-    let asks = if keys.is_empty() { "asks for nothing".into() } else { format!("asks for {}", keys.join(", ")) };
+    let asks = if keys.is_empty() {
+        "asks for nothing".into()
+    } else {
+        format!("asks for {}", keys.join(", "))
+    };
     crate::text::one_line(&format!("{name}{version}, {digest}, {asks}"), 1000)
 }
 

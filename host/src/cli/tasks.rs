@@ -21,13 +21,15 @@ const DIGEST_CHARS: usize = 19;
 
 /// Show which versions of tasks are served, and go back to an earlier one
 #[derive(Debug, Args)]
-#[command(after_help = "  lovage tasks                          what a worker serves, since when, and how it fares\n  \
+#[command(
+    after_help = "  lovage tasks                          what a worker serves, since when, and how it fares\n  \
     lovage tasks versions process_data    what was served before\n  \
     lovage tasks rollback process_data    serve the version before; the bad one is not taken again\n  \
     lovage tasks allow process_data DIGEST    take that back\n\n\
     A list is that of the worker at --url or worker.metrics_address; without one, of what workers \
     of this machine served last. Versions are kept in components.state_dir, for each machine; a \
-    worker that runs there follows within a second.")]
+    worker that runs there follows within a second."
+)]
 pub struct Tasks {
     #[command(subcommand)]
     command: Option<Command>,

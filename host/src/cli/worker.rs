@@ -62,16 +62,21 @@ impl Worker {
     pub(super) async fn execute(self, config: Config) -> anyhow::Result<ExitCode> {
         let stop = Stop::default();
         tokio::spawn(watch_signals(stop.clone())?);
-        // Nothing is held before the start is over, so that it can be broken off anywhere.
-        let (worker, sources, sandbox) = tokio::select! {
-            started = start(Arc::new(config), stop.drain.clone()) => started?,
-            () = stop.drain.cancelled() => return Ok(ExitCode::SUCCESS),
-        };
-        worker.run(sources, stop).await;
-        // What is not deleted by then is left to the next start.
-        let _ = tokio::time::timeout(LEAVE, sandbox.close_scratch()).await;
-        Ok(ExitCode::SUCCESS)
+        serve(config, stop).await
     }
+}
+
+/// Works until told to stop.
+pub(super) async fn serve(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
+    // Nothing is held before the start is over, so that it can be broken off anywhere.
+    let (worker, sources, sandbox) = tokio::select! {
+        started = start(Arc::new(config), stop.drain.clone()) => started?,
+        () = stop.drain.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
+    worker.run(sources, stop).await;
+    // What is not deleted by then is left to the next start.
+    let _ = tokio::time::timeout(LEAVE, sandbox.close_scratch()).await;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A worker that is ready to run, the queues it takes jobs from, each with the number of its jobs
@@ -115,7 +120,8 @@ async fn start(
     }
     let wake = on_hangup()?;
     if watches {
-        let interval = config.components.refresh_ms.map_or(REFRESH, |ms| Duration::from_millis(ms.get()));
+        let interval =
+            config.components.refresh_ms.map_or(REFRESH, |ms| Duration::from_millis(ms.get()));
         tokio::spawn(async move { registry.watch(interval, wake, stopping).await });
     } else {
         tokio::spawn(async move { registry.refresh_when(wake, stopping).await });
@@ -168,7 +174,7 @@ fn on_hangup() -> std::io::Result<Arc<Notify>> {
 }
 
 /// The first signal drains, the second gives all back, the third ends the process.
-fn watch_signals(stop: Stop) -> std::io::Result<impl Future<Output = ()>> {
+pub(super) fn watch_signals(stop: Stop) -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

@@ -7,8 +7,8 @@ use super::load::ConfigError;
 use super::{BrokerKind, Config, DEFAULT_QUEUE, DISCARD, DispatchKind, QueueConfig, ResultFormat};
 use crate::message::Format;
 use crate::registry::Url;
-use crate::signature::Key;
 use crate::settings::defaults;
+use crate::signature::Key;
 use crate::text::nearest;
 
 /// The most jobs at once: each has a place reserved in the sandbox.

@@ -123,12 +123,7 @@ pub struct CanaryBegan<'a> {
 impl CanaryBegan<'_> {
     /// Logs and counts.
     pub fn emit(self) {
-        info!(
-            file = self.file,
-            digest = self.digest,
-            percent = self.percent,
-            "a version is tried"
-        );
+        info!(file = self.file, digest = self.digest, percent = self.percent, "a version is tried");
         count("lovage_canaries_total", self.file);
     }
 }
@@ -198,8 +193,8 @@ impl VersionWentBack<'_> {
         match to {
             Some(to) => warn!(file, from, to, why, "went back to the version before"),
             None => error!(
-                file, from, why,
-                "a version should not be served, and is: no other is kept that may be"
+                file,
+                from, why, "a version should not be served, and is: no other is kept that may be"
             ),
         }
         count("lovage_components_rolled_back_total", file);

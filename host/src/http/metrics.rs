@@ -3,8 +3,8 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use serde::Serialize;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::server::{self, Text};

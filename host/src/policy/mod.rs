@@ -20,7 +20,9 @@ pub use names::Names;
 pub use network::not_public;
 
 /// A thing that a guest may use only if it was granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Capability {
     /// HTTP requests to places that a rule allows.

@@ -39,7 +39,8 @@ impl Canary {
     /// Whether a job is the new version's: always the same answer for one job and one version, on
     /// every attempt and every machine.
     pub fn takes(&self, job: &str, digest: &str) -> bool {
-        let hash = Sha256::new().chain_update(digest).chain_update([0]).chain_update(job).finalize();
+        let hash =
+            Sha256::new().chain_update(digest).chain_update([0]).chain_update(job).finalize();
         let first = hash.iter().take(4).fold(0_u32, |all, byte| (all << 8) | u32::from(*byte));
         f64::from(first) < self.percent / 100.0 * 2_f64.powi(32)
     }

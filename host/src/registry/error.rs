@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::precompiled::BundleError;
-use crate::signature::SignatureError;
 use crate::sandbox::ComponentError;
+use crate::signature::SignatureError;
 
 /// Why a registry is not what the operator asked for.
 #[derive(Debug, thiserror::Error)]

@@ -137,7 +137,9 @@ impl History {
         let set = |name| std::env::var_os(name).map(PathBuf::from);
         set("XDG_STATE_HOME")
             .filter(|path| path.is_absolute())
-            .or_else(|| set("HOME").filter(|home| home.is_absolute()).map(|h| h.join(".local/state")))
+            .or_else(|| {
+                set("HOME").filter(|home| home.is_absolute()).map(|h| h.join(".local/state"))
+            })
             .map(|state| state.join("lovage"))
             .ok_or(HistoryError::NoPlace)
     }
@@ -278,7 +280,9 @@ impl History {
             .filter(|digest| self.dir.join(blob_name(digest)).exists())
             .collect();
         // Where they stay they cost their room, and nothing else.
-        let Ok(others) = (if gone.is_empty() { Ok(Vec::new()) } else { self.all() }) else { return };
+        let Ok(others) = (if gone.is_empty() { Ok(Vec::new()) } else { self.all() }) else {
+            return;
+        };
         for digest in gone {
             if !others.iter().any(|other| named(other, digest)) {
                 let _ = fs::remove_file(self.dir.join(blob_name(digest)));
@@ -357,12 +361,16 @@ mod tests {
     #[test]
     fn the_last_versions_are_kept_with_their_bytes_and_older_ones_go() {
         let (_dir, history) = history(2);
-        let [first, second, third] = [b"1", b"2", b"3"].map(|wasm| serve(&history, "/a/b.wasm", wasm));
+        let [first, second, third] =
+            [b"1", b"2", b"3"].map(|wasm| serve(&history, "/a/b.wasm", wasm));
         let record = history.of("/a/b.wasm").unwrap();
         let kept: Vec<_> = record.versions.iter().map(|kept| kept.digest.as_str()).collect();
         assert_eq!(kept, [&second, &third]);
         assert_eq!(record.current().unwrap().digest, third);
-        assert_eq!(history.wasm(&third).unwrap().unwrap(), (b"3".to_vec(), Some(b"signed".to_vec())));
+        assert_eq!(
+            history.wasm(&third).unwrap().unwrap(),
+            (b"3".to_vec(), Some(b"signed".to_vec()))
+        );
         assert_eq!(history.wasm(&first).unwrap(), None);
         // The same bytes from two places are kept for both.
         serve(&history, "/c.wasm", b"2");

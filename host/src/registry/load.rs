@@ -127,8 +127,7 @@ pub(super) async fn prepare(
         signature::check_declared(&manifest, needs)
             .map_err(|error| RegistryError::Untrusted { file, error })?;
     }
-    check_grants(&loaded, &options.policies)
-        .map_err(|problem| problem.of(&loaded.source.file))?;
+    check_grants(&loaded, &options.policies).map_err(|problem| problem.of(&loaded.source.file))?;
     tell_unchecked(&loaded);
     tracing::info!(
         file = loaded.source.file,

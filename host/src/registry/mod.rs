@@ -16,8 +16,8 @@ mod load;
 pub mod precompiled;
 mod refresh;
 mod served;
-mod supplier;
 mod status;
+mod supplier;
 mod trust;
 mod version;
 mod watch;
@@ -63,11 +63,7 @@ pub struct Task {
 }
 
 impl Task {
-    pub(super) fn new(
-        spec: TaskSpec,
-        component: Arc<LoadedComponent>,
-        tally: Arc<Tally>,
-    ) -> Self {
+    pub(super) fn new(spec: TaskSpec, component: Arc<LoadedComponent>, tally: Arc<Tally>) -> Self {
         Self { spec, component, tally, shape: OnceLock::new() }
     }
 

@@ -15,8 +15,8 @@ use super::canary::Verdict;
 use super::history::{Kept, Record};
 use super::load::{check_grants, is_same, prepare, tell_unchecked};
 use super::served::{Slot, Trial};
-use super::supplier::{self, Fetched, Offer, Supplier};
 use super::status::Refusal;
+use super::supplier::{self, Fetched, Offer, Supplier};
 use super::version::Version;
 use super::{Registry, RegistryError, Task, locked, precompiled};
 use crate::events::{
@@ -44,8 +44,7 @@ impl Registry {
             for offer in offers {
                 let Err(error) = self.look(supplier.as_ref(), &offer, true).await else { continue };
                 // A task in two components is no matter of versions.
-                if matches!(error, RegistryError::TaskTwice { .. })
-                    || !self.fall_back(&offer).await
+                if matches!(error, RegistryError::TaskTwice { .. }) || !self.fall_back(&offer).await
                 {
                     return Err(error);
                 }
@@ -185,7 +184,11 @@ impl Registry {
         Ok(())
     }
 
-    async fn fetch(&self, supplier: &dyn Supplier, offer: &Offer) -> Result<Fetched, RegistryError> {
+    async fn fetch(
+        &self,
+        supplier: &dyn Supplier,
+        offer: &Offer,
+    ) -> Result<Fetched, RegistryError> {
         let fetched = supplier.fetch(offer, &self.sandbox).await?;
         let seen = (offer.stamp.clone(), digest(&fetched.wasm));
         locked(&self.seen).insert(offer.place.clone(), seen);
@@ -278,12 +281,7 @@ impl Registry {
 
     /// Serves a version that is good, or tries it where that is wanted. `keeps` is whether its bytes
     /// are kept.
-    async fn admit(
-        &self,
-        place: &str,
-        version: Version,
-        keeps: bool,
-    ) -> Result<(), RegistryError> {
+    async fn admit(&self, place: &str, version: Version, keeps: bool) -> Result<(), RegistryError> {
         let version = Arc::new(version);
         let before = self.now().slots.get(place).map(|slot| Arc::clone(&slot.now));
         if let (Some(now), Some(canary)) = (&before, self.options.canary) {

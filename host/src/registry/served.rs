@@ -110,8 +110,11 @@ impl Served {
     pub(super) fn trial_of(&self, task: &Task) -> Option<(&str, &Slot, &Trial)> {
         self.slots.iter().find_map(|(place, slot)| {
             let trial = slot.trial.as_ref()?;
-            Arc::ptr_eq(&trial.version.component, &task.component)
-                .then_some((place.as_str(), slot, trial))
+            Arc::ptr_eq(&trial.version.component, &task.component).then_some((
+                place.as_str(),
+                slot,
+                trial,
+            ))
         })
     }
 }

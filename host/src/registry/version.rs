@@ -150,7 +150,10 @@ mod tests {
             }
             let told = tally.now().p95().unwrap().as_secs_f64() * 1e6;
             let ratio = told / micros as f64;
-            assert!((1.0..=2.0).contains(&ratio) && (micros < 4 || ratio <= 1.26), "{micros} {told}");
+            assert!(
+                (1.0..=2.0).contains(&ratio) && (micros < 4 || ratio <= 1.26),
+                "{micros} {told}"
+            );
         }
         let tally = Tally::default();
         for n in 0..100 {

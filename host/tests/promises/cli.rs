@@ -92,7 +92,10 @@ fn help_explains_every_command() {
     let cli = Cli::new();
     insta::assert_snapshot!("help", cli.run(&["--help"]).stdout);
     let commands = [
-        &["run"][..],
+        &["new"][..],
+        &["build"],
+        &["test"],
+        &["run"],
         &["worker"],
         &["lambda"],
         &["send"],

@@ -149,7 +149,10 @@ async fn a_hundred_versions_come_under_load_and_no_job_is_lost_or_fails_or_meets
         let a_moment = jiff::SignedDuration::from_millis(2);
         assert!(started >= shipped[at].1 - a_moment, "{id} ran on {digest} before it was there");
         if let Some((_, _, next_serves)) = shipped.get(at + 1) {
-            assert!(started <= *next_serves + a_moment, "{id} ran on {digest} after the next served");
+            assert!(
+                started <= *next_serves + a_moment,
+                "{id} ran on {digest} after the next served"
+            );
         }
     }
     assert!(made.len() > 10, "{} versions made results", made.len());
@@ -198,7 +201,8 @@ async fn a_bad_version_never_replaces_a_good_one_and_the_refusal_is_seen() {
     let next = shop.put(4);
     worker.signal(Signal::HUP);
     until("the next one serves", async || {
-        let answer = lovage::http::get(&format!("http://{}", shop.address), "/tasks").await.unwrap();
+        let answer =
+            lovage::http::get(&format!("http://{}", shop.address), "/tasks").await.unwrap();
         String::from_utf8_lossy(&answer).contains(&next).then_some(())
     })
     .await;
@@ -318,10 +322,8 @@ async fn a_version_is_tried_on_some_jobs_and_taken_back_where_it_fails_more() {
     // One that is as good takes over.
     let worker = shop.stage.worker().await;
     let good = shop.put(2);
-    until("it is tried", async || {
-        (shop.status().await["trial"]["digest"] == good).then_some(())
-    })
-    .await;
+    until("it is tried", async || (shop.status().await["trial"]["digest"] == good).then_some(()))
+        .await;
     let ids: Vec<String> = (0..300).map(|n| format!("good-{n}")).collect();
     let jobs: Vec<_> = ids.iter().map(|id| job(id, "process_data", json!(21))).collect();
     shop.stage.send(&jobs).await;
@@ -342,7 +344,8 @@ async fn a_task_goes_from_one_component_to_another() {
     put(&shop.file(), &version(&guest("echo.wasm"), 7));
     let expected = lovage::sandbox::digest(&version(&guest("process_data.wasm"), 7));
     until("they have changed places", async || {
-        let answer = lovage::http::get(&format!("http://{}", shop.address), "/tasks").await.unwrap();
+        let answer =
+            lovage::http::get(&format!("http://{}", shop.address), "/tasks").await.unwrap();
         let all: Vec<Value> = serde_json::from_slice(&answer).unwrap();
         let served = |tasks: Value| all.iter().find(|it| it["version"]["tasks"] == tasks).cloned();
         (served(json!(["process_data"]))?["version"]["digest"] == expected).then_some(())?;
@@ -416,7 +419,8 @@ async fn where_signatures_are_required_only_what_a_valid_key_signed_is_served() 
     fs::write(shop.tasks.join("other.wasm.sig"), signatures).unwrap();
     put(&shop.tasks.join("other.wasm"), &wasm);
     until("the name is refused", async || {
-        let answer = lovage::http::get(&format!("http://{}", shop.address), "/tasks").await.unwrap();
+        let answer =
+            lovage::http::get(&format!("http://{}", shop.address), "/tasks").await.unwrap();
         let told = String::from_utf8_lossy(&answer).into_owned();
         told.contains("what is signed is the component called process_data").then_some(())
     })
@@ -424,7 +428,8 @@ async fn where_signatures_are_required_only_what_a_valid_key_signed_is_served() 
     assert_eq!(shop.run("still").await, json!(good));
     let last = ship(&sign("ours", 6).await);
     until("the next one serves", async || {
-        let answer = lovage::http::get(&format!("http://{}", shop.address), "/tasks").await.unwrap();
+        let answer =
+            lovage::http::get(&format!("http://{}", shop.address), "/tasks").await.unwrap();
         String::from_utf8_lossy(&answer).contains(&last).then_some(())
     })
     .await;
@@ -625,7 +630,8 @@ async fn a_web_address_serves_the_component_that_it_pins_and_no_other() {
             "components.paths = []\ncomponents.urls = ['http://{address}{path}#{digest}']\n"
         ));
     };
-    for (path, why) in [("/other.wasm", "what is there is sha256:"), ("/none.wasm", "there is nothing")]
+    for (path, why) in
+        [("/other.wasm", "what is there is sha256:"), ("/none.wasm", "there is nothing")]
     {
         serve(path);
         let mut worker = shop.stage.spawn();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Fetched, Offer, SIGNATURES, SIGNATURE_BYTES, Supplier};
+use super::{Fetched, Offer, SIGNATURE_BYTES, SIGNATURES, Supplier};
 use crate::registry::{RegistryError, load};
 use crate::sandbox::Sandbox;
 
@@ -80,7 +80,8 @@ fn signatures(file: &Path) -> Option<Vec<u8>> {
     let beside = PathBuf::from(format!("{}{SIGNATURES}", file.display()));
     // One byte more than there may be, so that what is too long is seen to be.
     let mut bytes = Vec::new();
-    let file = fs::File::open(beside).ok().filter(|it| it.metadata().is_ok_and(|it| it.is_file()))?;
+    let file =
+        fs::File::open(beside).ok().filter(|it| it.metadata().is_ok_and(|it| it.is_file()))?;
     file.take(SIGNATURE_BYTES + 1).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }

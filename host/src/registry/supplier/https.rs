@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Fetched, Offer, SIGNATURES, SIGNATURE_BYTES, Supplier, Url, remote};
+use super::{Fetched, Offer, SIGNATURE_BYTES, SIGNATURES, Supplier, Url, remote};
 use crate::registry::RegistryError;
 use crate::sandbox::{Sandbox, digest};
 

@@ -74,9 +74,7 @@ pub(super) fn of(url: &Url) -> Result<Box<dyn Supplier>, RegistryError> {
     Ok(match url {
         Url::S3 { bucket, prefix } => Box::new(s3::S3::new(url.clone(), bucket, prefix)),
         Url::Oci { reference } => Box::new(oci::Oci::new(url.clone(), reference)?),
-        Url::Https { address, digest } => {
-            Box::new(https::Https::new(url.clone(), address, digest))
-        }
+        Url::Https { address, digest } => Box::new(https::Https::new(url.clone(), address, digest)),
     })
 }
 

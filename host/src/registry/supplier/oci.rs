@@ -139,7 +139,8 @@ pub async fn push(
     let failed = |error: &(dyn std::error::Error + 'static)| {
         remote(&url, crate::events::Chain(error).to_string())
     };
-    let reference: Reference = reference.parse().map_err(|error| remote(&url, format!("{error}")))?;
+    let reference: Reference =
+        reference.parse().map_err(|error| remote(&url, format!("{error}")))?;
     // https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/
     let config = serde_json::json!({
         "created": jiff::Timestamp::now().to_string(),

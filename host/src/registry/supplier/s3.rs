@@ -9,7 +9,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::DisplayErrorContext;
 use tokio::sync::OnceCell;
 
-use super::{Fetched, Offer, SIGNATURES, SIGNATURE_BYTES, Supplier, Url, remote};
+use super::{Fetched, Offer, SIGNATURE_BYTES, SIGNATURES, Supplier, Url, remote};
 use crate::registry::RegistryError;
 use crate::sandbox::Sandbox;
 
@@ -101,7 +101,8 @@ impl Supplier for S3 {
                 found.push((key.to_owned(), etag.to_owned()));
             }
         }
-        let etag = |key: &str| found.iter().find(|(it, _)| it == key).map(|(_, etag)| etag.as_str());
+        let etag =
+            |key: &str| found.iter().find(|(it, _)| it == key).map(|(_, etag)| etag.as_str());
         let mut offers = Vec::new();
         for (key, own) in found.iter().filter(|(key, _)| key.ends_with(".wasm")) {
             let signatures = etag(&format!("{key}{SIGNATURES}")).unwrap_or("");

@@ -46,9 +46,9 @@ impl Url {
             return Ok(Self::Oci { reference: reference.to_owned() });
         }
         let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
-        let is_local = local.iter().any(|start| {
-            text.strip_prefix(start).is_some_and(|rest| rest.starts_with([':', '/']))
-        });
+        let is_local = local
+            .iter()
+            .any(|start| text.strip_prefix(start).is_some_and(|rest| rest.starts_with([':', '/'])));
         if text.starts_with("https://") || is_local {
             let form = "https://HOST/PATH#sha256: and 64 hexadecimal digits";
             let Some((address, digest)) = text.split_once('#') else {

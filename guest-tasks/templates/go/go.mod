@@ -1,0 +1,3 @@
+module task.local/my_task
+
+go 1.24

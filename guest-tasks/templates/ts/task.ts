@@ -1,0 +1,20 @@
+// Tasks. `lovage build` makes a component of this module.
+
+import { Reject, tasks, type Context } from "./lovage.js";
+
+export const handler = tasks({
+  my_task: {
+    description: "Doubles a number.",
+    run(number: unknown, ctx: Context): number {
+      if (typeof number !== "number") {
+        throw new Reject(`a number is needed, not ${typeof number}`);
+      }
+      const twice = 2 * number;
+      if (!Number.isFinite(twice)) {
+        throw new Reject(`${number} is too large to be doubled`);
+      }
+      ctx.progress(100, "doubled");
+      return twice;
+    },
+  },
+});
