@@ -143,11 +143,11 @@ async fn what_is_checked_takes_a_time_that_goes_with_the_payload() {
     // Arrays that differ only in their brackets.
     let alike: Vec<String> = (0_u32..16_384)
         .map(|bits| {
-            let mut text = "[".to_owned();
-            for at in 0..14 {
-                text += &if bits >> at & 1 == 1 { format!("[{at}],") } else { format!("{at},") };
-            }
-            text.trim_end_matches(',').to_owned() + "]"
+            let each = (0..14).map(|at| match bits >> at & 1 {
+                1 => format!("[{at}]"),
+                _ => at.to_string(),
+            });
+            format!("[{}]", each.collect::<Vec<_>>().join(","))
         })
         .collect();
     let alike = format!("[{}]", alike.join(","));

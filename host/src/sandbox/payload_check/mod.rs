@@ -252,9 +252,9 @@ impl Size {
 mod tests {
     use super::*;
 
-    fn checker(schema: &str) -> Box<Checker> {
+    fn checker(schema: &str) -> Checker {
         match PayloadCheck::of(schema).unwrap() {
-            PayloadCheck::Checked(checker) => checker,
+            PayloadCheck::Checked(checker) => *checker,
             other => panic!("{other:?}"),
         }
     }

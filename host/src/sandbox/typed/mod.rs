@@ -250,7 +250,7 @@ impl Function {
         limits: &Limits,
     ) -> wasmtime::Result<Outcome> {
         let function = instance
-            .get_func(&mut *store, &self.index)
+            .get_func(&mut *store, self.index)
             .ok_or_else(|| wasmtime::Error::msg("the function is not to be found"))?;
         let fuel = self.fuel(limits);
         store.set_hostcall_fuel(fuel);

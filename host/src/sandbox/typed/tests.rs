@@ -493,7 +493,7 @@ fn near(json: serde_json::Value) -> impl Strategy<Value = serde_json::Value> {
         let count = count(&json);
         change(
             &mut json,
-            &mut (at.index(count) as i64),
+            &mut i64::try_from(at.index(count)).unwrap(),
             &serde_json::from_str(scrap).unwrap(),
             how,
         );
@@ -531,10 +531,14 @@ fn change(json: &mut serde_json::Value, left: &mut i64, scrap: &serde_json::Valu
     *left -= 1;
     match json {
         serde_json::Value::Array(items) => {
-            items.iter_mut().for_each(|item| change(item, left, scrap, how));
+            for item in items {
+                change(item, left, scrap, how);
+            }
         }
         serde_json::Value::Object(members) => {
-            members.values_mut().for_each(|item| change(item, left, scrap, how));
+            for item in members.values_mut() {
+                change(item, left, scrap, how);
+            }
         }
         _ => {}
     }
