@@ -30,7 +30,7 @@ guests: ## Build the guest tasks to guest-tasks/dist/NAME.wasm
 	guest-tasks/build.sh
 
 .PHONY: test
-test: test-setup guests check-wit lint test-guests test-python test-host test-demo ## Set up what the tests need, and pass them all
+test: test-setup guests check-wit lint test-guests test-python test-host test-languages test-demo ## Set up what the tests need, and pass them all
 
 .PHONY: test-setup
 test-setup: ## Install what the tests need: a local AWS in a venv, and Redis
@@ -40,9 +40,15 @@ test-setup: ## Install what the tests need: a local AWS in a venv, and Redis
 test-host: guests ## The host's tests, end to end against the local AWS included
 	deploy/lambda/build.sh --for-tests
 	# More threads than cores: end-to-end tests mostly wait.
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-12} $(CARGO) test --workspace -- --skip hostile:: --skip cpu::
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-12} $(CARGO) test --workspace -- --skip hostile:: --skip cpu:: --skip languages::
 	# Those that look at time, memory and CPU want the machine for themselves.
 	RUST_TEST_THREADS=1 $(CARGO) test -p lovage --lib --test promises -- hostile:: cpu::
+
+.PHONY: test-languages
+# Two at once: they compile most of the time.
+test-languages: test-host ## A task in each language, from nothing, by the commands of docs/languages.md
+	host/tests/languages-setup.sh
+	RUST_TEST_THREADS=2 $(CARGO) test -p lovage --test promises -- languages::
 
 .PHONY: test-demo
 # With the program that the tests have built: `make demo` would build it again, since the tests'

@@ -61,7 +61,13 @@ impl Test {
             return Ok(self.what.clone());
         }
         if self.no_build {
-            return Ok(Project::open(&self.what)?.component());
+            let component = Project::open(&self.what)?.component();
+            if !component.is_file() {
+                let (file, dir) = (component.display(), self.what.display());
+                let what = format!("{file} is not there yet; `lovage build {dir}` makes it");
+                return Err(Misuse(what).into());
+            }
+            return Ok(component);
         }
         build::build(&self.what)
     }

@@ -13,6 +13,8 @@
 #![allow(async_fn_in_trait, reason = "fixtures are only awaited in place, never spawned")]
 
 #[cfg(all(feature = "cli", feature = "compiler"))]
+mod authoring;
+#[cfg(all(feature = "cli", feature = "compiler"))]
 mod celery;
 #[cfg(all(feature = "cli", feature = "compiler"))]
 mod cli;
@@ -39,6 +41,8 @@ mod hot_swap;
 mod http_out;
 mod keyvalue;
 mod lambda;
+#[cfg(all(feature = "cli", feature = "compiler"))]
+mod languages;
 #[cfg(feature = "compiler")]
 mod limits;
 #[cfg(feature = "local")]

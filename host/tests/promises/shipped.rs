@@ -100,17 +100,20 @@ fn the_example_of_writing_a_task_is_the_guest_that_is_built() {
     let document = read("docs/writing-a-task.md");
     let code = fenced(&document, "rust").remove(0);
     assert_eq!(code, read("guest-tasks/rust/greet/src/lib.rs"));
-    // Guests here have the settings that authors are told to have.
-    let toml: Vec<toml::Table> =
-        fenced(&document, "toml").iter().map(|block| block.parse().unwrap()).collect();
-    let [manifest, cargo_config] = toml.as_slice() else { panic!("{toml:?}") };
-    let ours: toml::Table = read("guest-tasks/.cargo/config.toml").parse().unwrap();
-    assert_eq!(*cargo_config, ours);
-    let ours: toml::Table = read("guest-tasks/rust/greet/Cargo.toml").parse().unwrap();
+    // Guests here have the settings that authors get.
+    let toml = |name: &str| -> toml::Table { read(name).parse().unwrap() };
+    let cargo_config = toml("guest-tasks/templates/rust/.cargo/config.toml");
+    assert_eq!(cargo_config, toml("guest-tasks/.cargo/config.toml"));
+    let manifest = toml("guest-tasks/templates/rust/Cargo.toml");
+    let ours = toml("guest-tasks/rust/greet/Cargo.toml");
     let names = |table: &toml::Table| -> Vec<String> {
         table["dependencies"].as_table().unwrap().keys().cloned().collect()
     };
-    assert_eq!(names(manifest), names(&ours));
+    assert_eq!(names(&manifest), names(&ours));
+    let workspace = toml("guest-tasks/Cargo.toml");
+    for (name, wanted) in manifest["workspace"]["dependencies"].as_table().unwrap() {
+        assert_eq!(*wanted, workspace["workspace"]["dependencies"][name], "{name}");
+    }
     assert_eq!(manifest["lib"], ours["lib"]);
 }
 

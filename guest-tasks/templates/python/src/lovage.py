@@ -157,14 +157,16 @@ class Handler:
             return _run(invocation)
         except Retry as error:
             after = None if error.after is None else int(error.after * 1000)
-            raise Err(types.TaskError_Retry(types.RetryRequest(str(error), after)))
+            raise Err(types.TaskError_Retry(types.RetryRequest(str(error), after))) from error
         except Snooze as error:
-            raise Err(types.TaskError_Snooze(int(error.seconds * 1000)))
+            raise Err(types.TaskError_Snooze(int(error.seconds * 1000))) from error
         except Reject as error:
-            raise Err(types.TaskError_Reject(str(error)))
+            raise Err(types.TaskError_Reject(str(error))) from error
         except Fail as error:
-            raise Err(types.TaskError_Fail(types.Failure(error.kind, str(error), error.detail)))
+            raise Err(
+                types.TaskError_Fail(types.Failure(error.kind, str(error), error.detail))
+            ) from error
         except Exception as error:
             detail = "".join(traceback.format_exception(error))
             failure = types.Failure(type(error).__name__, str(error), detail)
-            raise Err(types.TaskError_Fail(failure))
+            raise Err(types.TaskError_Fail(failure)) from error
