@@ -530,7 +530,7 @@ impl Registry {
         news
     }
 
-    async fn record_of(&self, place: &str) -> Option<Record> {
+    pub(super) async fn record_of(&self, place: &str) -> Option<Record> {
         let (history, place) = (self.options.history.clone()?, place.to_owned());
         let read = tokio::task::spawn_blocking(move || history.of(&place)).await.ok()?;
         read.map_err(|error| tracing::warn!(%error, "what was served before is not known")).ok()

@@ -29,6 +29,8 @@ mod conformance;
 #[cfg(feature = "compiler")]
 mod cpu;
 mod determinism;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod dev;
 #[cfg(feature = "compiler")]
 mod guest_logs;
 #[cfg(feature = "compiler")]
@@ -36,8 +38,9 @@ mod guests;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod host_panics;
 mod hostile;
-#[cfg(feature = "compiler")]
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local", feature = "remote"))]
 mod hot_swap;
+#[cfg(feature = "compiler")]
 mod http_out;
 mod keyvalue;
 mod lambda;
