@@ -94,7 +94,7 @@ pub struct Running {
 
 impl Ready {
     pub async fn new(config: Arc<Config>, broker: Arc<dyn Broker>) -> Self {
-        let host = load::host(&config).await.unwrap();
+        let host = load::host(&config, None).await.unwrap();
         let routes = Arc::new(Routes::new(Arc::clone(&broker), Arc::clone(&config)));
         let source = routes.source(JOBS).await.unwrap();
         let pipeline =

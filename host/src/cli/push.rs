@@ -24,7 +24,7 @@ pub struct Push {
     /// The component
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
-    /// Where to: oci://REGISTRY/REPOSITORY:TAG
+    /// Where to: `oci://REGISTRY/REPOSITORY:TAG`
     #[arg(value_name = "URL")]
     url: String,
 }
@@ -50,7 +50,16 @@ impl Push {
         );
         let wasm =
             fs::read(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
-        let signatures = fs::read_to_string(format!("{}.sig", self.file.display())).ok();
+        let beside = format!("{}.sig", self.file.display());
+        let signatures = match fs::read(&beside) {
+            // On one line: registries take manifests in a form of JSON that escapes no line feeds.
+            Ok(text) => {
+                let parsed = serde_json::from_slice::<serde_json::Value>(&text);
+                Some(parsed.with_context(|| format!("{beside} is no signature file"))?.to_string())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error).context(format!("cannot read {beside}")),
+        };
         let signed = signatures.is_some();
         let imports: Vec<_> = found.imports.into_iter().map(|import| import.name).collect();
         let digest = push(&reference, wasm, signatures, &imports, &found.exports).await?;

@@ -190,12 +190,13 @@ impl VersionWentBack<'_> {
     /// Logs and counts.
     pub fn emit(self) {
         let Self { file, from, to, why } = self;
-        match to {
-            Some(to) => warn!(file, from, to, why, "went back to the version before"),
-            None => error!(
+        if let Some(to) = to {
+            warn!(file, from, to, why, "went back to the version before");
+        } else {
+            error!(
                 file,
                 from, why, "a version should not be served, and is: no other is kept that may be"
-            ),
+            );
         }
         count("lovage_components_rolled_back_total", file);
     }

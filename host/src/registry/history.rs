@@ -123,6 +123,9 @@ impl Record {
     }
 }
 
+/// The bytes of a component, and those of its signatures where there are any.
+pub type Bytes = (Vec<u8>, Option<Vec<u8>>);
+
 /// The directory.
 #[derive(Debug, Clone)]
 pub struct History {
@@ -233,7 +236,7 @@ impl History {
 
     /// The bytes of a version and its signatures; `None` where they are not kept, or are not what
     /// they should be. Blocks.
-    pub fn wasm(&self, wanted: &str) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, HistoryError> {
+    pub fn wasm(&self, wanted: &str) -> Result<Option<Bytes>, HistoryError> {
         let path = self.dir.join(blob_name(wanted));
         match fs::read(&path) {
             Ok(wasm) if digest(&wasm) == wanted => {

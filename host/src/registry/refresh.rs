@@ -452,25 +452,16 @@ impl Registry {
             self.forget_denial(place, &record);
             let Some(denied) = record.denial(slot.now.digest()) else { continue };
             let shown = slot.now.component.source.file.clone();
-            match self.kept(&record, &shown).await {
-                Some(component) => {
-                    let digest = component.source.digest.clone();
-                    if self.admit_at_once(place, component) {
-                        VersionWentBack {
-                            file: &shown,
-                            from: slot.now.digest(),
-                            to: Some(&digest),
-                            why: &denied.why,
-                        }
-                        .emit();
-                    }
+            let (from, why) = (slot.now.digest(), denied.why.as_str());
+            if let Some(component) = self.kept(&record, &shown).await {
+                let digest = component.source.digest.clone();
+                if self.admit_at_once(place, component) {
+                    VersionWentBack { file: &shown, from, to: Some(&digest), why }.emit();
                 }
-                None => {
-                    let error = RegistryError::NothingBefore { file: shown.clone() };
-                    if self.is_news(place, &error) {
-                        let (from, why) = (slot.now.digest(), &denied.why);
-                        VersionWentBack { file: &shown, from, to: None, why }.emit();
-                    }
+            } else {
+                let error = RegistryError::NothingBefore { file: shown.clone() };
+                if self.is_news(place, &error) {
+                    VersionWentBack { file: &shown, from, to: None, why }.emit();
                 }
             }
         }

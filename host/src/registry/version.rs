@@ -96,6 +96,7 @@ pub struct Counts {
 
 impl Counts {
     /// What was counted after `before`.
+    #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let less = |now: u64, before: u64| now.saturating_sub(before);
         let before_at = |i: usize| before.walls.get(i).copied().unwrap_or(0);
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn what_was_counted_before_is_left_out() {
         let tally = Tally::default();
-        tally.record(true, Duration::from_secs(3600 * 100));
+        tally.record(true, Duration::from_hours(100));
         let before = tally.now();
         tally.record(false, Duration::from_micros(10));
         let after = tally.now().since(&before);

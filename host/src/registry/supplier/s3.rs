@@ -1,7 +1,7 @@
 //! Objects in a bucket of Amazon S3, or of what speaks its protocol: all `.wasm` objects whose key
 //! begins with a prefix.
 //!
-//! They are listed again and again; an object whose ETag is another is another version. Region,
+//! They are listed again and again; an object whose `ETag` is another is another version. Region,
 //! credentials and an endpoint come from the environment, as everything of AWS does.
 
 use async_trait::async_trait;
@@ -74,6 +74,12 @@ impl S3 {
     }
 }
 
+/// Keys have case, as file names do.
+#[allow(clippy::case_sensitive_file_extension_comparisons)]
+fn is_component(key: &str) -> bool {
+    key.ends_with(".wasm")
+}
+
 #[async_trait]
 impl Supplier for S3 {
     fn shown(&self) -> String {
@@ -104,7 +110,7 @@ impl Supplier for S3 {
         let etag =
             |key: &str| found.iter().find(|(it, _)| it == key).map(|(_, etag)| etag.as_str());
         let mut offers = Vec::new();
-        for (key, own) in found.iter().filter(|(key, _)| key.ends_with(".wasm")) {
+        for (key, own) in found.iter().filter(|(key, _)| is_component(key)) {
             let signatures = etag(&format!("{key}{SIGNATURES}")).unwrap_or("");
             let place = self.place(key);
             let stamp = format!("{own} {signatures}");
