@@ -40,9 +40,9 @@ test-setup: ## Install what the tests need: a local AWS in a venv, and Redis
 test-host: guests ## The host's tests, end to end against the local AWS included
 	deploy/lambda/build.sh --for-tests
 	# More threads than cores: end-to-end tests mostly wait.
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-12} $(CARGO) test --workspace -- --skip hostile:: --skip cpu:: --skip languages::
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-12} $(CARGO) test --workspace -- --skip hostile:: --skip cpu:: --skip languages:: --skip hot_swap::a_hundred
 	# Those that look at time, memory and CPU want the machine for themselves.
-	RUST_TEST_THREADS=1 $(CARGO) test -p lovage --lib --test promises -- hostile:: cpu::
+	RUST_TEST_THREADS=1 $(CARGO) test -p lovage --lib --test promises -- hostile:: cpu:: hot_swap::a_hundred
 
 .PHONY: test-languages
 # Two at once: they compile most of the time.

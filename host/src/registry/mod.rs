@@ -20,6 +20,7 @@ mod status;
 mod supplier;
 mod trust;
 mod version;
+#[cfg(feature = "cli")]
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};

@@ -37,7 +37,6 @@ pub enum Distrust {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Besides {
     /// Nobody's.
-    #[cfg(feature = "compiler")]
     Nobody,
     /// The superuser's, who could have us run anything anyway.
     Root,

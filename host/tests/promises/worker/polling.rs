@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    stage::{Kind, Setup, Stage},
+    stage::{Kind, Setup, Stage, guest},
     stub::Stub,
     worker::{Worker, until},
 };
@@ -170,6 +170,11 @@ async fn idle_queues_keep_one_place_each_and_are_not_asked_before_their_wait_is_
 async fn an_idle_worker_on_the_embedded_broker_sleeps() {
     let config = "queues.more.consume = true";
     let stage = Stage::set(Kind::Local, Setup { config, ..Setup::default() }).await;
+    // A directory of its own: the shared one is read by other tests, of which a watcher is told.
+    let tasks = stage.directory().join("tasks");
+    std::fs::create_dir(&tasks).unwrap();
+    std::fs::copy(guest("process_data.wasm"), tasks.join("process_data.wasm")).unwrap();
+    stage.configure(&format!("components.paths = ['{}']", tasks.display()));
     let worker = stage.worker().await;
     // What runs a job has to come to rest, too.
     stage.send_job("job", "process_data", json!(21)).await;
