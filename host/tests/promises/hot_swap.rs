@@ -639,6 +639,11 @@ async fn a_web_address_serves_the_component_that_it_pins_and_no_other() {
         worker.says(why).await;
     }
     serve("/process_data.wasm?token=s3cret");
+    shop.stage.configure("components.max_bytes = 1000");
+    let mut worker = shop.stage.spawn();
+    assert!(!worker.ends().await.success());
+    worker.says("it is larger than the 1000 bytes that are allowed").await;
+    shop.stage.configure("components.max_bytes = 67_108_864");
     let worker = shop.stage.worker().await;
     shop.serves(&digest).await;
     assert_eq!(shop.run("pinned").await, json!(digest));
