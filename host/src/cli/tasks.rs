@@ -89,7 +89,8 @@ impl Tasks {
 }
 
 async fn list(url: Option<String>, config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let all: Vec<Status> = if url.is_some() || ask::url_of(config).is_some() {
+    let live = url.is_some() || ask::url_of(config).is_some();
+    let all: Vec<Status> = if live {
         let (url, answer) = ask::worker(url, config, "/tasks").await?;
         serde_json::from_slice(&answer)
             .with_context(|| format!("{url} does not answer as a worker does"))?
@@ -100,7 +101,7 @@ async fn list(url: Option<String>, config: &Config, json: bool) -> anyhow::Resul
         say!("{}", serde_json::to_string_pretty(&all)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    out::write(table(&all).as_bytes())?;
+    out::write(table(&all, live).as_bytes())?;
     for status in &all {
         let place = one_line(&status.place, 400);
         if let Some(refusal) = &status.refused {
@@ -133,7 +134,9 @@ fn last_served(record: &Record) -> Status {
     }
 }
 
-fn table(all: &[Status]) -> String {
+/// A line for each version. What became of its jobs only a worker knows that is `live`.
+fn table(all: &[Status], live: bool) -> String {
+    let count = |calls: u64| if live { calls.to_string() } else { "-".to_owned() };
     let head = ["COMPONENT", "TASKS", "VERSION", "SINCE", "", "CALLS", "FAILED"].map(str::to_owned);
     let row = |place: &str, version: &VersionStatus, note: String| {
         [
@@ -142,8 +145,8 @@ fn table(all: &[Status]) -> String {
             short(&version.digest).to_owned(),
             whole_seconds(version.since),
             note,
-            version.calls.to_string(),
-            version.failures.to_string(),
+            count(version.calls),
+            count(version.failures),
         ]
     };
     let mut rows = vec![head];

@@ -507,7 +507,12 @@ impl Registry {
         refusal.denied = matches!(error, RegistryError::Denied { .. });
         let serves = self.now().slots.get(&offer.place).map(|it| it.now.digest().to_owned());
         locked(&self.refused).insert(offer.place.clone(), refusal);
-        ComponentRefused { file: &offer.shown, error, serves: serves.as_deref(), tell }.emit();
+        if matches!(error, RegistryError::Denied { .. }) {
+            // As it was wanted: no error.
+            tracing::info!(file = offer.shown, why, "a version that was taken back is offered");
+        } else {
+            ComponentRefused { file: &offer.shown, error, serves: serves.as_deref(), tell }.emit();
+        }
     }
 
     /// Whether that was not the last thing that went wrong there.
