@@ -304,7 +304,7 @@ fn a_component_that_asks_for_more_than_is_granted_is_not_loaded() {
     cli.write(
         "lovage.toml",
         "defaults.grants.dispatch = ['echo']\ntenants.acme.grants.dispatch = []\n\
-         tenants.acme.limits.timeout_ms = 7",
+         tenants.acme.limits.timeout_ms = 7000",
     );
     let ended = cli.run(&["check", file]);
     assert_eq!(ended.code, 0, "{ended:?}");
@@ -317,7 +317,10 @@ fn a_component_that_asks_for_more_than_is_granted_is_not_loaded() {
     let json = cli.run(&["check", file, "--tenant", "acme", "--json"]);
     let json: Value = serde_json::from_str(&json.stdout).unwrap();
     let task = &json["tasks"][0];
-    assert_eq!((&task["imports"][0]["granted"], &task["timeout_ms"]), (&false.into(), &7.into()));
+    assert_eq!(
+        (&task["imports"][0]["granted"], &task["timeout_ms"]),
+        (&false.into(), &7000.into())
+    );
     let ended = cli.run(&["check", file, "--tenant", "acne"]);
     assert!(ended.code == 2 && ended.stderr.contains("did you mean `acme`?"), "{ended:?}");
     let ended = cli.run(&["run", file, data, one, "--tenant", "acme"]);

@@ -51,7 +51,7 @@ async fn what_a_tenant_used_can_be_asked_for_retries_and_crashes_included() {
     let address = free_address();
     let setup = Setup {
         hostile: &["panic", "spin"],
-        config: "tenants.acme = {}\ntenants.other-one = {}\ntasks.spin.timeout_ms = 300\n",
+        config: "tenants.acme = {}\ntenants.other-one = {}\ntasks.spin.timeout_ms = 2000\n",
         ..Setup::default()
     };
     let stage = Stage::set(Kind::Local, setup).await;
