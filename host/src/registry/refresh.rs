@@ -35,9 +35,7 @@ impl Registry {
                     if !self.restore(supplier.as_ref()).await {
                         return Err(error);
                     }
-                    let place = supplier.shown();
-                    let tell = self.is_news(&place, &error);
-                    SupplierFailed { place: &place, error: &error, tell }.emit();
+                    self.tell_failed(supplier.as_ref(), &error);
                     continue;
                 }
             };
@@ -79,9 +77,7 @@ impl Registry {
             let offers = match supplier.list().await {
                 Ok(offers) => offers,
                 Err(error) => {
-                    let place = supplier.shown();
-                    let tell = self.is_news(&place, &error);
-                    SupplierFailed { place: &place, error: &error, tell }.emit();
+                    self.tell_failed(supplier.as_ref(), &error);
                     continue;
                 }
             };
@@ -513,6 +509,13 @@ impl Registry {
         } else {
             ComponentRefused { file: &offer.shown, error, serves: serves.as_deref(), tell }.emit();
         }
+    }
+
+    /// Tells that a place cannot be looked at.
+    fn tell_failed(&self, supplier: &dyn Supplier, error: &RegistryError) {
+        let place = supplier.shown();
+        let tell = self.is_news(&place, error);
+        SupplierFailed { place: &place, error, tell }.emit();
     }
 
     /// Whether that was not the last thing that went wrong there.
