@@ -20,11 +20,17 @@ pub fn run(report: &mut Report) {
     let costs: Vec<Cost> = (0..ROUNDS).map(|_| runtime.block_on(drain(JOBS_EACH))).collect();
     let rate = median(costs.iter().map(|c| JOBS_EACH as f64 / c.wall.as_secs_f64()).collect());
     let cpu = median(costs.iter().map(|c| millis(c.cpu) / JOBS_EACH as f64).collect());
-    let pings = runtime.block_on(ping());
     report.section("embedded");
     let name = "embedded";
     report.figure(name, "jobs_per_s", "embedded broker, a fresh sandbox each", rate, "");
     report.figure(name, "cpu_ms_per_job", "CPU of a job, disk writes included", cpu, "");
+}
+
+/// What one job takes from end to end where nothing else is to be done.
+pub fn latency(report: &mut Report) {
+    let pings = worker::runtime().block_on(ping());
+    report.section("latency");
+    let name = "latency";
     let p50 = percentile(&pings, 0.5);
     report.figure(name, "p50_ms", "from send to result, idle worker: median", p50, "");
     report.figure(name, "p99_ms", "99% of them", percentile(&pings, 0.99), "");

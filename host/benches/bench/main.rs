@@ -43,6 +43,7 @@ type Section = (&'static str, fn(&mut Report));
 const SECTIONS: &[Section] = &[
     ("sandbox", sandbox::run),
     ("embedded", embedded::run),
+    ("latency", embedded::latency),
     ("sqs", sqs::run),
     ("start", start::run),
     ("memory", memory::run),

@@ -5,15 +5,22 @@
 //! line up: who wants to write waits at the `queue`, first of all but one, and there for the
 //! `turn`. Who has just written must wait at the queue again, so that the next one comes first.
 //!
+//! Who writes leaves its name at the turn's file, which tells the others that there is something to look
+//! at, and each of them that it was not it itself: see [`wake`](super::wake).
+//!
 //! It is a matter of manners alone. What holds writers apart is SQLite's lock; who waits for too long
 //! goes past the gate, and so does everybody where the locks cannot be had. A process that dies
 //! leaves them, as the system has it with `flock`.
 
 use std::{
     fs::{File, OpenOptions},
-    path::Path,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+
+use uuid::Uuid;
 
 /// How long to wait for one's turn before one goes past the gate: somebody was stopped in it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,6 +39,10 @@ pub struct Gate {
 struct Locks {
     queue: File,
     turn: File,
+    /// Where the turn's file is.
+    path: PathBuf,
+    /// Our name.
+    name: Uuid,
 }
 
 /// One's turn, until it is dropped.
@@ -41,21 +52,50 @@ pub struct Turn<'a>(Option<&'a File>);
 impl Gate {
     /// The gate before a database: two empty files beside it.
     pub fn before(database: &Path) -> Self {
-        let open = |what: &str| {
+        let path = |what: &str| {
             let mut name = database.as_os_str().to_owned();
             name.push(what);
-            OpenOptions::new().create(true).truncate(false).write(true).open(name)
+            PathBuf::from(name)
         };
-        let locks = open("-queue").and_then(|queue| Ok(Locks { queue, turn: open("-turn")? }));
+        let open = |path: &Path| {
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)
+        };
+        let locks = || {
+            let (queue, path) = (open(&path("-queue"))?, path("-turn"));
+            io::Result::Ok(Locks { queue, turn: open(&path)?, path, name: Uuid::new_v4() })
+        };
+        let locks = locks();
         let locks = locks.inspect_err(|error| {
             tracing::debug!(%error, "writers of this file do not line up");
         });
         Self { locks: locks.ok() }
     }
 
+    /// The file at which writers leave their names.
+    pub fn file(&self) -> Option<&Path> {
+        self.locks.as_ref().map(|locks| locks.path.as_path())
+    }
+
+    /// Leaves our name. For who holds the database's write lock, and is about to commit.
+    pub fn sign(&self) {
+        if let Some(locks) = &self.locks
+            && let Err(error) = locks.turn.write_all_at(locks.name.as_bytes(), 0)
+        {
+            tracing::debug!(%error, "other processes are not told of a commit");
+        }
+    }
+
+    /// Whether it was somebody else who left a name last. Who was before us is no matter: we have
+    /// seen what they did when we wrote.
+    pub fn signed_by_other(&self) -> bool {
+        let Some(locks) = &self.locks else { return true };
+        let mut name = [0; 16];
+        locks.turn.read_exact_at(&mut name, 0).is_err() || name != *locks.name.as_bytes()
+    }
+
     /// Waits for one's turn to write.
     pub fn enter(&self) -> Turn<'_> {
-        let Some(Locks { queue, turn }) = &self.locks else { return Turn(None) };
+        let Some(Locks { queue, turn, .. }) = &self.locks else { return Turn(None) };
         let end = Instant::now() + PATIENCE;
         if !lock(queue, end) {
             return Turn(None);

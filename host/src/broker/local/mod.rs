@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 
 use self::{
     fault::{explain, writer_gone},
+    gate::Gate,
+    log::Log,
     notes::Revocations,
     request::{Call, Request},
     store::{QueueRow, Store},
@@ -33,6 +35,7 @@ mod calls;
 mod fair;
 mod fault;
 mod gate;
+mod log;
 mod notes;
 mod parts;
 mod request;
@@ -110,17 +113,21 @@ impl LocalBroker {
     /// writable. [`Fault::Invalid`]: the file is no database, another program's, damaged, or a
     /// newer Lovage's. [`Fault::Unavailable`]: the disk is full or failing, or the file is locked.
     pub fn open(path: &Path, options: LocalOptions) -> Result<Self, BrokerError> {
-        let connection = schema::open_writer(path)?;
+        let mut connection = schema::open_writer(path)?;
+        let log = Log::of(&mut connection, path).map_err(|error| explain(path, "open", error))?;
         let reader = schema::open_reader(path)?;
         let (requests, receiver) = mpsc::channel();
         let signals = Arc::new(Signals::default());
-        let watcher = wake::watch(path, requests.clone(), &signals);
+        let gate = Arc::new(Gate::before(path));
+        let watcher = wake::watch(path, &gate, requests.clone(), &signals);
         let writer = Writer::new(
             connection,
             path.to_owned(),
             options.retention,
             receiver,
             Arc::clone(&signals),
+            gate,
+            log,
         );
         let thread = std::thread::Builder::new()
             .name("lovage-broker".to_owned())

@@ -1,12 +1,11 @@
 //! Notices what other processes write to the file.
 //!
-//! SQLite tells nobody of a commit, but it writes the commit to the log beside the database, and
-//! that can be watched. The event comes while the commit is still under way; the writer therefore
-//! looks in a transaction, which waits for the other's lock. Our own writes are seen, too: as
-//! long as nobody here waits they cost one look at a number, else one look at the file's version.
+//! SQLite tells nobody of a commit. So who is about to commit leaves its name at a file, which is
+//! watched. The event comes while the commit is still under way; the writer therefore looks in a
+//! transaction, which waits for the other's lock. Our own name is of no interest: what others
+//! committed before we left it, we saw in the transaction in which we did.
 
 use std::{
-    ffi::OsString,
     path::Path,
     sync::{
         Arc,
@@ -17,7 +16,7 @@ use std::{
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::request::Request;
+use super::{gate::Gate, request::Request};
 
 /// What the callers, the watcher and the writer know of each other.
 #[derive(Debug, Default)]
@@ -66,14 +65,15 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// Watches the log of the database at `path` for as long as the answer is held. `None`: it cannot
-/// be watched, and the writer looks from time to time instead.
+/// Watches for commits of others to the database at `path`, for as long as the answer is held.
+/// `None`: that cannot be, and the writer looks from time to time instead.
 pub fn watch(
     path: &Path,
+    gate: &Arc<Gate>,
     requests: Sender<Request>,
     signals: &Arc<Signals>,
 ) -> Option<RecommendedWatcher> {
-    match try_watch(path, requests, Arc::clone(signals)) {
+    match try_watch(Arc::clone(gate), requests, Arc::clone(signals)) {
         Ok(watcher) => Some(watcher),
         Err(error) => {
             tracing::warn!(
@@ -90,38 +90,34 @@ pub fn watch(
 }
 
 fn try_watch(
-    path: &Path,
+    gate: Arc<Gate>,
     requests: Sender<Request>,
     signals: Arc<Signals>,
 ) -> notify::Result<RecommendedWatcher> {
-    // SQLite follows links: the log is beside the file itself.
-    let file = std::fs::canonicalize(path).map_err(notify::Error::io)?;
-    let mut log: OsString = file.file_name().unwrap_or_default().to_owned();
-    log.push("-wal");
-    // The directory, since the log comes and goes with the processes that use it.
-    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
+    let file = gate.file().ok_or_else(|| notify::Error::generic("it cannot be opened"))?;
+    let file = file.to_owned();
     let fallback = Arc::clone(&signals);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        if !signals.anybody_waits() {
-            return;
-        }
         let concerns = match event {
-            Ok(event) => event.need_rescan() || is_write_to(&event, &log),
+            Ok(event) => match event.kind {
+                EventKind::Modify(_) | EventKind::Any => gate.signed_by_other(),
+                // Somebody has deleted it: those who come later will use another.
+                EventKind::Remove(_) => {
+                    fallback.poll();
+                    true
+                }
+                _ => event.need_rescan(),
+            },
             Err(error) => {
                 tracing::warn!(%error, "watching the broker's database fails; looking every 250 ms");
                 fallback.poll();
                 true
             }
         };
-        if concerns && !signals.asked.swap(true, SeqCst) {
+        if concerns && signals.anybody_waits() && !signals.asked.swap(true, SeqCst) {
             let _ = requests.send(Request::FileChanged);
         }
     })?;
-    watcher.watch(&directory, RecursiveMode::NonRecursive)?;
+    watcher.watch(&file, RecursiveMode::NonRecursive)?;
     Ok(watcher)
-}
-
-fn is_write_to(event: &Event, log: &OsString) -> bool {
-    matches!(event.kind, EventKind::Modify(_) | EventKind::Create(_) | EventKind::Any)
-        && event.paths.iter().any(|path| path.file_name() == Some(log))
 }

@@ -17,11 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::{
     fault::{explain, writer_gone},
     gate::Gate,
+    log::Log,
     request::{Call, Request, Work},
     store::{Store, now_ms},
     waiting::{Served, Waiting},
@@ -47,6 +48,7 @@ pub struct Writer {
     pub requests: Receiver<Request>,
     pub signals: Arc<Signals>,
     gate: Arc<Gate>,
+    log: Log,
     waiting: Waiting,
     /// Deliveries whose receiver went away, to be given back.
     returned: Vec<Box<dyn Work>>,
@@ -72,9 +74,12 @@ impl Writer {
         retention: Duration,
         requests: Receiver<Request>,
         signals: Arc<Signals>,
+        gate: Arc<Gate>,
+        log: Log,
     ) -> Self {
         Self {
-            gate: Arc::new(Gate::before(&path)),
+            gate,
+            log,
             connection,
             path,
             retention,
@@ -108,14 +113,20 @@ impl Writer {
     fn gather(&mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         let mut weight = 0;
-        let mut next = match self.requests.recv_timeout(self.pause()) {
-            Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => {
-                self.stopping = true;
-                None
+        let mut next = self.requests.try_recv().ok();
+        if next.is_none() {
+            if self.log.is_short() {
+                self.lengthen_log();
             }
-        };
+            next = match self.requests.recv_timeout(self.pause()) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.stopping = true;
+                    None
+                }
+            };
+        }
         while let Some(request) = next.take() {
             weight += match &request {
                 Request::Work(work) => work.weight(),
@@ -185,7 +196,7 @@ impl Writer {
         if works.is_empty() && !look && !due && !purges {
             return;
         }
-        match self.attempt(&mut works, look) {
+        match self.attempt(&mut works) {
             Ok(()) => {
                 for work in works {
                     work.answer(Ok(()));
@@ -197,6 +208,39 @@ impl Writer {
         }
         if purges {
             self.purge();
+        }
+        if self.log.is_long() {
+            self.copy_log_back();
+        }
+    }
+
+    /// Makes the log longer ahead of the commits.
+    fn lengthen_log(&mut self) {
+        let gate = Arc::clone(&self.gate);
+        let fill = |log: &mut Log, writer: &Connection| -> Result<_, Box<dyn std::error::Error>> {
+            let _turn = gate.enter();
+            let lock = Transaction::new_unchecked(writer, TransactionBehavior::Immediate)?;
+            let filled = log.fill()?;
+            lock.rollback()?;
+            Ok(filled)
+        };
+        let filled = fill(&mut self.log, &self.connection);
+        let flushed = filled.and_then(|file| Ok(file.map_or(Ok(()), |file| file.sync_data())?));
+        if let Err(error) = flushed {
+            tracing::debug!(path = %self.path.display(), error, "commits may take longer");
+            self.log.leave();
+        }
+    }
+
+    /// Copies the log back into the database, as far as nobody still reads what was there before.
+    fn copy_log_back(&self) {
+        let copied = self
+            .connection
+            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
+            .and_then(|mut pragma| pragma.query_row([], |_| Ok(())));
+        if let Err(error) = copied {
+            // It only grows until another time.
+            tracing::debug!(path = %self.path.display(), %error, "the log is not copied back");
         }
     }
 
@@ -218,7 +262,7 @@ impl Writer {
     /// After a failure of all together: finds the one to blame, by a transaction for each.
     fn one_by_one(&mut self, works: Vec<Box<dyn Work>>) {
         for mut work in works {
-            match self.attempt(std::slice::from_mut(&mut work), false) {
+            match self.attempt(std::slice::from_mut(&mut work)) {
                 Ok(()) => work.answer(Ok(())),
                 Err(failure) => self.fail(vec![work], failure),
             }
@@ -226,8 +270,8 @@ impl Writer {
     }
 
     /// One transaction, whole or undone.
-    fn attempt(&mut self, works: &mut [Box<dyn Work>], look: bool) -> Result<(), Failure> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.transact(works, look)));
+    fn attempt(&mut self, works: &mut [Box<dyn Work>]) -> Result<(), Failure> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.transact(works)));
         match outcome {
             Ok(Ok(())) => {
                 self.deliver();
@@ -245,7 +289,7 @@ impl Writer {
         }
     }
 
-    fn transact(&mut self, works: &mut [Box<dyn Work>], look: bool) -> Result<(), Failure> {
+    fn transact(&mut self, works: &mut [Box<dyn Work>]) -> Result<(), Failure> {
         let gate = Arc::clone(&self.gate);
         let turn = gate.enter();
         // Who only looks for results writes nothing, and holds nobody up. Its turn it waits for all
@@ -255,21 +299,23 @@ impl Writer {
         let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
         self.command(begin).map_err(Failure::Begin)?;
         let inside = || {
+            let before = self.connection.total_changes();
             let mut store = Store::new(&self.connection);
+            // Even unasked: nobody asks for what others did before we left our name again.
+            let version = data_version(&self.connection)?;
             for work in works {
                 work.run(&mut store)?;
             }
-            let mut everybody = false;
-            if look {
-                let version = data_version(&self.connection)?;
-                everybody = version != self.data_version;
-                self.data_version = version;
-            }
-            self.waiting.serve(&mut store, everybody)?;
+            self.waiting.serve(&mut store, version != self.data_version)?;
             store.purge(self.retention, 0)?;
-            self.command("COMMIT")
+            if self.connection.total_changes() != before {
+                gate.sign();
+            }
+            self.command("COMMIT")?;
+            Ok(version)
         };
-        inside().map_err(Failure::During)
+        self.data_version = inside().map_err(Failure::During)?;
+        Ok(())
     }
 
     fn command(&self, sql: &str) -> rusqlite::Result<()> {
