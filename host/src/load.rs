@@ -56,6 +56,9 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
     if let Some(bytes) = config.components.max_bytes {
         options.max_component_bytes = bytes.get();
     }
+    if let Some(bytes) = config.components.loaded_bytes {
+        options.loaded_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
     #[cfg(feature = "compiler")]
     {
         let compile = &mut options.compile;

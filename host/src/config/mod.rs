@@ -170,6 +170,9 @@ pub struct ComponentsConfig {
     /// How many bytes the cache may hold; the least recently used code goes first. 2 GiB when
     /// absent.
     pub cache_bytes: Option<u64>,
+    /// How many bytes of compiled code are in memory at once; what was used least recently is
+    /// loaded again when a job needs it. 256 MiB when absent.
+    pub loaded_bytes: Option<u64>,
     /// The most bytes of one `.wasm` file; larger ones are not loaded. It bounds the time and the
     /// memory that compiling one takes. 64 MiB when absent.
     pub max_bytes: Option<NonZeroU64>,

@@ -6,29 +6,36 @@
 //! Files are named by the component's digest and by a digest of all that the code depends on
 //! (wasmtime's version, its settings, the processor): what does not fit is not found.
 //!
+//! Beside the code of a component is what was found out about it when it was loaded first, so that
+//! a worker that serves many need not load all to know which tasks are whose.
+//!
 //! A cache is a convenience. Whatever goes wrong with it is told in one warning, and components
 //! are compiled as if there were none.
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::hash::{Hash as _, Hasher};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self as sys, AtFlags, Mode, OFlags};
+use rustix::fs::{self as sys, AtFlags, OFlags};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::load::announce;
 use super::trust::{self, Besides, Distrust};
-use crate::sandbox::{Problem, Sandbox, Source, compiler};
+use crate::sandbox::{Facts, Limits, Mode, Problem, Sandbox, Source, compiler};
 
 /// How many bytes a cache holds unless somebody says otherwise: 2 GiB.
 pub const DEFAULT_MAX_BYTES: u64 = 2 << 30;
+
+/// The most bytes of what is kept of what a component says of itself.
+const MAX_FACTS: u64 = 1 << 20;
 
 /// Files that are being written begin like this, which no digest does.
 const UNFINISHED: &str = ".unfinished-";
@@ -92,7 +99,7 @@ impl CompileCache {
         let failed = |error: io::Error| CacheError::Io { dir: dir.to_owned(), error };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = sys::open(dir, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let fd = sys::open(dir, flags, sys::Mode::empty()).map_err(|error| failed(error.into()))?;
         let stat = sys::fstat(&fd).map_err(|error| failed(error.into()))?;
         trust::check(&stat, Besides::Nobody)
             .map_err(|why| CacheError::Distrusted { dir: dir.to_owned(), why })?;
@@ -128,17 +135,17 @@ impl CompileCache {
         source: &Source,
         wasm: &[u8],
     ) -> Result<Component, Problem> {
-        let name = file_name(sandbox.engine(), &source.digest);
-        if let Some(component) = self.get(sandbox.engine(), &name)? {
+        if let Some(component) = self.cached(sandbox, &source.digest)? {
             tracing::debug!(file = source.file, "compiled code found in the cache");
             return Ok(component);
         }
         sandbox.check_bytes(wasm)?;
         announce(source);
-        let code = compiler::code(sandbox.options(), None, wasm)?;
+        let (mode, code) = compiler::code(sandbox.options(), None, wasm)?;
+        let name = file_name(sandbox, &source.digest, mode);
         match self.put(&name, &code) {
             Ok(()) => {
-                if let Some(component) = self.get(sandbox.engine(), &name)? {
+                if let Some(component) = self.get(sandbox, mode, &name)? {
                     return Ok(component);
                 }
             }
@@ -149,17 +156,69 @@ impl CompileCache {
                 "compiled code cannot be cached, and is compiled again at the next start"
             ),
         }
-        compiler::component(sandbox.engine(), &code).map_err(|error| Problem::not_taken(&error))
+        compiler::component(sandbox.engine_of(mode)?, &code)
+            .map_err(|error| Problem::not_taken(&error))
+    }
+
+    /// The component from the cache; `None` where it is not there.
+    pub(super) fn cached(
+        &self,
+        sandbox: &Sandbox,
+        digest: &str,
+    ) -> Result<Option<Component>, Problem> {
+        for mode in Mode::ALL {
+            let found = self.get(sandbox, mode, &file_name(sandbox, digest, mode))?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What was found out about a component, under the same limits, whose code is cached.
+    pub(super) fn facts(&self, sandbox: &Sandbox, digest: &str, limits: &Limits) -> Option<Facts> {
+        let name = self.name_of(sandbox, digest)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = sys::openat(&self.0.dir, facts_name(&name), flags, sys::Mode::empty()).ok()?;
+        trust_file(&file).ok()?;
+        let mut json = Vec::new();
+        File::from(file).take(MAX_FACTS).read_to_end(&mut json).ok()?;
+        let known: Known = serde_json::from_slice(&json).ok()?;
+        (known.under == under(limits)).then_some(known.facts)
+    }
+
+    /// The file of a component's code, if there is one.
+    fn name_of(&self, sandbox: &Sandbox, digest: &str) -> Option<String> {
+        let there =
+            |name: &String| sys::statat(&self.0.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        Mode::ALL.into_iter().map(|mode| file_name(sandbox, digest, mode)).find(there)
+    }
+
+    /// Keeps what was found out about a component. A convenience: nothing is told where that fails.
+    pub(super) fn keep_facts(
+        &self,
+        sandbox: &Sandbox,
+        digest: &str,
+        limits: &Limits,
+        facts: Facts,
+    ) {
+        let Some(name) = self.name_of(sandbox, digest) else { return };
+        let Ok(json) = serde_json::to_vec(&Known { under: under(limits), facts }) else { return };
+        if json.len() as u64 <= MAX_FACTS
+            && let Err(error) = self.write(&facts_name(&name), &json)
+        {
+            tracing::debug!(%error, "what is known of a component is not kept");
+        }
     }
 
     /// What is cached under a name, if it is there, is ours, and fits the engine. Code that the
     /// sandbox has no room for is the one that is not worth compiling again.
-    fn get(&self, engine: &Engine, name: &str) -> Result<Option<Component>, Problem> {
+    fn get(&self, sandbox: &Sandbox, mode: Mode, name: &str) -> Result<Option<Component>, Problem> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(file) = sys::openat(&self.0.dir, name, flags, Mode::empty()) else {
+        let Ok(file) = sys::openat(&self.0.dir, name, flags, sys::Mode::empty()) else {
             return Ok(None);
         };
-        match Self::load(engine, &file) {
+        match Self::load(sandbox.engine_of(mode)?, &file) {
             Ok(component) => {
                 // When it was last used; see `prune`. No reason to fail.
                 let now = sys::Timespec { tv_sec: 0, tv_nsec: sys::UTIME_NOW };
@@ -186,17 +245,12 @@ impl CompileCache {
     }
 
     fn load(engine: &Engine, file: &OwnedFd) -> wasmtime::Result<Component> {
-        let stat = sys::fstat(file)?;
-        let regular = sys::FileType::from_raw_mode(stat.st_mode) == sys::FileType::RegularFile;
-        wasmtime::ensure!(
-            regular && trust::check(&stat, Besides::Nobody).is_ok(),
-            "it is not a file that only this user can write to"
-        );
+        trust_file(file)?;
         // By the open file and not by its path, which could be another file by now.
         let path = PathBuf::from(format!("{DESCRIPTORS}/{}", file.as_raw_fd()));
         if !path.exists() {
             let mut code = Vec::new();
-            io::Read::read_to_end(&mut File::from(file.try_clone()?), &mut code)?;
+            File::from(file.try_clone()?).read_to_end(&mut code)?;
             return compiler::component(engine, &code);
         }
         // SAFETY: the file was written by this program, into a directory that only this user can
@@ -208,15 +262,24 @@ impl CompileCache {
         }
     }
 
-    /// Writes beside, then renames: a reader sees a whole file or none, whoever else writes.
+    /// Writes code, and makes room for it.
     fn put(&self, name: &str, code: &[u8]) -> io::Result<()> {
+        self.write(name, code)?;
+        if let Err(error) = self.prune(name) {
+            tracing::warn!(cache = %self.path().display(), %error, "old code stays in the cache");
+        }
+        Ok(())
+    }
+
+    /// Writes beside, then renames: a reader sees a whole file or none, whoever else writes.
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let dir = &self.0.dir;
         let unfinished = format!("{UNFINISHED}{}", uuid::Uuid::new_v4());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = sys::openat(dir, &unfinished, flags, Mode::RUSR | Mode::WUSR)?;
+        let file = sys::openat(dir, &unfinished, flags, sys::Mode::RUSR | sys::Mode::WUSR)?;
         let written = (|| {
             let mut file = File::from(file);
-            file.write_all(code)?;
+            file.write_all(bytes)?;
             // Or a crash of the machine could leave a file with holes under a good name, which
             // wasmtime does not notice.
             file.sync_all()?;
@@ -225,8 +288,6 @@ impl CompileCache {
         })();
         if written.is_err() {
             let _ = sys::unlinkat(dir, &unfinished, AtFlags::empty());
-        } else if let Err(error) = self.prune(name) {
-            tracing::warn!(cache = %self.path().display(), %error, "old code stays in the cache");
         }
         written
     }
@@ -267,23 +328,54 @@ impl CompileCache {
                 Ok(()) | Err(rustix::io::Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
             }
+            let facts = facts_name(&name.to_string_lossy());
+            let _ = sys::unlinkat(dir, facts, AtFlags::empty());
             total = total.saturating_sub(size);
         }
         Ok(())
     }
 }
 
+/// What was found out about a component, and under which limits.
+#[derive(Serialize, Deserialize)]
+struct Known {
+    under: String,
+    facts: Facts,
+}
+
+/// All but the code that what is found out depends on.
+fn under(limits: &Limits) -> String {
+    format!("lovage {}, {limits:?}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The file beside one of code that holds what is known of its component.
+fn facts_name(code: &str) -> String {
+    code.trim_end_matches("cwasm").to_owned() + "json"
+}
+
+fn trust_file(file: &OwnedFd) -> wasmtime::Result<()> {
+    let stat = sys::fstat(file)?;
+    let regular = sys::FileType::from_raw_mode(stat.st_mode) == sys::FileType::RegularFile;
+    wasmtime::ensure!(
+        regular && trust::check(&stat, Besides::Nobody).is_ok(),
+        "it is not a file that only this user can write to"
+    );
+    Ok(())
+}
+
 /// Where the system shows a process its open files.
 const DESCRIPTORS: &str = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
 
 /// The component's digest, and a digest of all that the code depends on besides.
-fn file_name(engine: &Engine, digest: &str) -> String {
+fn file_name(sandbox: &Sandbox, digest: &str, mode: Mode) -> String {
     let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
     let mut hasher = Sha256Hasher(Sha256::new());
-    engine.precompile_compatibility_hash().hash(&mut hasher);
+    sandbox.engine().precompile_compatibility_hash().hash(&mut hasher);
     let all: [u8; 32] = hasher.0.finalize().into();
     let half = u128::from_be_bytes(std::array::from_fn(|i| all.get(i).copied().unwrap_or(0)));
-    format!("{digest}-{half:032x}.cwasm")
+    // Of the other engine, which may not be made yet, no more than this is different.
+    let mode = if mode == Mode::Concurrent { "-concurrent" } else { "" };
+    format!("{digest}-{half:032x}{mode}.cwasm")
 }
 
 /// `std`'s hasher is not promised to give the same in the next version of Rust, nor to be long

@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use super::RegistryError;
 use super::load::{LoadOptions, check_grants, compile_in_background, read};
-use crate::sandbox::{Import, Kind, NoTask, Sandbox, Source, TaskSpec, Unchecked};
+use crate::sandbox::{
+    Import, Kind, NoTask, Sandbox, Source, TaskSpec, Unchecked, contract_of, exports_of, imports_of,
+};
 
 /// All that is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,9 +69,9 @@ pub async fn inspect(
             return Ok(inspection);
         }
     };
-    inspection.imports = sandbox.imports(&component);
-    inspection.exports = sandbox.exports(&component);
-    (inspection.contract, inspection.no_tasks) = sandbox.contract(&component);
+    inspection.imports = imports_of(&component);
+    inspection.exports = exports_of(&component);
+    (inspection.contract, inspection.no_tasks) = contract_of(&component);
     match sandbox.load(source, component, None, &options.limits).await {
         Ok(loaded) => {
             let granted = check_grants(&loaded, &options.policies);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use wasmtime::component::Component;
 
-#[cfg(feature = "compiler")]
-use super::cache::CompileCache;
 use super::{Canary, History, RegistryError, Url};
+#[cfg(feature = "compiler")]
+use super::{again, cache::CompileCache};
 use crate::policy::Policies;
 #[cfg(feature = "compiler")]
 use crate::sandbox::Bytes;
@@ -117,15 +117,13 @@ pub(super) async fn prepare(
     let untrusted = |error| RegistryError::Untrusted { file: source.file.clone(), error };
     let (name, digest) = (component_name(&source.file), &source.digest);
     let manifest = options.signatures.verify(envelope, name, digest).map_err(untrusted)?;
-    let file = source.file.clone();
-    let component = compile_in_background(sandbox, options, &source, wasm)
-        .await?
-        .map_err(|problem| problem.of(&source.file))?;
-    let loaded = sandbox.load(source, component, None, &options.limits).await?;
+    let loaded = loaded(sandbox, options, source, wasm).await?;
     if let Some(manifest) = manifest {
         let needs = loaded.imports.iter().filter_map(|import| import.needs);
-        signature::check_declared(&manifest, needs)
-            .map_err(|error| RegistryError::Untrusted { file, error })?;
+        signature::check_declared(&manifest, needs).map_err(|error| RegistryError::Untrusted {
+            file: loaded.source.file.clone(),
+            error,
+        })?;
     }
     check_grants(&loaded, &options.policies).map_err(|problem| problem.of(&loaded.source.file))?;
     tell_unchecked(&loaded);
@@ -137,6 +135,34 @@ pub(super) async fn prepare(
         "component loaded"
     );
     Ok(Arc::new(loaded))
+}
+
+/// Compiles and describes a component, or takes what is known of it: then its code is loaded when a
+/// job needs it.
+async fn loaded(
+    sandbox: &Sandbox,
+    options: &LoadOptions,
+    source: Source,
+    wasm: Vec<u8>,
+) -> Result<LoadedComponent, RegistryError> {
+    #[cfg(feature = "compiler")]
+    if let (Some(cache), Some(history)) = (&options.cache, &options.history) {
+        return again::loaded(sandbox, options, (cache, history), source, wasm).await;
+    }
+    compiled(sandbox, options, source, wasm).await
+}
+
+/// Compiles and describes a component.
+pub(super) async fn compiled(
+    sandbox: &Sandbox,
+    options: &LoadOptions,
+    source: Source,
+    wasm: Vec<u8>,
+) -> Result<LoadedComponent, RegistryError> {
+    let component = compile_in_background(sandbox, options, &source, wasm)
+        .await?
+        .map_err(|problem| problem.of(&source.file))?;
+    Ok(sandbox.load(source, component, None, &options.limits).await?)
 }
 
 /// Says of which tasks the payloads are not held to their schemas.

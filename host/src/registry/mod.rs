@@ -7,6 +7,8 @@
 //! [kept](history), so that one can go back.
 
 #[cfg(feature = "compiler")]
+mod again;
+#[cfg(feature = "compiler")]
 mod cache;
 mod canary;
 mod error;

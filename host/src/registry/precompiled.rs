@@ -16,8 +16,8 @@ use wasmtime::component::Component;
 
 use super::trust::{self, Distrust};
 use crate::sandbox::{
-    CodeSettings, ComponentError, EngineError, Limits, LoadedComponent, Sandbox, Source, TaskSpec,
-    WASMTIME_VERSION,
+    CodeSettings, ComponentError, EngineError, Limits, LoadedComponent, Mode, Sandbox, Source,
+    TaskSpec, WASMTIME_VERSION,
 };
 
 /// The version of the manifest's form.
@@ -42,6 +42,9 @@ pub struct Manifest {
     pub target: String,
     /// The settings that the code depends on.
     pub engine: CodeSettings,
+    /// Whether it needs the engine with the component model's async.
+    #[serde(default)]
+    pub mode: Mode,
     /// The version of the contract.
     pub contract: String,
     /// What it serves.
@@ -190,13 +193,15 @@ pub async fn compile(
     let file_name = wasm_file.file_name().ok_or_else(|| BundleProblem::NoName.of(wasm_file))?;
     sandbox
         .options()
-        .compiler(target)
+        .compiler(target, Mode::Plain)
         .map_err(|error| BundleProblem::Engine(error).of(wasm_file))?;
-    let code = compiler::code(sandbox.options(), target, &wasm).map_err(component_problem)?;
+    let (mode, code) =
+        compiler::code(sandbox.options(), target, &wasm).map_err(component_problem)?;
+    let engine = sandbox.engine_of(mode).map_err(component_problem)?;
 
     // Code for this kind of machine runs here, too; for another kind it is compiled once more,
     // for this one, to ask the component what it serves.
-    let component = match compiler::component(sandbox.engine(), &code) {
+    let component = match compiler::component(engine, &code) {
         Ok(component) => component,
         Err(_) => sandbox.compile(&wasm).map_err(component_problem)?,
     };
@@ -212,6 +217,7 @@ pub async fn compile(
         wasmtime: WASMTIME_VERSION.to_owned(),
         target: target.unwrap_or("native").to_owned(),
         engine: sandbox.options().code_settings(),
+        mode,
         contract: loaded.contract.to_owned(),
         tasks: loaded.tasks,
     };
@@ -277,7 +283,10 @@ pub async fn load(
     if found != manifest.code_size {
         return Err(code(BundleProblem::OtherCode { found, expected: manifest.code_size }).into());
     }
-    let component = deserialize_file(sandbox.engine(), &bundle.code)
+    let engine = sandbox
+        .engine_of(manifest.mode)
+        .map_err(|problem| problem.of(bundle.code.display().to_string()))?;
+    let component = deserialize_file(engine, &bundle.code)
         .map_err(|error| code(BundleProblem::Refused(format!("{error:#}"))))?;
     let source = Source {
         file: bundle.code.display().to_string(),

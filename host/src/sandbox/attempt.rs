@@ -5,11 +5,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Sandbox;
 use super::bindings::Invocation;
+use super::code::Code;
 use super::component::LoadedComponent;
 use super::config::{self, ConfigValues};
 use super::cpu::{self, Meter};
 use super::crash;
 use super::hogs::Whose;
+use super::kit::Kit;
 use super::limits::{Limit, Limits};
 use super::output;
 use super::scratch::ScratchDir;
@@ -154,6 +156,13 @@ impl Sandbox {
             let (job, meter) = (Arc::clone(&job), Arc::clone(&meter));
             async move {
                 let _slot = sandbox.slot().await;
+                let code = match sandbox.code(&component).await {
+                    Ok(code) => code,
+                    Err(problem) => {
+                        let error = problem.of(&component.source.file);
+                        return Report::without_a_guest("component", &error);
+                    }
+                };
                 let scratch = match plan.grants.scratch.then(|| sandbox.scratches().make()) {
                     Some(made) => match made.await {
                         Ok(scratch) => Some(scratch),
@@ -161,9 +170,11 @@ impl Sandbox {
                     },
                     None => None,
                 };
-                let _running = sandbox.ticker().run();
+                let kit = sandbox.kit(code.pre.engine());
+                let _running = kit.ticker.run();
                 let started = Instant::now();
-                let attempt = sandbox.attempt(&component, &job, &plan, &meter, started, scratch);
+                let code = (&code, kit, component.reads_config);
+                let attempt = sandbox.attempt(code, &job, &plan, &meter, started, scratch);
                 let mut report = meter.run(attempt).await;
                 report.usage.cpu = meter.spent();
                 report.usage.wall = started.elapsed();
@@ -176,7 +187,7 @@ impl Sandbox {
 
     async fn attempt(
         &self,
-        component: &Arc<LoadedComponent>,
+        (code, kit, reads_config): (&Arc<Code>, &Kit, bool),
         job: &Arc<Job>,
         plan: &Plan,
         meter: &Meter,
@@ -193,15 +204,15 @@ impl Sandbox {
         };
         // Before anything is made for a guest that will not run.
         if plan.check_payload
-            && let Err(failure) = check_payload(component, job, limits, meter).await
+            && let Err(failure) = check_payload(code, job, limits, meter).await
         {
             return Report::unrun(Outcome::Rejected(failure));
         }
-        let input = match component.handler.input(job, limits) {
+        let input = match code.handler.input(job, limits) {
             Ok(input) => input,
             Err(failure) => return Report::unrun(Outcome::Rejected(failure)),
         };
-        let config = if component.reads_config {
+        let config = if reads_config {
             match config::values(self.services(), &plan.grants, deadline).await {
                 Ok(config) => config,
                 Err(outcome) => return Report::unrun(outcome),
@@ -209,25 +220,27 @@ impl Sandbox {
         } else {
             ConfigValues::default()
         };
-        let mut store = match self.store(Scene {
-            limits: *limits,
-            deadline,
-            grants: Arc::clone(&plan.grants),
-            job: Some(Arc::clone(job)),
-            wanted: plan.wanted.clone(),
-            config,
-            scratch,
-            log_guests: plan.log_guests,
-        }) {
+        let mut store = match self.store(
+            kit,
+            Scene {
+                limits: *limits,
+                deadline,
+                grants: Arc::clone(&plan.grants),
+                job: Some(Arc::clone(job)),
+                wanted: plan.wanted.clone(),
+                config,
+                scratch,
+                log_guests: plan.log_guests,
+            },
+        ) {
             Ok(store) => store,
             Err(error) => return Report::without_a_guest("sandbox", error.as_ref()),
         };
         let held = input.memory_bytes();
         let ended = within(deadline, limits.cpu, meter, async {
             store.data_mut().limiter.hold(held)?;
-            let instance = component.pre.instantiate_async(&mut store).await?;
-            let handler = &component.handler;
-            handler.run(&mut store, &instance, invocation, input, limits).await
+            let instance = code.pre.instantiate_async(&mut store).await?;
+            code.handler.run(&mut store, &instance, invocation, input, limits).await
         })
         .await;
         // A guest that returned before it met the clock made too many calls all the same.
@@ -290,12 +303,12 @@ const STEPS_IN_PLACE: u64 = 200_000;
 
 /// Holds a payload to the schema that its task has for it.
 async fn check_payload(
-    component: &Arc<LoadedComponent>,
+    code: &Arc<Code>,
     job: &Arc<Job>,
     limits: &Limits,
     meter: &Meter,
 ) -> Result<(), Failure> {
-    let Some(checker) = component.checkers.get(&job.task) else { return Ok(()) };
+    let Some(checker) = code.checkers.get(&job.task) else { return Ok(()) };
     if !is_json(&job.content_type) {
         return Ok(());
     }
@@ -303,9 +316,9 @@ async fn check_payload(
     if checker.work(&job.payload) <= STEPS_IN_PLACE {
         return checker.check(&job.payload, memory);
     }
-    let (component, job) = (Arc::clone(component), Arc::clone(job));
+    let (code, job) = (Arc::clone(code), Arc::clone(job));
     let check = move || {
-        let checker = component.checkers.get(&job.task);
+        let checker = code.checkers.get(&job.task);
         cpu::timed(|| checker.map_or(Ok(()), |checker| checker.check(&job.payload, memory)))
     };
     match tokio::task::spawn_blocking(check).await {

@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
+use wasmparser::{Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::engine::{CodeSettings, EngineOptions};
+use super::engine::{CodeSettings, EngineOptions, Mode};
 use super::error::Problem;
 use crate::text::printable;
 
@@ -82,26 +83,67 @@ pub fn compile_in_children() {
 #[derive(Debug, Serialize, Deserialize)]
 struct Task {
     settings: CodeSettings,
+    mode: Mode,
     target: Option<String>,
     cpu_s: u64,
     memory_bytes: u64,
 }
 
-/// The code of a component, for this machine or for any of `target` (see
+/// The code of a component, and the mode it needs, for this machine or for any of `target` (see
 /// [`EngineOptions::compiler`], which the caller has tried). The caller has checked that it may be
 /// compiled, too.
 pub(crate) fn code(
     options: &EngineOptions,
     target: Option<&str>,
     wasm: &[u8],
+) -> Result<(Mode, Vec<u8>), Problem> {
+    let of_mode = |mode| code_of_mode(options, target, wasm, mode).map(|code| (mode, code));
+    if imports_wasi_0_3(wasm) {
+        return of_mode(Mode::Concurrent);
+    }
+    match of_mode(Mode::Plain) {
+        // Whether it needs more tells the compiler, before it has done any work.
+        Err(Problem::Invalid(_)) => of_mode(Mode::Concurrent),
+        done => done,
+    }
+}
+
+/// Whether a component imports what only the concurrent engine serves, though it may itself need
+/// nothing of the kind.
+fn imports_wasi_0_3(wasm: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload {
+            Ok(Payload::Version { .. }) => depth += 1,
+            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
+            Ok(Payload::ComponentImportSection(imports)) if depth == 1 => {
+                let mut names = imports.into_iter().flatten().map(|import| import.name.name);
+                if names.any(|name| name.starts_with("wasi:") && name.contains("@0.3.")) {
+                    return true;
+                }
+            }
+            Ok(_) => {}
+            // The compiler has the words for it.
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+fn code_of_mode(
+    options: &EngineOptions,
+    target: Option<&str>,
+    wasm: &[u8],
+    mode: Mode,
 ) -> Result<Vec<u8>, Problem> {
     let Some(program) = PROGRAM.get() else {
-        let engine = options.compiler(target).map_err(|error| died(&error.to_string()))?;
+        let engine = options.compiler(target, mode).map_err(|error| died(&error.to_string()))?;
         return engine.precompile_component(wasm).map_err(|error| Problem::not_taken(&error));
     };
     let limits = options.compile;
     let task = Task {
         settings: options.code_settings(),
+        mode,
         target: target.map(str::to_owned),
         cpu_s: limits.cpu.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
         memory_bytes: limits.memory_bytes,
@@ -167,7 +209,7 @@ pub fn main() -> ExitCode {
             memory_guard: task.settings.memory_guard,
             ..EngineOptions::default()
         };
-        let answer = match options.compiler(task.target.as_deref()) {
+        let answer = match options.compiler(task.target.as_deref(), task.mode) {
             Ok(engine) => engine.precompile_component(wasm).map_err(|error| format!("{error:#}")),
             Err(error) => Err(error.to_string()),
         };

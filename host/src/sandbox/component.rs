@@ -4,7 +4,6 @@
 //! with a component is told at its deployment, in words that say what to do, and an attempt has
 //! nothing left to look up.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,6 +15,7 @@ use wasmtime::component::{Component, InstancePre, types::ComponentItem};
 use super::Sandbox;
 use super::attempt::{End, within};
 use super::bindings::{Handler, v1::WrongTypes};
+use super::code::{Code, Held, checkers};
 #[cfg(feature = "compiler")]
 use super::compiler;
 use super::config::ConfigValues;
@@ -23,7 +23,7 @@ use super::cpu::Meter;
 use super::crash;
 use super::error::{ComponentError, Problem};
 use super::limits::{Limit, Limits};
-use super::payload_check::{Checker, PayloadCheck, Unchecked};
+use super::payload_check::Unchecked;
 use super::spec::{self, TaskSpec};
 use super::state::{Offer, Scene, State, offer};
 use super::typed::NoTask;
@@ -87,12 +87,13 @@ pub struct LoadedComponent {
     pub others: Vec<NoTask>,
     /// Tasks whose payloads are not held to the schema that they have.
     pub unchecked: Vec<Unchecked>,
-    /// What payloads are held to, by task; absent where any payload fits.
-    pub(super) checkers: HashMap<String, Checker>,
-    pub(super) pre: InstancePre<State>,
-    pub(super) handler: Handler,
     /// Whether it reads configuration: only then are its secrets looked up.
     pub(super) reads_config: bool,
+    pub(super) held: Held,
+}
+
+pub(super) fn reads_config(imports: &[Import]) -> bool {
+    imports.iter().any(|import| import.needs == Some(Capability::Config))
 }
 
 impl std::fmt::Debug for LoadedComponent {
@@ -187,8 +188,9 @@ impl Sandbox {
     #[cfg(feature = "compiler")]
     pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Component, Problem> {
         self.check_bytes(wasm)?;
-        let code = compiler::code(self.options(), None, wasm)?;
-        compiler::component(self.engine(), &code).map_err(|error| Problem::not_taken(&error))
+        let (mode, code) = compiler::code(self.options(), None, wasm)?;
+        compiler::component(self.engine_of(mode)?, &code)
+            .map_err(|error| Problem::not_taken(&error))
     }
 
     /// Refuses bytes that are no component, and those that would cost without bound to compile.
@@ -218,8 +220,8 @@ impl Sandbox {
         limits: &Limits,
     ) -> Result<LoadedComponent, ComponentError> {
         let problem = |problem: Problem| problem.of(&source.file);
-        let handler = Handler::probe(self.engine(), &component).map_err(problem)?;
-        let imports = self.imports(&component);
+        let handler = Handler::probe(component.engine(), &component).map_err(problem)?;
+        let imports = imports_of(&component);
         let missing: Vec<String> = imports
             .iter()
             .filter(|import| !import.offered)
@@ -229,10 +231,7 @@ impl Sandbox {
             return Err(problem(Problem::MissingImports { imports: missing }));
         }
         self.check_needs(&component, limits).map_err(problem)?;
-        let pre = self
-            .linker()
-            .instantiate_pre(&component)
-            .map_err(|error| problem(Problem::WrongImport { reason: format!("{error:#}") }))?;
+        let pre = self.link(&component).map_err(problem)?;
         let tasks = match (tasks, handler.derived()) {
             // From the code itself, which the manifest might be older than.
             (Some(_), Some(derived)) => derived.to_vec(),
@@ -249,24 +248,24 @@ impl Sandbox {
             }
         };
         spec::check(&tasks).map_err(problem)?;
-        let (checkers, unchecked) = match handler.derived() {
-            // Whose values are of their types, or the job is rejected.
-            Some(_) => (HashMap::new(), Vec::new()),
-            None => checkers(&tasks).map_err(problem)?,
-        };
+        let (checkers, unchecked) = checkers(&handler, &tasks).map_err(problem)?;
         Ok(LoadedComponent {
             contract: handler.version(),
-            reads_config: imports.iter().any(|import| import.needs == Some(Capability::Config)),
+            reads_config: reads_config(&imports),
             tasks,
             imports,
-            exports: self.exports(&component),
+            exports: exports_of(&component),
             others: handler.others().to_vec(),
             unchecked,
-            checkers,
-            pre,
-            handler,
             source,
+            held: Held::Always(Arc::new(Code::new(&component, pre, handler, checkers))),
         })
+    }
+
+    /// Gives a component all that it imports.
+    pub(super) fn link(&self, component: &Component) -> Result<InstancePre<State>, Problem> {
+        let pre = self.kit(component.engine()).linker.instantiate_pre(component);
+        pre.map_err(|error| Problem::WrongImport { reason: format!("{error:#}") })
     }
 
     /// Asks a component what it serves, on an instance of its own and under the limits of an
@@ -278,20 +277,24 @@ impl Sandbox {
         limits: &Limits,
     ) -> Result<Vec<TaskSpec>, Problem> {
         let _slot = self.spare_slot().await;
-        let _running = self.ticker().run();
+        let kit = self.kit(pre.engine());
+        let _running = kit.ticker.run();
         let deadline = Instant::now() + limits.timeout;
         // Nothing is granted to who only says what it serves.
         let mut store = self
-            .store(Scene {
-                limits: *limits,
-                deadline,
-                grants: Arc::default(),
-                job: None,
-                wanted: Wanted::default(),
-                config: ConfigValues::default(),
-                scratch: None,
-                log_guests: false,
-            })
+            .store(
+                kit,
+                Scene {
+                    limits: *limits,
+                    deadline,
+                    grants: Arc::default(),
+                    job: None,
+                    wanted: Wanted::default(),
+                    config: ConfigValues::default(),
+                    scratch: None,
+                    log_guests: false,
+                },
+            )
             .map_err(|error| Problem::Describe { reason: format!("did not begin: {error:#}") })?;
         let meter = Meter::default();
         let described = within(deadline, limits.cpu, &meter, async {
@@ -362,75 +365,50 @@ impl Sandbox {
             options.table_elements,
         )
     }
-
-    /// What a component imports, and whether that is offered.
-    pub(crate) fn imports(&self, component: &Component) -> Vec<Import> {
-        component
-            .component_type()
-            .imports(self.engine())
-            .map(|(name, import)| {
-                let offered = match import.ty {
-                    // Types need nobody to offer them: `lovage:task/types` is one such.
-                    ComponentItem::Type(_) => Some(Offer::Always),
-                    ComponentItem::ComponentInstance(instance) => {
-                        let only_types = || {
-                            let mut exports = instance.exports(self.engine());
-                            exports.all(|(_, item)| matches!(item.ty, ComponentItem::Type(_)))
-                        };
-                        offer(name).or_else(|| only_types().then_some(Offer::Always))
-                    }
-                    _ => None,
-                };
-                let needs = match offered {
-                    Some(Offer::Granted(capability)) => Some(capability),
-                    _ => None,
-                };
-                Import { name: name.to_owned(), offered: offered.is_some(), needs }
-            })
-            .collect()
-    }
-
-    /// What a component exports, besides types.
-    pub(crate) fn exports(&self, component: &Component) -> Vec<String> {
-        component
-            .component_type()
-            .exports(self.engine())
-            .filter(|(_, export)| !matches!(export.ty, ComponentItem::Type(_)))
-            .map(|(name, _)| name.to_owned())
-            .collect()
-    }
-
-    /// The version of the contract that a component would be run by, and the functions that are no
-    /// tasks, whether or not it loads.
-    pub(crate) fn contract(&self, component: &Component) -> (Option<&'static str>, Vec<NoTask>) {
-        match Handler::probe(self.engine(), component) {
-            Ok(handler) => (Some(handler.version()), handler.others().to_vec()),
-            Err(Problem::NoHandler { others, .. }) => (None, others),
-            Err(_) => (None, Vec::new()),
-        }
-    }
 }
 
-/// What the payloads of tasks are held to, and those that are held to nothing, with why.
-fn checkers(tasks: &[TaskSpec]) -> Result<(HashMap<String, Checker>, Vec<Unchecked>), Problem> {
-    let (mut checkers, mut unchecked) = (HashMap::new(), Vec::new());
-    for task in tasks {
-        let Some(schema) = &task.input_schema else { continue };
-        let check = PayloadCheck::of(schema).map_err(|reason| Problem::BadTask {
-            name: task.name.clone(),
-            reason: format!("input-schema {reason}"),
-        })?;
-        match check {
-            PayloadCheck::Anything => {}
-            PayloadCheck::Checked(checker) => {
-                checkers.insert(task.name.clone(), *checker);
-            }
-            PayloadCheck::Unchecked(reason) => {
-                unchecked.push(Unchecked { task: task.name.clone(), reason });
-            }
-        }
+/// What a component imports, and whether that is offered.
+pub(crate) fn imports_of(component: &Component) -> Vec<Import> {
+    component
+        .component_type()
+        .imports(component.engine())
+        .map(|(name, import)| {
+            let offered = match import.ty {
+                // Types need nobody to offer them: `lovage:task/types` is one such.
+                ComponentItem::Type(_) => Some(Offer::Always),
+                ComponentItem::ComponentInstance(instance) => {
+                    let only_types = || {
+                        let mut exports = instance.exports(component.engine());
+                        exports.all(|(_, item)| matches!(item.ty, ComponentItem::Type(_)))
+                    };
+                    offer(name).or_else(|| only_types().then_some(Offer::Always))
+                }
+                _ => None,
+            };
+            let needs = offered.and_then(Offer::needs);
+            Import { name: name.to_owned(), offered: offered.is_some(), needs }
+        })
+        .collect()
+}
+
+/// What a component exports, besides types.
+pub(crate) fn exports_of(component: &Component) -> Vec<String> {
+    component
+        .component_type()
+        .exports(component.engine())
+        .filter(|(_, export)| !matches!(export.ty, ComponentItem::Type(_)))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// The version of the contract that a component would be run by, and the functions that are no
+/// tasks, whether or not it loads.
+pub(crate) fn contract_of(component: &Component) -> (Option<&'static str>, Vec<NoTask>) {
+    match Handler::probe(component.engine(), component) {
+        Ok(handler) => (Some(handler.version()), handler.others().to_vec()),
+        Err(Problem::NoHandler { others, .. }) => (None, others),
+        Err(_) => (None, Vec::new()),
     }
-    Ok((checkers, unchecked))
 }
 
 #[cfg(test)]

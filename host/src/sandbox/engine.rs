@@ -46,6 +46,27 @@ pub enum Allocator {
     OnDemand,
 }
 
+/// What of the component model an engine serves. It is part of what generated code depends on.
+///
+/// Most components need nothing of the component model's async (WASI 0.3, `stream`, `future`,
+/// functions that are `async`), and what wasmtime does for it at every call costs more than half
+/// as much as all else of a small guest's attempt: so they have an engine without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// All but its async.
+    #[default]
+    Plain,
+    /// All.
+    Concurrent,
+}
+
+#[cfg(feature = "compiler")]
+impl Mode {
+    /// Both, the more usual one first.
+    pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Concurrent];
+}
+
 /// What an engine is made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -78,6 +99,9 @@ pub struct EngineOptions {
     /// The most bytes of one component: what bounds the time and the memory that compiling it takes.
     /// 64 MiB: Python's are 18 MiB.
     pub max_component_bytes: u64,
+    /// How many bytes of native code of components are held in memory, where what is dropped can be
+    /// had again; what was used least recently goes. 256 MiB.
+    pub loaded_bytes: usize,
     /// What compiling one component may take, where that is bounded.
     #[cfg(feature = "compiler")]
     pub compile: CompileLimits,
@@ -104,6 +128,7 @@ impl Default for EngineOptions {
             instances: limits.instances as u32,
             keep_resident: 4 << 20,
             max_component_bytes: 64 << 20,
+            loaded_bytes: 256 << 20,
             #[cfg(feature = "compiler")]
             compile: CompileLimits::default(),
             tick: Duration::from_millis(1),
@@ -139,7 +164,7 @@ impl EngineOptions {
     }
 
     /// Makes the engine, and says which allocator it came to.
-    pub(super) fn build(&self) -> Result<(Engine, Allocator), EngineError> {
+    pub(super) fn build(&self, mode: Mode) -> Result<(Engine, Allocator), EngineError> {
         if self.slots == 0 {
             return Err(EngineError::NoSlots);
         }
@@ -147,7 +172,7 @@ impl EngineOptions {
             return Err(EngineError::NoTick);
         }
         let engine = |allocator| {
-            Engine::new(&self.config(allocator))
+            Engine::new(&self.config(allocator, mode))
                 .map_err(|error| EngineError::Refused { allocator, reason: format!("{error:#}") })
         };
         if self.allocator == Allocator::OnDemand {
@@ -174,8 +199,8 @@ impl EngineOptions {
     /// `x86_64-unknown-linux-gnu`: a named target means that target's baseline, without what the
     /// processor of this machine has beyond it.
     #[cfg(feature = "compiler")]
-    pub(crate) fn compiler(&self, target: Option<&str>) -> Result<Engine, EngineError> {
-        let mut config = self.config(Allocator::OnDemand);
+    pub(crate) fn compiler(&self, target: Option<&str>, mode: Mode) -> Result<Engine, EngineError> {
+        let mut config = self.config(Allocator::OnDemand, mode);
         if let Some(target) = target {
             config.target(target).map_err(|error| EngineError::Target {
                 target: target.to_owned(),
@@ -193,7 +218,7 @@ impl EngineOptions {
         })
     }
 
-    fn config(&self, allocator: Allocator) -> Config {
+    fn config(&self, allocator: Allocator, mode: Mode) -> Config {
         let mut config = Config::new();
         config
             .epoch_interruption(true)
@@ -205,9 +230,11 @@ impl EngineOptions {
             .wasm_backtrace_details(WasmBacktraceDetails::Disable)
             // A guest may use several memories; all of them count (see `limits`). Threads and
             // shared memories are not compiled in: `run` is free of data races by construction.
-            .wasm_multi_memory(true)
-            // WASI 0.3 needs the component model's async.
-            .wasm_component_model_async(true);
+            .wasm_multi_memory(true);
+        match mode {
+            Mode::Plain => config.concurrency_support(false),
+            Mode::Concurrent => config.wasm_component_model_async(true),
+        };
         // Fails for versions of 256 bytes and more.
         let version = ModuleVersionStrategy::Custom(WASMTIME_VERSION.to_owned());
         if let Err(error) = config.module_version(version) {
@@ -269,16 +296,16 @@ mod tests {
     #[test]
     fn an_engine_without_slots_is_refused() {
         let options = EngineOptions { slots: 0, ..EngineOptions::default() };
-        assert!(matches!(options.build(), Err(EngineError::NoSlots)));
+        assert!(matches!(options.build(Mode::Plain), Err(EngineError::NoSlots)));
     }
 
     #[test]
     fn where_address_space_is_short_instances_are_made_on_demand() {
         let mut options = EngineOptions { slots: 1_000_000, ..EngineOptions::default() };
-        let (_, allocator) = options.build().unwrap();
+        let (_, allocator) = options.build(Mode::Plain).unwrap();
         assert_eq!(allocator, Allocator::OnDemand);
         options.allocator = Allocator::Pooling;
-        let error = options.build().unwrap_err().to_string();
+        let error = options.build(Mode::Concurrent).unwrap_err().to_string();
         assert!(error.contains("pool"), "{error}");
     }
 }

@@ -130,6 +130,18 @@ pub enum Problem {
         /// In wasmtime's words.
         reason: String,
     },
+    /// It needs the engine for the component model's async.
+    #[error("needs an engine with the component model's async, and none can be made: {reason}")]
+    NoEngine {
+        /// Why.
+        reason: String,
+    },
+    /// It was loaded before, and cannot be loaded again.
+    #[error("was loaded before, and cannot be loaded again: {reason}")]
+    NotHadAgain {
+        /// Why.
+        reason: String,
+    },
     /// This build cannot compile.
     #[error(
         "cannot be compiled, since this build has no compiler: precompile it with \

@@ -19,6 +19,11 @@
 mod attempt;
 mod bindings;
 mod calls;
+#[cfg_attr(
+    not(feature = "compiler"),
+    allow(dead_code, reason = "what was compiled ahead is always held")
+)]
+mod code;
 #[cfg(feature = "compiler")]
 pub mod compiler;
 mod component;
@@ -30,11 +35,14 @@ mod dispatch;
 mod egress;
 mod engine;
 mod error;
+#[cfg(feature = "compiler")]
+mod facts;
 mod failure;
 mod guest_log;
 mod hogs;
 mod io_errors;
 mod keyvalue;
+mod kit;
 mod limiter;
 mod limits;
 mod no_files;
@@ -49,7 +57,6 @@ mod shape;
 mod spec;
 mod state;
 mod stdio;
-
 mod ticker;
 mod typed;
 mod waits;
@@ -58,16 +65,19 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::Engine;
-use wasmtime::component::Linker;
 
 pub use self::attempt::{CUT_SHORT, Plan, Report};
 pub use self::bindings::{HANDLER, SERVED};
+pub use self::code::Reload;
 pub use self::component::{Import, Kind, LoadedComponent, Source, digest};
+pub(crate) use self::component::{contract_of, exports_of, imports_of};
 pub use self::config::{Placeholder, SECRET_UNAVAILABLE};
 pub use self::cpu::Meter;
 pub use self::egress::{Network, Resolve};
-pub use self::engine::{Allocator, CodeSettings, EngineOptions, WASMTIME_VERSION};
+pub use self::engine::{Allocator, CodeSettings, EngineOptions, Mode, WASMTIME_VERSION};
 pub use self::error::{ComponentError, EngineError, Problem, Ungranted};
+#[cfg(feature = "compiler")]
+pub use self::facts::Facts;
 pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 pub use self::limits::{Bytes, Limit, Limits, Refusal};
 pub use self::payload_check::Unchecked;
@@ -80,22 +90,20 @@ pub use self::state::{OFFERED, Offer, Offered, Versions, offer};
 pub use self::stdio::Tail;
 pub use self::typed::{CONTRACT as TYPED, INVALID_PAYLOAD, NoTask};
 
+use self::code::Shelf;
 use self::hogs::Hogs;
+use self::kit::{Kit, Kits};
 use self::scratch::Scratches;
-use self::state::State;
-use self::ticker::Ticker;
 
 /// An engine with all that attempts share. Clones are the same sandbox.
 #[derive(Clone)]
 pub struct Sandbox(Arc<Inner>);
 
 struct Inner {
-    engine: Engine,
-    linker: Linker<State>,
-    ticker: Ticker,
+    kits: Kits,
     hogs: Hogs,
+    shelf: Shelf,
     options: EngineOptions,
-    allocator: Allocator,
     services: Services,
     scratches: Scratches,
     /// The pool has room for so many; whoever has no permit would meet an error there.
@@ -107,7 +115,7 @@ impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sandbox")
             .field("options", &self.0.options)
-            .field("allocator", &self.0.allocator)
+            .field("allocator", &self.allocator())
             .finish_non_exhaustive()
     }
 }
@@ -120,24 +128,19 @@ impl Sandbox {
 
     /// Sets up an engine, its clock, and what guests may import.
     pub fn with(options: EngineOptions, services: Services) -> Result<Self, EngineError> {
-        let (engine, allocator) = options.build()?;
-        let linker =
-            state::linker(&engine).map_err(|error| EngineError::Wasi(format!("{error:#}")))?;
-        let ticker = Ticker::start(&engine, options.tick)?;
+        let kits = Kits::new(&options)?;
         // Where one attempt runs at once there is nobody whom it could keep waiting.
         let threads = if options.slots > 1 { options.hog_threads() } else { 0 };
         Ok(Self(Arc::new(Inner {
-            ticker,
+            kits,
             hogs: Hogs::new(threads, options.tick),
-            linker,
+            shelf: Shelf::new(options.loaded_bytes),
             services,
             // Each slot may use one while its last one is being deleted.
             scratches: Scratches::new((options.slots as usize).saturating_mul(2)),
             slots: Semaphore::new(options.slots as usize),
             spare: Semaphore::new(engine::SPARE_SLOTS as usize),
             options,
-            allocator,
-            engine,
         })))
     }
 
@@ -148,7 +151,7 @@ impl Sandbox {
 
     /// The allocator that it came to.
     pub fn allocator(&self) -> Allocator {
-        self.0.allocator
+        self.0.kits.plain().allocator
     }
 
     /// How many attempts could begin at once, now.
@@ -156,12 +159,20 @@ impl Sandbox {
         self.0.slots.available_permits()
     }
 
+    /// The engine of most components.
+    #[cfg(feature = "compiler")]
     pub(crate) fn engine(&self) -> &Engine {
-        &self.0.engine
+        &self.0.kits.plain().engine
     }
 
-    fn linker(&self) -> &Linker<State> {
-        &self.0.linker
+    /// The engine of components of a mode.
+    pub(crate) fn engine_of(&self, mode: Mode) -> Result<&Engine, Problem> {
+        let kit = self.0.kits.of(mode, &self.0.options);
+        kit.map(|kit| &kit.engine).map_err(|reason| Problem::NoEngine { reason })
+    }
+
+    fn kit(&self, engine: &Engine) -> &Kit {
+        self.0.kits.of_engine(engine)
     }
 
     fn services(&self) -> &Services {
@@ -184,12 +195,12 @@ impl Sandbox {
         self.scratches().close().await;
     }
 
-    fn ticker(&self) -> &Ticker {
-        &self.0.ticker
-    }
-
     fn hogs(&self) -> &Hogs {
         &self.0.hogs
+    }
+
+    fn shelf(&self) -> &Shelf {
+        &self.0.shelf
     }
 
     /// `None` only if the semaphore were closed, which nobody does.

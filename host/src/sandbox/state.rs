@@ -18,8 +18,10 @@ use super::bindings::v1_1;
 use super::calls::HostCalls;
 use super::config::{ConfigValues, Placeholder};
 use super::egress::Egress;
+use super::engine::Mode;
 use super::guest_log::{GuestLog, Which};
 use super::keyvalue::{self, Access};
+use super::kit::Kit;
 use super::limiter::Limiter;
 use super::limits::{Limits, RANDOM_BYTES};
 use super::notes::Notes;
@@ -212,11 +214,11 @@ impl State {
 }
 
 impl Sandbox {
-    /// A fresh store.
-    pub(super) fn store(&self, scene: Scene) -> wasmtime::Result<Store<State>> {
+    /// A fresh store on an engine.
+    pub(super) fn store(&self, kit: &Kit, scene: Scene) -> wasmtime::Result<Store<State>> {
         let (limits, deadline) = (scene.limits, scene.deadline);
-        let state = State::new(scene, self.services(), self.engine())?;
-        let mut store = Store::new(self.engine(), state);
+        let state = State::new(scene, self.services(), &kit.engine)?;
+        let mut store = Store::new(&kit.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.hostcall_bytes());
         store.set_max_component_handles(limits.handles);
@@ -240,7 +242,7 @@ impl Sandbox {
 
 /// All that a guest may import, granted or not: a component that imports what its tasks are not
 /// granted is not loaded, and what a tenant is not granted is refused when it is used.
-pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+pub(super) fn linker(engine: &Engine, mode: Mode) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     v1_1::add_to_linker(&mut linker)?;
@@ -250,14 +252,16 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     })?;
     keyvalue::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
-    wasmtime_wasi::p3::cli::add_to_linker(&mut linker)?;
-    wasmtime_wasi::p3::clocks::add_to_linker(&mut linker)?;
-    wasmtime_wasi::p3::random::add_to_linker(&mut linker)?;
-    wasmtime_wasi::p3::sockets::add_to_linker(&mut linker)?;
-    no_files::add_to_linker(&mut linker)?;
+    if mode == Mode::Concurrent {
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi::p3::cli::add_to_linker(&mut linker)?;
+        wasmtime_wasi::p3::clocks::add_to_linker(&mut linker)?;
+        wasmtime_wasi::p3::random::add_to_linker(&mut linker)?;
+        wasmtime_wasi::p3::sockets::add_to_linker(&mut linker)?;
+        no_files::add_to_linker(&mut linker)?;
+        waits::add_to_linker(&mut linker)?;
+    }
     io_errors::add_to_linker(&mut linker)?;
-    waits::add_to_linker(&mut linker)?;
     scratch::add_to_linker(&mut linker)?;
     Ok(linker)
 }
@@ -293,6 +297,16 @@ pub enum Offer {
     Always,
     /// To tasks that are granted the capability.
     Granted(Capability),
+}
+
+impl Offer {
+    /// What has to be granted; `None` where everybody has it.
+    pub fn needs(self) -> Option<Capability> {
+        match self {
+            Self::Always => None,
+            Self::Granted(capability) => Some(capability),
+        }
+    }
 }
 
 const fn always(
@@ -411,6 +425,7 @@ impl Versions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::EngineOptions;
 
     #[test]
     fn offers_the_releases_of_wasi_and_nothing_else() {
@@ -440,16 +455,20 @@ mod tests {
     /// The list is written by hand; here it is held to what is linked.
     #[test]
     fn what_is_said_to_be_offered_is_linked() {
-        let engine = Engine::default();
-        let mut linker = linker(&engine).unwrap();
+        let engine = |mode| EngineOptions::default().build(mode).unwrap().0;
+        let [mut plain, mut concurrent] =
+            Mode::ALL.map(|mode| linker(&engine(mode), mode).unwrap());
         for offered in OFFERED {
             for interface in offered.interfaces {
                 let name =
                     format!("{}/{interface}@{}", offered.package, offered.versions.example());
                 assert_eq!(offer(&name), Some(offered.offer));
                 // A name cannot be defined twice.
-                let twice = linker.root().func_wrap(&name, |_, (): ()| Ok(()));
-                assert!(twice.is_err(), "{name} is not linked");
+                let define =
+                    |linker: &mut Linker<State>| linker.root().func_wrap(&name, |_, (): ()| Ok(()));
+                assert!(define(&mut concurrent).is_err(), "{name} is not linked");
+                let is_plain = !name.contains("@0.3.");
+                assert_eq!(define(&mut plain).is_err(), is_plain, "{name}");
             }
         }
     }

@@ -57,6 +57,7 @@ mod local_power_cut;
 #[cfg(feature = "local")]
 mod local_processes;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod many_components;
 mod metering;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod payload_check;

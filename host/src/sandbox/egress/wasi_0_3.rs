@@ -15,8 +15,8 @@ use wasmtime::component::Component;
 use super::*;
 use crate::policy::HttpPolicy;
 use crate::sandbox::config::ConfigValues;
-use crate::sandbox::state::{Scene, linker};
-use crate::sandbox::{EngineOptions, Sandbox, Services};
+use crate::sandbox::state::Scene;
+use crate::sandbox::{EngineOptions, Mode, Sandbox, Services};
 use crate::usage::Usage;
 use crate::wanted::Wanted;
 
@@ -150,21 +150,25 @@ fn asks(authority: &str) -> Vec<u8> {
 async fn ask(sandbox: &Sandbox, authority: &str, rule: &str, limits: Limits) -> (u32, Usage) {
     let networks = ["127.0.0.1/32".to_owned()];
     let http = HttpPolicy::new(&[rule.to_owned()], "t.http", &networks, "t.http_networks").unwrap();
+    let engine = sandbox.engine_of(Mode::Concurrent).unwrap();
+    let kit = sandbox.kit(engine);
     let mut store = sandbox
-        .store(Scene {
-            limits,
-            deadline: Instant::now() + Duration::from_secs(30),
-            grants: Arc::new(Grants { http, ..Grants::default() }),
-            job: None,
-            wanted: Wanted::default(),
-            config: ConfigValues::default(),
-            scratch: None,
-            log_guests: false,
-        })
+        .store(
+            kit,
+            Scene {
+                limits,
+                deadline: Instant::now() + Duration::from_secs(30),
+                grants: Arc::new(Grants { http, ..Grants::default() }),
+                job: None,
+                wanted: Wanted::default(),
+                config: ConfigValues::default(),
+                scratch: None,
+                log_guests: false,
+            },
+        )
         .unwrap();
-    let component = Component::new(sandbox.engine(), asks(authority)).unwrap();
-    let linker = linker(sandbox.engine()).unwrap();
-    let instance = linker.instantiate_async(&mut store, &component).await.unwrap();
+    let component = Component::new(engine, asks(authority)).unwrap();
+    let instance = kit.linker.instantiate_async(&mut store, &component).await.unwrap();
     let ask = instance.get_typed_func::<(), (u32,)>(&mut store, "ask").unwrap();
     let (told,) = ask.call_async(&mut store, ()).await.unwrap();
     (told, store.data().usage())

@@ -8,7 +8,7 @@ mod cost;
 mod unique;
 
 use jsonschema::{PatternOptions, Validator};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::cost::Not;
@@ -38,7 +38,7 @@ const OBJECT_BYTES: u64 = 12 * (size_of::<Value>() + size_of::<String>()) as u64
 const PATTERN_BYTES: usize = 256 << 10;
 
 /// A task whose payloads are not held to the schema that it has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unchecked {
     /// The task.
     pub task: String,

@@ -18,7 +18,7 @@ mod tests;
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 use wasmtime::component::{Component, ComponentExportIndex, Instance, Val};
 use wasmtime::{Engine, Store};
@@ -45,7 +45,7 @@ pub const CONTRACT: &str = "typed exports";
 pub const INVALID_PAYLOAD: &str = "invalid_payload";
 
 /// An exported function that is no task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoTask {
     /// Its name, after its interface's and a `#` where it is in one.
     pub function: String,

@@ -1,0 +1,66 @@
+//! An engine with what attempts on it share: one for each [`Mode`].
+
+use std::sync::OnceLock;
+
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+use super::engine::{Allocator, EngineOptions, Mode};
+use super::error::EngineError;
+use super::state::{self, State};
+use super::ticker::Ticker;
+
+/// An engine, its clock, and what guests on it may import.
+pub(super) struct Kit {
+    pub engine: Engine,
+    pub linker: Linker<State>,
+    pub ticker: Ticker,
+    pub allocator: Allocator,
+}
+
+impl Kit {
+    fn new(options: &EngineOptions, mode: Mode) -> Result<Self, EngineError> {
+        let (engine, allocator) = options.build(mode)?;
+        let linker = state::linker(&engine, mode);
+        let linker = linker.map_err(|error| EngineError::Wasi(format!("{error:#}")))?;
+        let ticker = Ticker::start(&engine, options.tick)?;
+        Ok(Self { engine, linker, ticker, allocator })
+    }
+}
+
+/// The engines of a sandbox.
+pub(super) struct Kits {
+    plain: Kit,
+    /// Made for the first component that needs it.
+    concurrent: OnceLock<Result<Kit, String>>,
+}
+
+impl Kits {
+    pub(super) fn new(options: &EngineOptions) -> Result<Self, EngineError> {
+        Ok(Self { plain: Kit::new(options, Mode::Plain)?, concurrent: OnceLock::new() })
+    }
+
+    /// That of most components.
+    pub(super) fn plain(&self) -> &Kit {
+        &self.plain
+    }
+
+    /// That of components of a mode. The error says why there is none.
+    pub(super) fn of(&self, mode: Mode, options: &EngineOptions) -> Result<&Kit, String> {
+        match mode {
+            Mode::Plain => Ok(&self.plain),
+            Mode::Concurrent => {
+                let make = || Kit::new(options, mode).map_err(|error| error.to_string());
+                self.concurrent.get_or_init(make).as_ref().map_err(Clone::clone)
+            }
+        }
+    }
+
+    /// That of what was made on an engine of these.
+    pub(super) fn of_engine(&self, engine: &Engine) -> &Kit {
+        match self.concurrent.get() {
+            Some(Ok(kit)) if Engine::same(&kit.engine, engine) => kit,
+            _ => &self.plain,
+        }
+    }
+}
