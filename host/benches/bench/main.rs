@@ -27,6 +27,7 @@ mod memory;
 mod noisy;
 mod report;
 mod sandbox;
+mod shipping;
 mod sqs;
 mod stand_in;
 mod start;
@@ -48,6 +49,7 @@ const SECTIONS: &[Section] = &[
     ("start", start::run),
     ("memory", memory::run),
     ("noisy", noisy::run),
+    ("shipping", shipping::run),
 ];
 
 fn main() {

@@ -146,20 +146,52 @@ impl Program {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lovage"));
-        command
-            .args(arguments)
-            .current_dir(self.directory.path())
-            .env_clear()
-            .env("HOME", self.directory.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        command
+        lovage(self.directory.path(), arguments)
     }
 
     pub fn worker(&self) -> Process {
         Process(self.command(&["worker"]).stderr(Stdio::null()).spawn().unwrap())
     }
+}
+
+/// The `lovage` command, and a directory that it serves components from, compiling them itself.
+pub struct Served {
+    pub directory: tempfile::TempDir,
+}
+
+impl Served {
+    pub fn new(config: &str) -> Self {
+        let directory = directory();
+        std::fs::create_dir(directory.path().join("tasks")).unwrap();
+        let text = format!(
+            "{config}\n[components]\npaths = [\"tasks\"]\n[queues.{JOBS}]\n\
+             default_task = \"process_data\"\n"
+        );
+        std::fs::write(directory.path().join("lovage.toml"), text).unwrap();
+        Self { directory }
+    }
+
+    pub fn tasks(&self) -> PathBuf {
+        self.directory.path().join("tasks")
+    }
+
+    pub fn worker(&self) -> Process {
+        let mut command = lovage(self.directory.path(), &["worker"]);
+        Process(command.stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+/// The `lovage` command in a directory, with nothing of this environment.
+fn lovage(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lovage"));
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .env("HOME", directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
 }
 
 /// A process that ends with its owner.

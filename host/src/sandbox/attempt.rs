@@ -1,5 +1,6 @@
 //! One attempt at one job, in a sandbox of its own.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -107,7 +108,7 @@ pub(super) async fn within<T>(
     deadline: Instant,
     cpu: Option<Duration>,
     meter: &Meter,
-    call: impl Future<Output = wasmtime::Result<T>>,
+    call: Pin<&mut impl Future<Output = wasmtime::Result<T>>>,
 ) -> Result<T, End> {
     let call = meter.up_to(cpu, tokio::time::timeout_at(deadline.into(), call));
     match (call.await, cpu) {
@@ -174,7 +175,7 @@ impl Sandbox {
                 let _running = kit.ticker.run();
                 let started = Instant::now();
                 let code = (&code, kit, component.reads_config);
-                let attempt = sandbox.attempt(code, &job, &plan, &meter, started, scratch);
+                let attempt = pin!(sandbox.attempt(code, &job, &plan, &meter, started, scratch));
                 let mut report = meter.run(attempt).await;
                 report.usage.cpu = meter.spent();
                 report.usage.wall = started.elapsed();
@@ -237,12 +238,14 @@ impl Sandbox {
             Err(error) => return Report::without_a_guest("sandbox", error.as_ref()),
         };
         let held = input.memory_bytes();
-        let ended = within(deadline, limits.cpu, meter, async {
-            store.data_mut().limiter.hold(held)?;
-            let instance = code.pre.instantiate_async(&mut store).await?;
-            code.handler.run(&mut store, &instance, invocation, input, limits).await
-        })
-        .await;
+        let ended = {
+            let call = pin!(async {
+                store.data_mut().limiter.hold(held)?;
+                let instance = code.pre.instantiate_async(&mut store).await?;
+                code.handler.run(&mut store, &instance, invocation, input, limits).await
+            });
+            within(deadline, limits.cpu, meter, call).await
+        };
         // A guest that returned before it met the clock made too many calls all the same.
         let ended = ended.and_then(|outcome| match store.data().calls.check() {
             Ok(()) => Ok(outcome),

@@ -5,6 +5,7 @@
 //! nothing left to look up.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -297,11 +298,13 @@ impl Sandbox {
             )
             .map_err(|error| Problem::Describe { reason: format!("did not begin: {error:#}") })?;
         let meter = Meter::default();
-        let described = within(deadline, limits.cpu, &meter, async {
-            let instance = pre.instantiate_async(&mut store).await?;
-            handler.describe(&mut store, &instance).await
-        });
-        let described = meter.run(described).await;
+        let described = {
+            let call = pin!(async {
+                let instance = pre.instantiate_async(&mut store).await?;
+                handler.describe(&mut store, &instance).await
+            });
+            meter.run(pin!(within(deadline, limits.cpu, &meter, call))).await
+        };
         described.map_err(|end| match end {
             End::Error(error) if error.is::<WrongTypes>() => {
                 Problem::WrongTypes { reason: error.root_cause().to_string() }

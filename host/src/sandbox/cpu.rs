@@ -1,7 +1,7 @@
 //! How much CPU time a future takes.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -36,8 +36,7 @@ impl Meter {
     }
 
     /// Runs a future by this meter. It may go from thread to thread between polls.
-    pub(super) async fn run<F: Future>(&self, future: F) -> F::Output {
-        let mut future = pin!(future);
+    pub(super) async fn run<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
         poll_fn(|context| {
             let start = of_this_thread();
             self.began.store(start, Ordering::Relaxed);
@@ -97,14 +96,13 @@ mod tests {
     async fn work_is_counted_and_waiting_is_not() {
         let wall = Instant::now();
         let meter = Meter::default();
-        meter
-            .run(async {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                burn(Duration::from_millis(20));
-                assert_eq!(meter.spent().as_millis() / 20, 0);
-                assert!(meter.spent_so_far() >= Duration::from_millis(20));
-            })
-            .await;
+        let work = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            burn(Duration::from_millis(20));
+            assert_eq!(meter.spent().as_millis() / 20, 0);
+            assert!(meter.spent_so_far() >= Duration::from_millis(20));
+        };
+        meter.run(pin!(work)).await;
         let spent = meter.spent();
         assert!(wall.elapsed() >= Duration::from_millis(70));
         assert!(spent >= Duration::from_millis(20), "{spent:?}");
@@ -122,7 +120,7 @@ mod tests {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             };
-            let ended = meter.run(meter.up_to(budget, work)).await;
+            let ended = meter.run(pin!(meter.up_to(budget, work))).await;
             (ended.is_some(), meter.spent())
         };
         let (ended, spent) = spends(Duration::from_millis(2), u32::MAX).await;

@@ -421,6 +421,8 @@ mod tests {
 
     use tokio::task::yield_now;
 
+    use std::pin::pin;
+
     use super::*;
 
     const TICK: Duration = Duration::from_millis(1);
@@ -449,7 +451,7 @@ mod tests {
             }
             on_a_thread_for_hogs()
         };
-        let future = Box::pin(async move { metered.run(work).await });
+        let future = Box::pin(async move { metered.run(pin!(work)).await });
         hogs.run(whose, &meter, future).await
     }
 
