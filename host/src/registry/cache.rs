@@ -141,7 +141,7 @@ impl CompileCache {
         }
         sandbox.check_bytes(wasm)?;
         announce(source);
-        let (mode, code) = compiler::code(sandbox.options(), None, wasm)?;
+        let (mode, code) = compiler::code(sandbox.options(), None, wasm, sandbox.haste())?;
         let name = file_name(sandbox, &source.digest, mode);
         match self.put(&name, &code) {
             Ok(()) => {

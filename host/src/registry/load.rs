@@ -67,13 +67,6 @@ pub(super) fn check_grants(
     if missing.is_empty() { Ok(()) } else { Err(Problem::NotGranted { missing }) }
 }
 
-/// Whether two sources are one: the same content, or the same file, which may have been replaced
-/// in between.
-pub(super) fn is_same(one: &Source, other: &Source) -> bool {
-    let file = |source: &Source| std::fs::canonicalize(&source.file).ok();
-    one.digest == other.digest || file(one).is_some_and(|one| Some(one) == file(other))
-}
-
 /// The file itself, or the files of a directory with that ending, in the order of their names.
 pub(super) fn files(path: &Path, ending: &'static str) -> Result<Vec<PathBuf>, RegistryError> {
     let unreadable = |error| RegistryError::Unreadable { path: path.to_owned(), error };

@@ -127,6 +127,8 @@ impl Registry {
             }
         }
         registry.begin().await?;
+        #[cfg(feature = "compiler")]
+        sandbox.begin_to_serve();
         Ok(registry)
     }
 

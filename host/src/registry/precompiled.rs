@@ -184,7 +184,7 @@ pub async fn compile(
     dir: &Path,
     limits: &Limits,
 ) -> Result<(Bundle, Manifest), CompileError> {
-    use crate::sandbox::{Problem, compiler};
+    use crate::sandbox::{Problem, compiler, compiler::Haste};
 
     let name = wasm_file.display().to_string();
     let component_problem = |problem: Problem| problem.of(&name);
@@ -195,8 +195,8 @@ pub async fn compile(
         .options()
         .compiler(target, Mode::Plain)
         .map_err(|error| BundleProblem::Engine(error).of(wasm_file))?;
-    let (mode, code) =
-        compiler::code(sandbox.options(), target, &wasm).map_err(component_problem)?;
+    let (mode, code) = compiler::code(sandbox.options(), target, &wasm, Haste::Wanted)
+        .map_err(component_problem)?;
     let engine = sandbox.engine_of(mode).map_err(component_problem)?;
 
     // Code for this kind of machine runs here, too; for another kind it is compiled once more,

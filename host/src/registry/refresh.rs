@@ -13,11 +13,11 @@ use tokio::task::JoinHandle;
 
 use super::canary::Verdict;
 use super::history::{Kept, Record};
-use super::load::{check_grants, is_same, prepare, tell_unchecked};
+use super::load::{check_grants, prepare, tell_unchecked};
 use super::served::{Slot, Trial};
 use super::status::Refusal;
 use super::supplier::{self, Fetched, Offer, Supplier};
-use super::version::Version;
+use super::version::{Version, real_path};
 use super::{Registry, RegistryError, Task, locked, precompiled};
 use crate::events::{
     CanaryBegan, CanaryPromoted, CanaryTakenBack, ComponentGone, ComponentRefused,
@@ -259,7 +259,11 @@ impl Registry {
             let tried = slot.trial.as_ref().is_some_and(|it| it.version.digest() == named.digest);
             return served || tried;
         }
-        let same = |slot: &Slot| is_same(&slot.now.component.source, named);
+        // The same content, or the same file by another name, which may have been replaced since.
+        let file = real_path(&named.file);
+        let same = |slot: &Slot| {
+            slot.now.digest() == named.digest || (file.is_some() && slot.now.file == file)
+        };
         let Some((other, slot)) = now.slots.iter().find(|(_, slot)| same(slot)) else {
             return false;
         };

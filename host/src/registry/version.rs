@@ -1,5 +1,6 @@
 //! One version of a component as it is served, and how its jobs fare.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub struct Version {
     /// What became of its jobs since then.
     pub tally: Arc<Tally>,
     pub(super) tasks: Vec<Arc<Task>>,
+    /// Its file, whatever links lead there; `None` where it is none.
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Version {
@@ -28,13 +31,19 @@ impl Version {
             Arc::new(Task::new(spec.clone(), Arc::clone(&component), Arc::clone(&tally)))
         };
         let tasks = component.tasks.iter().map(task).collect();
-        Self { component, since: Timestamp::now(), tally, tasks }
+        let file = real_path(&component.source.file);
+        Self { component, since: Timestamp::now(), tally, tasks, file }
     }
 
     /// Its digest, `sha256:` and 64 hexadecimal digits.
     pub fn digest(&self) -> &str {
         &self.component.source.digest
     }
+}
+
+/// Where a file really is.
+pub(super) fn real_path(file: &str) -> Option<PathBuf> {
+    std::fs::canonicalize(file).ok()
 }
 
 /// Each power of two of microseconds is parted into so many buckets.

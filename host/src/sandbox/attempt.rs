@@ -204,9 +204,7 @@ impl Sandbox {
             deadline: unix_millis(deadline.saturating_duration_since(started)),
         };
         // Before anything is made for a guest that will not run.
-        if plan.check_payload
-            && let Err(failure) = check_payload(code, job, limits, meter).await
-        {
+        if let Err(failure) = check_payload(code, job, plan, meter).await {
             return Report::unrun(Outcome::Rejected(failure));
         }
         let input = match code.handler.input(job, limits) {
@@ -308,14 +306,14 @@ const STEPS_IN_PLACE: u64 = 200_000;
 async fn check_payload(
     code: &Arc<Code>,
     job: &Arc<Job>,
-    limits: &Limits,
+    plan: &Plan,
     meter: &Meter,
 ) -> Result<(), Failure> {
     let Some(checker) = code.checkers.get(&job.task) else { return Ok(()) };
-    if !is_json(&job.content_type) {
+    if !plan.check_payload || !is_json(&job.content_type) {
         return Ok(());
     }
-    let memory = limits.memory_bytes;
+    let memory = plan.limits.memory_bytes;
     if checker.work(&job.payload) <= STEPS_IN_PLACE {
         return checker.check(&job.payload, memory);
     }

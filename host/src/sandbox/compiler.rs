@@ -12,6 +12,7 @@
 //! compiled in the process, with no bound but those of `shape`.
 
 use std::io::{self, Read, Write};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -36,7 +37,7 @@ const REFUSED: u8 = 3;
 
 /// How much worse than others the child is treated by the scheduler: a worker that compiles in
 /// the background goes on serving.
-const NICENESS: i32 = 10;
+const NICENESS: i32 = 19;
 
 /// The most that is kept of what a child says as it dies, in bytes.
 const LAST_WORDS: usize = 2048;
@@ -59,6 +60,27 @@ pub struct CompileLimits {
 impl Default for CompileLimits {
     fn default() -> Self {
         Self { cpu: Duration::from_mins(5), memory_bytes: 4 << 30 }
+    }
+}
+
+/// Who waits for what is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// Somebody does, and nobody for anything else.
+    Wanted,
+    /// Nobody, while others wait for jobs: half of the processors are left to those, since a low
+    /// priority alone does not keep a compiler from their caches, or from a processor for some
+    /// milliseconds.
+    Beside,
+}
+
+impl Haste {
+    fn threads(self) -> usize {
+        let all = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        match self {
+            Self::Wanted => all,
+            Self::Beside => (all / 2).max(1),
+        }
     }
 }
 
@@ -96,8 +118,9 @@ pub(crate) fn code(
     options: &EngineOptions,
     target: Option<&str>,
     wasm: &[u8],
+    haste: Haste,
 ) -> Result<(Mode, Vec<u8>), Problem> {
-    let of_mode = |mode| code_of_mode(options, target, wasm, mode).map(|code| (mode, code));
+    let of_mode = |mode| code_of_mode(options, target, wasm, mode, haste).map(|code| (mode, code));
     if imports_wasi_0_3(wasm) {
         return of_mode(Mode::Concurrent);
     }
@@ -135,6 +158,7 @@ fn code_of_mode(
     target: Option<&str>,
     wasm: &[u8],
     mode: Mode,
+    haste: Haste,
 ) -> Result<Vec<u8>, Problem> {
     let Some(program) = PROGRAM.get() else {
         let engine = options.compiler(target, mode).map_err(|error| died(&error.to_string()))?;
@@ -155,6 +179,7 @@ fn code_of_mode(
         .env_clear()
         // Its allocator would take a gibibyte at once otherwise, which counts.
         .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
+        .env("RAYON_NUM_THREADS", haste.threads().to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

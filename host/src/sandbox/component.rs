@@ -189,7 +189,7 @@ impl Sandbox {
     #[cfg(feature = "compiler")]
     pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Component, Problem> {
         self.check_bytes(wasm)?;
-        let (mode, code) = compiler::code(self.options(), None, wasm)?;
+        let (mode, code) = compiler::code(self.options(), None, wasm, self.haste())?;
         compiler::component(self.engine_of(mode)?, &code)
             .map_err(|error| Problem::not_taken(&error))
     }

@@ -62,6 +62,8 @@ mod typed;
 mod waits;
 
 use std::sync::Arc;
+#[cfg(feature = "compiler")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::Engine;
@@ -103,6 +105,9 @@ struct Inner {
     kits: Kits,
     hogs: Hogs,
     shelf: Shelf,
+    /// Whether jobs are run, beside which components are compiled.
+    #[cfg(feature = "compiler")]
+    serves: AtomicBool,
     options: EngineOptions,
     services: Services,
     scratches: Scratches,
@@ -135,6 +140,8 @@ impl Sandbox {
             kits,
             hogs: Hogs::new(threads, options.tick),
             shelf: Shelf::new(options.loaded_bytes),
+            #[cfg(feature = "compiler")]
+            serves: AtomicBool::new(false),
             services,
             // Each slot may use one while its last one is being deleted.
             scratches: Scratches::new((options.slots as usize).saturating_mul(2)),
@@ -157,6 +164,21 @@ impl Sandbox {
     /// How many attempts could begin at once, now.
     pub fn free_slots(&self) -> usize {
         self.0.slots.available_permits()
+    }
+
+    /// From now on jobs are run: what is compiled has to leave room for them.
+    #[cfg(feature = "compiler")]
+    pub(crate) fn begin_to_serve(&self) {
+        self.0.serves.store(true, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "compiler")]
+    pub(crate) fn haste(&self) -> compiler::Haste {
+        if self.0.serves.load(Ordering::Relaxed) {
+            compiler::Haste::Beside
+        } else {
+            compiler::Haste::Wanted
+        }
     }
 
     /// The engine of most components.

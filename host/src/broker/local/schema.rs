@@ -73,6 +73,14 @@ pub fn open_reader(path: &Path) -> Result<Connection, BrokerError> {
     Ok(connection)
 }
 
+/// Opens a connection that looks after the log of a file that [`open_writer`] has seen.
+pub fn open_keeper(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path)?;
+    // What is copied back is on the disk before its place in the log is used again.
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -256;")?;
+    Ok(connection)
+}
+
 /// What SQLite's own messages would leave a person guessing at.
 fn check_place(path: &Path) -> Result<(), BrokerError> {
     if path.is_dir() {

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::Connection;
 
 use super::{
     fault::{explain, writer_gone},
@@ -113,20 +113,14 @@ impl Writer {
     fn gather(&mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         let mut weight = 0;
-        let mut next = self.requests.try_recv().ok();
-        if next.is_none() {
-            if self.log.is_short() {
-                self.lengthen_log();
+        let mut next = match self.requests.recv_timeout(self.pause()) {
+            Ok(request) => Some(request),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                self.stopping = true;
+                None
             }
-            next = match self.requests.recv_timeout(self.pause()) {
-                Ok(request) => Some(request),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.stopping = true;
-                    None
-                }
-            };
-        }
+        };
         while let Some(request) = next.take() {
             weight += match &request {
                 Request::Work(work) => work.weight(),
@@ -209,39 +203,7 @@ impl Writer {
         if purges {
             self.purge();
         }
-        if self.log.is_long() {
-            self.copy_log_back();
-        }
-    }
-
-    /// Makes the log longer ahead of the commits.
-    fn lengthen_log(&mut self) {
-        let gate = Arc::clone(&self.gate);
-        let fill = |log: &mut Log, writer: &Connection| -> Result<_, Box<dyn std::error::Error>> {
-            let _turn = gate.enter();
-            let lock = Transaction::new_unchecked(writer, TransactionBehavior::Immediate)?;
-            let filled = log.fill()?;
-            lock.rollback()?;
-            Ok(filled)
-        };
-        let filled = fill(&mut self.log, &self.connection);
-        let flushed = filled.and_then(|file| Ok(file.map_or(Ok(()), |file| file.sync_data())?));
-        if let Err(error) = flushed {
-            tracing::debug!(path = %self.path.display(), error, "commits may take longer");
-            self.log.leave();
-        }
-    }
-
-    /// Copies the log back into the database, as far as nobody still reads what was there before.
-    fn copy_log_back(&self) {
-        let copied = self
-            .connection
-            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
-            .and_then(|mut pragma| pragma.query_row([], |_| Ok(())));
-        if let Err(error) = copied {
-            // It only grows until another time.
-            tracing::debug!(path = %self.path.display(), %error, "the log is not copied back");
-        }
+        self.log.tend(&self.connection);
     }
 
     /// Tells everybody concerned why nothing was done.

@@ -2,6 +2,7 @@
 
 mod failures;
 mod flat;
+mod log;
 mod migration;
 mod opening;
 mod plans;
