@@ -4,6 +4,7 @@
 //! That a worker knows which tasks they serve, it takes from what was found out about them before,
 //! which is kept beside their code. So a worker that serves a thousand starts without loading one.
 
+use bytes::Bytes;
 use wasmtime::component::Component;
 
 use super::RegistryError;
@@ -46,7 +47,7 @@ pub(super) async fn loaded(
     options: &LoadOptions,
     (cache, history): (&CompileCache, &History),
     source: Source,
-    wasm: Vec<u8>,
+    wasm: Bytes,
 ) -> Result<LoadedComponent, RegistryError> {
     let again = || {
         let (cache, history) = (cache.clone(), history.clone());

@@ -62,7 +62,7 @@ pub async fn inspect(
         no_tasks: Vec::new(),
         problem: None,
     };
-    let component = match compile_in_background(sandbox, options, &source, wasm).await? {
+    let component = match compile_in_background(sandbox, options, &source, wasm.into()).await? {
         Ok(component) => component,
         Err(problem) => {
             inspection.problem = Some(problem.to_string());

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wasmtime::component::Component;
 
 use super::{Canary, History, RegistryError, Url};
@@ -10,7 +11,7 @@ use super::{Canary, History, RegistryError, Url};
 use super::{again, cache::CompileCache};
 use crate::policy::Policies;
 #[cfg(feature = "compiler")]
-use crate::sandbox::Bytes;
+use crate::sandbox::Bytes as Shown;
 use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source, Unchecked, Ungranted};
 use crate::signature::{self, Signatures};
 use crate::text::component_name;
@@ -104,7 +105,7 @@ pub(super) async fn prepare(
     sandbox: &Sandbox,
     options: &LoadOptions,
     source: Source,
-    wasm: Vec<u8>,
+    wasm: Bytes,
     envelope: Option<&[u8]>,
 ) -> Result<Arc<LoadedComponent>, RegistryError> {
     let untrusted = |error| RegistryError::Untrusted { file: source.file.clone(), error };
@@ -136,7 +137,7 @@ async fn loaded(
     sandbox: &Sandbox,
     options: &LoadOptions,
     source: Source,
-    wasm: Vec<u8>,
+    wasm: Bytes,
 ) -> Result<LoadedComponent, RegistryError> {
     #[cfg(feature = "compiler")]
     if let (Some(cache), Some(history)) = (&options.cache, &options.history) {
@@ -150,7 +151,7 @@ pub(super) async fn compiled(
     sandbox: &Sandbox,
     options: &LoadOptions,
     source: Source,
-    wasm: Vec<u8>,
+    wasm: Bytes,
 ) -> Result<LoadedComponent, RegistryError> {
     let component = compile_in_background(sandbox, options, &source, wasm)
         .await?
@@ -171,7 +172,7 @@ pub(super) fn tell_unchecked(component: &LoadedComponent) {
 pub(super) fn announce(source: &Source) {
     let path = Path::new(&source.file);
     let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let size = Bytes(source.size).to_string();
+    let size = Shown(source.size).to_string();
     // A target of its own, so that a command can show this and nothing else.
     tracing::info!(target: "lovage::compile", %file, size, "compiling");
 }
@@ -182,7 +183,7 @@ pub(super) async fn compile_in_background(
     sandbox: &Sandbox,
     options: &LoadOptions,
     source: &Source,
-    wasm: Vec<u8>,
+    wasm: Bytes,
 ) -> Result<Result<Component, Problem>, RegistryError> {
     let sandbox = sandbox.clone();
     let path = PathBuf::from(&source.file);

@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
@@ -23,7 +24,7 @@ use crate::events::{
     CanaryBegan, CanaryPromoted, CanaryTakenBack, ComponentGone, ComponentRefused,
     ComponentReplaced, SupplierFailed, VersionWentBack,
 };
-use crate::sandbox::{LoadedComponent, Source as Named, digest};
+use crate::sandbox::{LoadedComponent, Source as Named};
 
 impl Registry {
     /// Loads what is offered at the start.
@@ -159,8 +160,7 @@ impl Registry {
         start: bool,
     ) -> Result<(), RegistryError> {
         let place = &offer.place;
-        let fetched = self.fetch(supplier, offer).await?;
-        let named = Named::of(&offer.shown, &fetched.wasm);
+        let (named, fetched) = self.fetch(supplier, offer).await?;
         if self.is_served(place, &named) {
             locked(&self.refused).remove(place);
             return Ok(());
@@ -174,7 +174,7 @@ impl Registry {
         {
             self.fall_back(offer).await;
         }
-        let component = self.made(offer, fetched, record.as_ref()).await?;
+        let component = self.made(named, fetched, record.as_ref()).await?;
         self.admit(place, Version::new(component), true).await?;
         locked(&self.refused).remove(place);
         Ok(())
@@ -184,11 +184,12 @@ impl Registry {
         &self,
         supplier: &dyn Supplier,
         offer: &Offer,
-    ) -> Result<Fetched, RegistryError> {
+    ) -> Result<(Named, Fetched), RegistryError> {
         let fetched = supplier.fetch(offer, &self.sandbox).await?;
-        let seen = (offer.stamp.clone(), digest(&fetched.wasm));
+        let named = Named::of(&offer.shown, &fetched.wasm);
+        let seen = (offer.stamp.clone(), named.digest.clone());
         locked(&self.seen).insert(offer.place.clone(), seen);
-        Ok(fetched)
+        Ok((named, fetched))
     }
 
     /// Fetches what is offered, and makes it ready.
@@ -197,22 +198,21 @@ impl Registry {
         supplier: &dyn Supplier,
         offer: &Offer,
     ) -> Result<Arc<LoadedComponent>, RegistryError> {
-        let fetched = self.fetch(supplier, offer).await?;
+        let (named, fetched) = self.fetch(supplier, offer).await?;
         let record = self.record_of(&offer.place).await;
-        self.made(offer, fetched, record.as_ref()).await
+        self.made(named, fetched, record.as_ref()).await
     }
 
     /// Makes what was fetched ready, if it may be served at all.
     async fn made(
         &self,
-        offer: &Offer,
+        named: Named,
         fetched: Fetched,
         record: Option<&Record>,
     ) -> Result<Arc<LoadedComponent>, RegistryError> {
-        let named = Named::of(&offer.shown, &fetched.wasm);
         let digest = named.digest.clone();
         if let Some(denied) = record.and_then(|record| record.denial(&digest)) {
-            let (file, why) = (offer.shown.clone(), denied.why.clone());
+            let (file, why) = (named.file, denied.why.clone());
             return Err(RegistryError::Denied { file, why });
         }
         let Fetched { wasm, signatures } = fetched;
@@ -419,7 +419,7 @@ impl Registry {
         let (wasm, signatures) = wasm.ok()?.ok()??;
         let named = Named::of(shown, &wasm);
         let (sandbox, options) = (&self.sandbox, &self.options);
-        match prepare(sandbox, options, named, wasm, signatures.as_deref()).await {
+        match prepare(sandbox, options, named, wasm.into(), signatures.as_deref()).await {
             Ok(component) => Some(component),
             Err(error) => {
                 tracing::warn!(
@@ -539,7 +539,7 @@ impl Registry {
         read.map_err(|error| tracing::warn!(%error, "what was served before is not known")).ok()
     }
 
-    async fn keep(&self, digest: &str, wasm: Vec<u8>, signatures: Option<Vec<u8>>) {
+    async fn keep(&self, digest: &str, wasm: Bytes, signatures: Option<Vec<u8>>) {
         let Some(history) = self.options.history.clone() else { return };
         let digest = digest.to_owned();
         let kept = tokio::task::spawn_blocking(move || {

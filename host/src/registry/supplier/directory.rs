@@ -71,7 +71,7 @@ impl Supplier for Directory {
     async fn fetch(&self, offer: &Offer, sandbox: &Sandbox) -> Result<Fetched, RegistryError> {
         let file = Path::new(&offer.shown);
         let wasm = load::read(sandbox, file)?;
-        Ok(Fetched { wasm, signatures: signatures(file) })
+        Ok(Fetched { wasm: wasm.into(), signatures: signatures(file) })
     }
 }
 

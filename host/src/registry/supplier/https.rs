@@ -84,6 +84,6 @@ impl Supplier for Https {
             None => format!("{}{SIGNATURES}", self.address),
         };
         let signatures = self.get(&beside, SIGNATURE_BYTES).await.ok().flatten();
-        Ok(Fetched { wasm, signatures })
+        Ok(Fetched { wasm: wasm.into(), signatures })
     }
 }

@@ -12,6 +12,7 @@ mod url;
 use std::fmt::Debug;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 pub(super) use self::directory::{Directory, bundles};
 #[cfg(feature = "remote")]
@@ -40,7 +41,7 @@ pub(super) struct Offer {
 /// The bytes of a component, and those of its signatures where there are any.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fetched {
-    pub wasm: Vec<u8>,
+    pub wasm: Bytes,
     pub signatures: Option<Vec<u8>>,
 }
 

@@ -123,7 +123,7 @@ impl Supplier for Oci {
             .map_err(|error| self.failed(&error))?;
         let annotations = manifest.annotations.unwrap_or_default();
         let signatures = annotations.get(ANNOTATION).map(|text| text.as_bytes().to_vec());
-        Ok(Fetched { wasm, signatures })
+        Ok(Fetched { wasm: wasm.into(), signatures })
     }
 }
 

@@ -133,6 +133,6 @@ impl Supplier for S3 {
             "" => None,
             etag => Some(self.get(&beside, Some(etag), SIGNATURE_BYTES).await?),
         };
-        Ok(Fetched { wasm, signatures })
+        Ok(Fetched { wasm: wasm.into(), signatures })
     }
 }
