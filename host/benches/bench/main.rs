@@ -5,7 +5,7 @@
 //! cargo bench -p lovage -- sandbox start    some sections
 //! ```
 //!
-//! Prints a table for people and writes `target/bench.json` for scripts; a run of some sections
+//! Prints a table for people and writes `target/bench.json` for scripts, and docs/performance.svg; a run of some sections
 //! leaves the others of that file as they were. Machines differ and drift: compare figures of one
 //! run, and quote ratios.
 #![allow(
@@ -21,10 +21,12 @@
 
 mod embedded;
 mod floor;
+mod growth;
 mod machine;
 mod measure;
 mod memory;
 mod noisy;
+mod plot;
 mod report;
 mod sandbox;
 mod shipping;
@@ -50,6 +52,7 @@ const SECTIONS: &[Section] = &[
     ("memory", memory::run),
     ("noisy", noisy::run),
     ("shipping", shipping::run),
+    ("growth", growth::run),
 ];
 
 fn main() {

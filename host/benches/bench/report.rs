@@ -55,6 +55,7 @@ impl Report {
             let row = format!("{name:what$}  {figure:>value$} {of:unit$}  {beside}");
             println!("{}", row.trim_end());
         }
+        super::plot::draw(&self.json);
         let text = serde_json::to_string_pretty(&self.json).unwrap();
         std::fs::write(path(), text + "\n").unwrap();
         println!("\nwritten: {}", path().display());
