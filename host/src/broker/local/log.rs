@@ -22,7 +22,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::{gate::Gate, schema};
 
@@ -137,20 +137,23 @@ impl Log {
     }
 
     fn start(&self) -> io::Result<Keeper> {
-        let connection = schema::open_keeper(&self.database).map_err(io::Error::other)?;
+        let care = self.care().map_err(io::Error::other)?;
         let (ask, asked) = channel();
-        let care = Care {
-            connection,
+        let thread = std::thread::Builder::new().name("lovage-log".to_owned());
+        let thread = thread.spawn(move || care.run(&asked))?;
+        Ok(Keeper { ask: Some(ask), thread: Some(thread) })
+    }
+
+    fn care(&self) -> rusqlite::Result<Care> {
+        Ok(Care {
+            connection: schema::open_keeper(&self.database)?,
             database: self.database.clone(),
             // Of its own, since ours is the writer's: what one opens is locked for all who share it.
             gate: Gate::before(&self.database),
             pages: Arc::clone(&self.pages),
             length: Arc::clone(&self.length),
             state: Arc::clone(&self.state),
-        };
-        let thread = std::thread::Builder::new().name("lovage-log".to_owned());
-        let thread = thread.spawn(move || care.run(&asked))?;
-        Ok(Keeper { ask: Some(ask), thread: Some(thread) })
+        })
     }
 }
 
@@ -202,10 +205,17 @@ impl Care {
         log.push("-wal");
         let file = OpenOptions::new().write(true).open(log)?;
         {
-            // Or somebody could write to its end meanwhile.
-            let _turn = self.gate.enter();
+            // Or somebody could write to its end meanwhile. Whoever writes without a turn takes its
+            // time: who looks for a result would wait for it here, and the next commit asks again.
+            let turn = self.gate.enter();
             let mode = TransactionBehavior::Immediate;
-            let lock = Transaction::new_unchecked(&self.connection, mode)?;
+            let lock = match Transaction::new_unchecked(&self.connection, mode) {
+                Ok(lock) if turn.is_had() => lock,
+                Err(error) if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) => {
+                    return Err(error.into());
+                }
+                Ok(_) | Err(_) => return Ok(()),
+            };
             let end = file.metadata()?.len();
             self.length.store(if end >= FULL { u64::MAX } else { end }, Relaxed);
             if end >= needed(self.pages.load(Relaxed)) {
@@ -216,5 +226,30 @@ impl Care {
             lock.rollback()?;
         }
         Ok(file.sync_data()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn the_log_is_not_lengthened_while_somebody_writes_and_nobody_waits_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("broker.db");
+        let mut connection = schema::open_writer(&database).unwrap();
+        let log = Log::of(&mut connection, &database).unwrap();
+        log.pages.store(100, Relaxed);
+        let care = log.care().unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let before = Instant::now();
+        care.lengthen().unwrap();
+        assert!(before.elapsed() < Duration::from_secs(5));
+        assert_eq!(log.length.load(Relaxed), 0);
+        connection.execute_batch("COMMIT").unwrap();
+        care.lengthen().unwrap();
+        assert!(log.length.load(Relaxed) >= STEP);
     }
 }

@@ -78,6 +78,8 @@ pub fn open_keeper(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path)?;
     // What is copied back is on the disk before its place in the log is used again.
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -256;")?;
+    // From here on it waits for nobody.
+    connection.busy_timeout(Duration::ZERO)?;
     Ok(connection)
 }
 
