@@ -8,7 +8,7 @@
 #
 # CONFIG=FILE     the configuration to put in; the function's environment can do without one. Code
 #                 is compiled for its [sandbox], whatever this shell's environment says
-# TASKS="A B"     the components; guest-tasks/dist/*.wasm as it comes
+# TASKS="A B"     the components; guest-tasks/dist/*.wasm as it comes, none with TASKS=none
 # --for-tests     a quick build in place of a small one, to target/lambda-for-tests/; what tests use,
 #                 with host/tests/package.toml as its configuration
 #
@@ -48,7 +48,9 @@ case $(uname -sm) in
     *) fail "builds on Linux x86_64 and arm64 only, and this is $(uname -sm)" ;;
 esac
 package=$out/lovage-lambda-$architecture.zip
-if [ -n "${TASKS:-}" ]; then
+if [ "${TASKS:-}" = none ]; then
+    tasks=()
+elif [ -n "${TASKS:-}" ]; then
     read -ra tasks <<<"$TASKS"
 else
     tasks=(guest-tasks/dist/*.wasm)
@@ -98,8 +100,12 @@ if [ "$(printf '%s\n' GLIBC_2.34 "$newest" | sort -V | tail -1)" != GLIBC_2.34 ]
 fi
 
 # A named target is its baseline: what this machine's processor has beyond it is not used.
-"${lovage[@]}" --config "$configuration" --log error --json compile \
-    --target "$(uname -m)-unknown-linux-gnu" --out "$staging/tasks" "${tasks[@]}" >/dev/null
+if [ ${#tasks[@]} -gt 0 ]; then
+    "${lovage[@]}" --config "$configuration" --log error --json compile \
+        --target "$(uname -m)-unknown-linux-gnu" --out "$staging/tasks" "${tasks[@]}" >/dev/null
+else
+    rmdir "$staging/tasks"
+fi
 
 python3 - "$staging" "$package" "$level" "$newest" <<'PYTHON'
 """Packs a directory so that the same files make the same package, byte for byte."""

@@ -95,6 +95,13 @@ pub async fn host(config: &Config, history: Option<History>) -> anyhow::Result<H
         tokio::task::spawn_blocking(move || sandbox.prepare_scratch()).await??;
     }
     let components = &config.components;
+    let remote = |url| {
+        if cfg!(feature = "compiler") {
+            return Origin::Remote(url);
+        }
+        let cache = components.cache_dir.clone();
+        Origin::RemotePrecompiled(url, cache.unwrap_or_else(|| "/tmp/lovage".into()))
+    };
     let origins: Vec<_> = components
         .paths
         .iter()
@@ -102,7 +109,7 @@ pub async fn host(config: &Config, history: Option<History>) -> anyhow::Result<H
         .map(Origin::Wasm)
         .chain(components.precompiled.iter().cloned().map(Origin::Precompiled))
         // Those that are none were refused with the configuration.
-        .chain(components.urls.iter().filter_map(|url| Url::parse(url).ok()).map(Origin::Remote))
+        .chain(components.urls.iter().filter_map(|url| Url::parse(url).ok()).map(remote))
         .collect();
     let options = LoadOptions { history, canary: canary(config), ..options(config) };
     let registry = Registry::load(&sandbox, &origins, &options).await?;
@@ -161,7 +168,10 @@ pub fn options(config: &Config) -> LoadOptions {
 /// Who may sign components. Keys that are none were refused with the configuration.
 pub fn signatures(config: &Config) -> Signatures {
     let signatures = &config.components.signatures;
-    let key = |key: &KeyConfig| Key::parse(&key.id, &key.public, key.not_after).ok();
+    let key = |key: &KeyConfig| {
+        let parsed = Key::parse(&key.id, &key.public, key.not_after).ok()?;
+        Some(Key { precompiled: key.precompiled, ..parsed })
+    };
     Signatures {
         required: signatures.required,
         keys: signatures.keys.iter().filter_map(key).collect(),

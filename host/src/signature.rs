@@ -3,7 +3,8 @@
 //!
 //! `NAME.wasm.sig` beside a component is a DSSE envelope
 //! (<https://github.com/secure-systems-lab/dsse>): signatures by one or several keys, over a
-//! manifest of the component's name, version, digest and capabilities.
+//! manifest of the component's name, version, digest and capabilities. `NAME.cwasm.sig` is the same
+//! of what `lovage compile` made of it, and says more: that code is run without a sandbox.
 
 use std::collections::BTreeSet;
 
@@ -17,8 +18,24 @@ use serde::{Deserialize, Serialize};
 use crate::policy::Capability;
 use crate::text::one_line;
 
-/// The type of what is signed.
-const PAYLOAD_TYPE: &str = "application/vnd.lovage.component+json";
+/// What is signed. What was signed as the one is not taken for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signed {
+    /// A component: the digest is that of its bytes.
+    Component,
+    /// Native code: the digest is that of its `NAME.json`, which has the code's own.
+    Precompiled,
+}
+
+impl Signed {
+    /// The type of the payload in the envelope.
+    fn payload_type(self) -> &'static str {
+        match self {
+            Self::Component => "application/vnd.lovage.component+json",
+            Self::Precompiled => "application/vnd.lovage.precompiled+json",
+        }
+    }
+}
 
 /// The most bytes of an envelope: a manifest is short, and keys are few.
 const ENVELOPE_BYTES: usize = 64 << 10;
@@ -61,6 +78,8 @@ pub struct Key {
     pub public: Vec<u8>,
     /// Until when what it signed is taken.
     pub not_after: Option<Timestamp>,
+    /// Whether it may sign native code, too.
+    pub precompiled: bool,
 }
 
 impl Key {
@@ -74,7 +93,7 @@ impl Key {
                 one_line(id, 100)
             )
         })?;
-        Ok(Self { id: id.to_owned(), public, not_after })
+        Ok(Self { id: id.to_owned(), public, not_after, precompiled: false })
     }
 }
 
@@ -99,11 +118,22 @@ impl Signatures {
         match envelope {
             // Without keys there is nobody who could be right or wrong.
             Some(envelope) if self.required || !self.keys.is_empty() => {
-                verify(&self.keys, envelope, name, digest, Timestamp::now()).map(Some)
+                self.verify_signed(Signed::Component, envelope, name, digest).map(Some)
             }
             None if self.required => Err(SignatureError::Missing),
             _ => Ok(None),
         }
+    }
+
+    /// Checks an envelope that there has to be.
+    pub fn verify_signed(
+        &self,
+        signed: Signed,
+        envelope: &[u8],
+        name: &str,
+        digest: &str,
+    ) -> Result<SignedManifest, SignatureError> {
+        verify(&self.keys, signed, envelope, name, digest, Timestamp::now())
     }
 }
 
@@ -128,6 +158,12 @@ pub enum SignatureError {
          file beside it"
     )]
     Missing,
+    /// There is none beside native code from elsewhere.
+    #[error(
+        "is native code and not signed: from elsewhere it is taken only with a `.sig` beside it, \
+         which `lovage sign` makes"
+    )]
+    Unsigned,
     /// That is no envelope.
     #[error("its signature file is not what `lovage sign` writes: {0}")]
     Broken(String),
@@ -142,6 +178,12 @@ pub enum SignatureError {
         /// Since when.
         since: Timestamp,
     },
+    /// A key that may sign components alone.
+    #[error(
+        "is signed by the key `{0}`, which may not sign native code: that is run as a part of this \
+         program; `precompiled = true` beside the key allows it"
+    )]
+    NotForCode(String),
     /// The signature is not that key's, or not of that manifest.
     #[error("the signature by the key `{0}` is wrong")]
     Wrong(String),
@@ -163,6 +205,7 @@ pub enum SignatureError {
 /// Verifies that one of `keys` signed, now, that these bytes are the component of that name.
 pub fn verify(
     keys: &[Key],
+    signed: Signed,
     envelope: &[u8],
     name: &str,
     digest: &str,
@@ -174,22 +217,28 @@ pub fn verify(
     }
     let envelope: Envelope = serde_json::from_slice(envelope)
         .map_err(|error| SignatureError::Broken(error.to_string()))?;
-    if envelope.payload_type != PAYLOAD_TYPE {
-        return Err(broken("what it signs is no manifest of a component"));
+    if envelope.payload_type != signed.payload_type() {
+        return Err(broken(match signed {
+            Signed::Component => "what it signs is no manifest of a component",
+            Signed::Precompiled => "what it signs is no manifest of precompiled code",
+        }));
     }
     let payload = STANDARD.decode(&envelope.payload).map_err(|_| broken("it is not base64"))?;
-    let signed = pre_authentication(&payload);
+    let text = pre_authentication(signed, &payload);
     let mut last = None;
     for signature in &envelope.signatures {
         let Some(key) = keys.iter().find(|key| key.id == signature.keyid) else { continue };
         let sig = STANDARD.decode(&signature.sig).unwrap_or_default();
-        if UnparsedPublicKey::new(&ED25519, &key.public).verify(&signed, &sig).is_err() {
+        if UnparsedPublicKey::new(&ED25519, &key.public).verify(&text, &sig).is_err() {
             last = Some(SignatureError::Wrong(key.id.clone()));
             continue;
         }
         match key.not_after {
             Some(since) if since <= now => {
                 last = Some(SignatureError::Expired { key: key.id.clone(), since });
+            }
+            _ if signed == Signed::Precompiled && !key.precompiled => {
+                last = Some(SignatureError::NotForCode(key.id.clone()));
             }
             _ => return check(&payload, name, digest),
         }
@@ -222,21 +271,22 @@ fn check(payload: &[u8], name: &str, digest: &str) -> Result<SignedManifest, Sig
 pub fn sign(
     key_id: &str,
     private: &[u8],
+    signed: Signed,
     manifest: &SignedManifest,
     before: Option<&[u8]>,
 ) -> Result<String, String> {
     let pair = pair(private)?;
     let payload = serde_json::to_vec(manifest).map_err(|error| error.to_string())?;
-    let sig = STANDARD.encode(pair.sign(&pre_authentication(&payload)));
+    let sig = STANDARD.encode(pair.sign(&pre_authentication(signed, &payload)));
     let payload = STANDARD.encode(payload);
     let mut signatures = before
         .and_then(|before| serde_json::from_slice::<Envelope>(before).ok())
-        .filter(|before| before.payload == payload && before.payload_type == PAYLOAD_TYPE)
+        .filter(|it| it.payload == payload && it.payload_type == signed.payload_type())
         .map(|before| before.signatures)
         .unwrap_or_default();
     signatures.retain(|other| other.keyid != key_id);
     signatures.push(Signature { keyid: key_id.to_owned(), sig });
-    let envelope = Envelope { payload_type: PAYLOAD_TYPE.to_owned(), payload, signatures };
+    let envelope = Envelope { payload_type: signed.payload_type().to_owned(), payload, signatures };
     serde_json::to_string_pretty(&envelope).map_err(|error| error.to_string())
 }
 
@@ -259,9 +309,9 @@ fn pair(private: &[u8]) -> Result<Ed25519KeyPair, String> {
 
 /// What is really signed: DSSE's encoding of the type and the payload, so that neither can be taken
 /// for a part of the other.
-fn pre_authentication(payload: &[u8]) -> Vec<u8> {
-    let head =
-        format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len()).into_bytes();
+fn pre_authentication(signed: Signed, payload: &[u8]) -> Vec<u8> {
+    let kind = signed.payload_type();
+    let head = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
     [head.as_slice(), payload].concat()
 }
 
@@ -283,19 +333,19 @@ mod tests {
     }
 
     fn verified(keys: &[Key], envelope: &str) -> Result<SignedManifest, SignatureError> {
-        verify(keys, envelope.as_bytes(), "mail", "sha256:ab", Timestamp::now())
+        verify(keys, Signed::Component, envelope.as_bytes(), "mail", "sha256:ab", Timestamp::now())
     }
 
     #[test]
     fn what_a_known_key_signed_is_taken_and_nothing_else() {
         let (ours, theirs) = (new_key().unwrap(), new_key().unwrap());
         let keys = [key("ours", &ours, None)];
-        let envelope = sign("ours", &ours, &manifest(), None).unwrap();
+        let envelope = sign("ours", &ours, Signed::Component, &manifest(), None).unwrap();
         assert_eq!(verified(&keys, &envelope), Ok(manifest()));
 
-        let stranger = sign("theirs", &theirs, &manifest(), None).unwrap();
+        let stranger = sign("theirs", &theirs, Signed::Component, &manifest(), None).unwrap();
         assert!(matches!(verified(&keys, &stranger), Err(SignatureError::UnknownKeys(_))));
-        let forged = sign("ours", &theirs, &manifest(), None).unwrap();
+        let forged = sign("ours", &theirs, Signed::Component, &manifest(), None).unwrap();
         assert_eq!(verified(&keys, &forged), Err(SignatureError::Wrong("ours".to_owned())));
         assert!(matches!(verified(&keys, "{}"), Err(SignatureError::Broken(_))));
         // Another manifest under the same signature.
@@ -310,9 +360,9 @@ mod tests {
     fn a_signature_is_for_one_component_under_one_name() {
         let ours = new_key().unwrap();
         let keys = [key("ours", &ours, None)];
-        let envelope = sign("ours", &ours, &manifest(), None).unwrap();
+        let envelope = sign("ours", &ours, Signed::Component, &manifest(), None).unwrap();
         let of = |name: &str, digest: &str| {
-            verify(&keys, envelope.as_bytes(), name, digest, Timestamp::now())
+            verify(&keys, Signed::Component, envelope.as_bytes(), name, digest, Timestamp::now())
         };
         for (name, digest) in [("mail", "sha256:cd"), ("pay", "sha256:ab")] {
             assert!(matches!(of(name, digest), Err(SignatureError::Other { .. })), "{name}");
@@ -322,8 +372,9 @@ mod tests {
     #[test]
     fn keys_are_rotated_by_signing_with_both_and_expire() {
         let (old, new) = (new_key().unwrap(), new_key().unwrap());
-        let once = sign("old", &old, &manifest(), None).unwrap();
-        let both = sign("new", &new, &manifest(), Some(once.as_bytes())).unwrap();
+        let once = sign("old", &old, Signed::Component, &manifest(), None).unwrap();
+        let both =
+            sign("new", &new, Signed::Component, &manifest(), Some(once.as_bytes())).unwrap();
         let past = Timestamp::now() - jiff::SignedDuration::from_secs(1);
         let (old, new) = (key("old", &old, Some(past)), key("new", &new, None));
         assert!(verified(&[old.clone(), new.clone()], &both).is_ok());
@@ -333,7 +384,7 @@ mod tests {
         // A signature of what was before it is not kept for what is.
         let other = SignedManifest { digest: "sha256:cd".to_owned(), ..manifest() };
         let third = new_key().unwrap();
-        let only = sign("third", &third, &other, Some(both.as_bytes())).unwrap();
+        let only = sign("third", &third, Signed::Component, &other, Some(both.as_bytes())).unwrap();
         assert_eq!(only.matches("keyid").count(), 1);
     }
 }

@@ -18,11 +18,14 @@ const TENANTS: [usize; 3] = [1, 30, 1000];
 const PAYLOADS: [(usize, usize); 4] =
     [(1, 2000), (1 << 10, 2000), (64 << 10, 300), (512 << 10, 100)];
 
+fn per_job(cost: Cost, jobs: usize) -> f64 {
+    millis(cost.cpu) / jobs as f64
+}
+
 pub fn run(report: &mut Report) {
     let runtime = worker::runtime();
     report.section("growth");
     let name = "growth";
-    let per_job = |cost: Cost, jobs: usize| millis(cost.cpu) / jobs as f64;
     for queued in QUEUED {
         let jobs = (0..queued).map(worker::job);
         let cost = per_job(runtime.block_on(drain(jobs, RUN)), RUN);
@@ -38,6 +41,12 @@ pub fn run(report: &mut Report) {
         let key = format!("tenants_{tenants}_cpu_ms_per_job");
         report.figure(name, &key, &format!("CPU of a job, {tenants} tenants in turn"), cost, "");
     }
+}
+
+pub fn payloads(report: &mut Report) {
+    let runtime = worker::runtime();
+    report.section("payloads");
+    let name = "payloads";
     let mut costs = Vec::new();
     for (bytes, count) in PAYLOADS {
         let text = "x".repeat(bytes);

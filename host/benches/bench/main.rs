@@ -53,6 +53,7 @@ const SECTIONS: &[Section] = &[
     ("noisy", noisy::run),
     ("shipping", shipping::run),
     ("growth", growth::run),
+    ("payloads", growth::payloads),
 ];
 
 fn main() {

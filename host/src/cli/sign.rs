@@ -1,6 +1,7 @@
 //! `lovage sign` and `lovage verify`
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
@@ -17,9 +18,10 @@ use super::{Global, Misuse, out::say};
 use crate::{
     config::Config,
     load,
-    registry::inspect,
+    policy::Capability,
+    registry::{inspect, precompiled},
     sandbox::digest,
-    signature::{self, SignatureError, SignedManifest},
+    signature::{self, SignatureError, Signed, SignedManifest},
     text::component_name,
 };
 
@@ -32,10 +34,11 @@ const END: &str = "-----END PRIVATE KEY-----";
 #[command(after_help = "  lovage sign --new-key release.pem\n  \
     lovage sign mail.wasm --key release.pem --key-id release-2026 --release 1.2.0\n\n\
     Writes mail.wasm.sig; signatures by other keys that are there for the same manifest are kept. \
+    Of what `lovage compile` made, mail.cwasm is named, and mail.json has to be beside it. \
     Keys are ed25519 in PKCS#8; `openssl genpkey -algorithm ed25519` makes them, too. See \
     docs/shipping.md.")]
 pub struct Sign {
-    /// The component
+    /// The component, or the FILE.cwasm that was compiled of it
     #[arg(required_unless_present = "new_key", value_name = "FILE.wasm")]
     file: Option<PathBuf>,
     /// The file of the private key
@@ -60,7 +63,8 @@ pub struct Sign {
 #[command(after_help = "  lovage verify mail.wasm\n\n\
     Exits with 0 only if a key of components.signatures.keys that is still valid signed it.")]
 pub struct Verify {
-    /// The component; its signatures are in the file beside it that ends in `.sig`
+    /// The component, or the FILE.cwasm that was compiled of it; the signatures are in the file
+    /// beside it that ends in `.sig`
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
     /// What it has to be called; its file's name without `.wasm` when absent
@@ -81,27 +85,16 @@ impl Sign {
             return Err(Misuse("give FILE.wasm, --key and --key-id, or --new-key".into()).into());
         };
         let private = read_key(key)?;
-        let sandbox = load::sandbox(config, 1)?;
-        let found = inspect(&sandbox, file, &load::options(config)).await?;
-        // What it asks for is all that has to be known of it: whether it is granted that is for
-        // those who serve it.
-        let capabilities = found.imports.iter().filter_map(|import| import.needs).collect();
-        ensure!(
-            !found.exports.is_empty(),
-            "{}: {}",
-            found.file,
-            found.problem.as_deref().unwrap_or("exports nothing, and so serves no task")
-        );
-        let name = self.name.clone().unwrap_or_else(|| name_of(file));
-        let manifest = SignedManifest {
-            name,
-            version: self.release.clone(),
-            digest: found.digest,
-            capabilities,
+        let signed = what_is(file);
+        let (digest, capabilities) = match signed {
+            Signed::Component => asked_for(file, config).await?,
+            Signed::Precompiled => precompiled::described(file)?,
         };
+        let name = self.name.clone().unwrap_or_else(|| name_of(file));
+        let manifest = SignedManifest { name, version: self.release.clone(), digest, capabilities };
         let beside = beside(file);
         let before = fs::read(&beside).ok();
-        let envelope = signature::sign(key_id, &private, &manifest, before.as_deref())
+        let envelope = signature::sign(key_id, &private, signed, &manifest, before.as_deref())
             .map_err(|why| anyhow::anyhow!("{}: {why}", key.display()))?;
         fs::write(&beside, envelope + "\n")
             .with_context(|| format!("cannot write {}", beside.display()))?;
@@ -117,7 +110,13 @@ impl Sign {
 impl Verify {
     pub(super) fn execute(self, global: &Global, config: &Config) -> anyhow::Result<ExitCode> {
         let file = self.file.display();
-        let wasm = fs::read(&self.file).with_context(|| format!("cannot read {file}"))?;
+        let signed = what_is(&self.file);
+        let digest = match signed {
+            Signed::Component => {
+                digest(&fs::read(&self.file).with_context(|| format!("cannot read {file}"))?)
+            }
+            Signed::Precompiled => precompiled::described(&self.file)?.0,
+        };
         let keys = load::signatures(config).keys;
         if keys.is_empty() {
             return Err(Misuse(
@@ -136,7 +135,7 @@ impl Verify {
         };
         let name = self.name.unwrap_or_else(|| name_of(&self.file));
         let now = jiff::Timestamp::now();
-        let manifest = signature::verify(&keys, &envelope, &name, &digest(&wasm), now)
+        let manifest = signature::verify(&keys, signed, &envelope, &name, &digest, now)
             .map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
         if global.json {
             say!("{}", json!({"file": self.file, "manifest": manifest}))?;
@@ -145,6 +144,29 @@ impl Verify {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What a file is, by its name.
+fn what_is(file: &Path) -> Signed {
+    if file.extension().is_some_and(|it| it == "cwasm") {
+        Signed::Precompiled
+    } else {
+        Signed::Component
+    }
+}
+
+/// The digest of a component, and what it asks for. That is all that has to be known of it: whether
+/// it is granted that is for those who serve it.
+async fn asked_for(file: &Path, config: &Config) -> anyhow::Result<(String, BTreeSet<Capability>)> {
+    let sandbox = load::sandbox(config, 1)?;
+    let found = inspect(&sandbox, file, &load::options(config)).await?;
+    ensure!(
+        !found.exports.is_empty(),
+        "{}: {}",
+        found.file,
+        found.problem.as_deref().unwrap_or("exports nothing, and so serves no task")
+    );
+    Ok((found.digest, found.imports.iter().filter_map(|import| import.needs).collect()))
 }
 
 fn shown(manifest: &SignedManifest) -> String {

@@ -22,9 +22,6 @@ use crate::{
     worker::{Stop, Worker as Service},
 };
 
-/// How often other versions are looked for where nobody tells of them.
-const REFRESH: Duration = Duration::from_secs(30);
-
 /// How long tidying up may take at the end.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -120,8 +117,7 @@ async fn start(
     }
     let wake = on_hangup()?;
     if watches {
-        let interval =
-            config.components.refresh_ms.map_or(REFRESH, |ms| Duration::from_millis(ms.get()));
+        let interval = config.components.refresh_every();
         tokio::spawn(async move { registry.watch(interval, wake, stopping).await });
     } else {
         tokio::spawn(async move { registry.refresh_when(wake, stopping).await });

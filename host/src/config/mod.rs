@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::PathBuf,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -165,7 +166,8 @@ pub struct ComponentsConfig {
     /// Directories of what `lovage compile` made. Their code is trusted as it is: only name
     /// directories that nobody else can write. The one source in builds without a compiler.
     pub precompiled: Vec<PathBuf>,
-    /// Where compiled code is kept; `lovage` in the user's cache directory when absent.
+    /// Where compiled code is kept; `lovage` in the user's cache directory when absent. In builds
+    /// without a compiler, what was fetched of it; `/tmp/lovage` when absent.
     pub cache_dir: Option<PathBuf>,
     /// How many bytes the cache may hold; the least recently used code goes first. 2 GiB when
     /// absent.
@@ -196,10 +198,21 @@ pub struct ComponentsConfig {
     /// How a new version is tried; when absent it takes all jobs at once.
     pub canary: Option<CanaryConfig>,
     /// Where else components are: `s3://BUCKET/PREFIX`, `oci://REGISTRY/REPOSITORY:TAG`,
-    /// `https://HOST/PATH#sha256:DIGEST`.
+    /// `https://HOST/PATH#sha256:DIGEST`. Builds without a compiler take from `s3://` what `lovage
+    /// compile` made, signed by a key with `precompiled`, and nothing from the others.
     pub urls: Vec<String>,
     /// Who may sign components, and whether one has to.
     pub signatures: SignaturesConfig,
+}
+
+/// After how long a worker looks for other versions where it is not told of them.
+const REFRESH: Duration = Duration::from_secs(30);
+
+impl ComponentsConfig {
+    /// After how long one looks for other versions where one is not told.
+    pub fn refresh_every(&self) -> Duration {
+        self.refresh_ms.map_or(REFRESH, |ms| Duration::from_millis(ms.get()))
+    }
 }
 
 /// `[components.signatures]`
@@ -223,6 +236,10 @@ pub struct KeyConfig {
     /// From when on what it signed is not taken, such as `2027-01-01T00:00:00Z`; for ever when
     /// absent.
     pub not_after: Option<jiff::Timestamp>,
+    /// Whether what it signed may be native code, which is run as a part of this program: a host
+    /// without a compiler takes such code from S3. No when absent.
+    #[serde(default)]
+    pub precompiled: bool,
 }
 
 /// `[components.canary]`

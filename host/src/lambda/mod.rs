@@ -31,6 +31,7 @@ use crate::{
     events::Chain,
     load,
     pipeline::Pipeline,
+    registry::Registry,
     routes::Routes,
 };
 
@@ -132,19 +133,45 @@ fn find_tasks(components: &mut ComponentsConfig) -> anyhow::Result<()> {
     #[cfg(not(feature = "compiler"))]
     {
         components.paths.clear();
-        components.urls.clear();
+        components.urls.retain(|url| url.starts_with("s3://"));
+        let may = |key: &crate::config::KeyConfig| key.precompiled;
+        if let Some(url) = components.urls.first() {
+            anyhow::ensure!(
+                components.signatures.keys.iter().any(may),
+                "components.urls has {url}, and code from there is run as a part of this program: \
+                 name who may sign it by a key with `precompiled = true` under \
+                 [[components.signatures.keys]], and sign what `lovage compile` makes by \
+                 `lovage sign`"
+            );
+        }
     }
     if components.paths.is_empty() && components.precompiled.is_empty() {
         let places = in_bundle("tasks").into_iter().chain(["/opt/tasks".into()]);
         components.precompiled = places.filter(|path: &PathBuf| path.is_dir()).collect();
         anyhow::ensure!(
-            !components.precompiled.is_empty(),
+            !components.precompiled.is_empty() || !components.urls.is_empty(),
             "no tasks: there is neither a directory `tasks` beside the function's program nor \
              /opt/tasks from a layer; put there what `lovage compile` makes, or name another \
-             directory in components.precompiled"
+             directory in components.precompiled, or a bucket in components.urls"
         );
     }
     Ok(())
+}
+
+/// Looks for other versions where they may come from elsewhere. Between events the process stands
+/// still, and so does this; it goes on with the next one, and what it finds then serves those after.
+fn look_for_others(config: &Config, registry: &Arc<Registry>) {
+    let components = &config.components;
+    if components.urls.is_empty() || components.watch == Some(false) {
+        return;
+    }
+    let (registry, interval) = (Arc::clone(registry), components.refresh_every());
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(interval).await;
+            registry.refresh().await;
+        }
+    });
 }
 
 /// The path of a file that was deployed with the program.
@@ -196,6 +223,7 @@ impl Function {
     async fn start(config: Arc<Config>) -> anyhow::Result<Self> {
         let broker = Arc::new(SqsBroker::connect().await?);
         let host = load::host(&config, None).await?;
+        look_for_others(&config, &host.registry);
         let routes = Arc::new(Routes::new(broker.clone(), Arc::clone(&config)));
         let pipeline = Pipeline::new(
             Arc::clone(&config),

@@ -17,7 +17,6 @@ use std::fs::File;
 use std::hash::{Hash as _, Hasher};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,11 +96,8 @@ impl CompileCache {
     /// kept: beyond that, what was used least recently goes.
     pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, CacheError> {
         let failed = |error: io::Error| CacheError::Io { dir: dir.to_owned(), error };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = sys::open(dir, flags, sys::Mode::empty()).map_err(|error| failed(error.into()))?;
-        let stat = sys::fstat(&fd).map_err(|error| failed(error.into()))?;
-        trust::check(&stat, Besides::Nobody)
+        let fd = trust::own_dir(dir)
+            .map_err(failed)?
             .map_err(|why| CacheError::Distrusted { dir: dir.to_owned(), why })?;
         Ok(Self(Arc::new(Inner { path: dir.to_owned(), dir: fd, max_bytes })))
     }

@@ -13,7 +13,7 @@ use crate::policy::Policies;
 #[cfg(feature = "compiler")]
 use crate::sandbox::Bytes as Shown;
 use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source, Unchecked, Ungranted};
-use crate::signature::{self, Signatures};
+use crate::signature::{self, Signatures, SignedManifest};
 use crate::text::component_name;
 
 /// Where components come from.
@@ -26,6 +26,9 @@ pub enum Origin {
     Precompiled(PathBuf),
     /// A place that is not on this machine.
     Remote(Url),
+    /// Bundles of `lovage compile` there, signed by who may sign native code, and the directory in
+    /// which they are kept here.
+    RemotePrecompiled(Url, PathBuf),
 }
 
 /// How components are loaded.
@@ -113,11 +116,7 @@ pub(super) async fn prepare(
     let manifest = options.signatures.verify(envelope, name, digest).map_err(untrusted)?;
     let loaded = loaded(sandbox, options, source, wasm).await?;
     if let Some(manifest) = manifest {
-        let needs = loaded.imports.iter().filter_map(|import| import.needs);
-        signature::check_declared(&manifest, needs).map_err(|error| RegistryError::Untrusted {
-            file: loaded.source.file.clone(),
-            error,
-        })?;
+        check_declared(&loaded, &manifest)?;
     }
     check_grants(&loaded, &options.policies).map_err(|problem| problem.of(&loaded.source.file))?;
     tell_unchecked(&loaded);
@@ -129,6 +128,16 @@ pub(super) async fn prepare(
         "component loaded"
     );
     Ok(Arc::new(loaded))
+}
+
+/// Checks that a component imports nothing but what it was signed for.
+pub(super) fn check_declared(
+    component: &LoadedComponent,
+    signed: &SignedManifest,
+) -> Result<(), RegistryError> {
+    let needs = component.imports.iter().filter_map(|import| import.needs);
+    signature::check_declared(signed, needs)
+        .map_err(|error| RegistryError::Untrusted { file: component.source.file.clone(), error })
 }
 
 /// Compiles and describes a component, or takes what is known of it: then its code is loaded when a

@@ -11,6 +11,7 @@ mod again;
 #[cfg(feature = "compiler")]
 mod cache;
 mod canary;
+mod depot;
 mod error;
 mod history;
 mod inspect;
@@ -44,6 +45,7 @@ pub use self::supplier::push;
 pub use self::trust::Distrust;
 pub use self::version::{Counts, Tally, Version};
 
+use self::depot::Depot;
 use self::served::Served;
 use self::supplier::{Directory, Supplier};
 use crate::celery::arguments::Shape;
@@ -82,6 +84,7 @@ pub struct Registry {
     sandbox: Sandbox,
     suppliers: Vec<Box<dyn Supplier>>,
     bundles: Vec<std::path::PathBuf>,
+    depots: Vec<Depot>,
     options: LoadOptions,
     served: RwLock<Arc<Served>>,
     /// Whether some version is tried.
@@ -111,6 +114,7 @@ impl Registry {
             sandbox: sandbox.clone(),
             suppliers: Vec::new(),
             bundles: Vec::new(),
+            depots: Vec::new(),
             options: options.clone(),
             served: RwLock::default(),
             tries: AtomicBool::new(false),
@@ -124,9 +128,12 @@ impl Registry {
                 Origin::Wasm(path) => registry.suppliers.push(Box::new(Directory::new(path))),
                 Origin::Precompiled(path) => registry.bundles.push(path.clone()),
                 Origin::Remote(url) => registry.suppliers.push(supplier::of(url)?),
+                Origin::RemotePrecompiled(url, dir) => {
+                    registry.depots.push(Depot::new(supplier::s3(url)?, dir.clone()));
+                }
             }
         }
-        registry.begin().await?;
+        Box::pin(registry.begin()).await?;
         #[cfg(feature = "compiler")]
         sandbox.begin_to_serve();
         Ok(registry)

@@ -7,6 +7,7 @@
 
 #[cfg(feature = "compiler")]
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,9 +16,10 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::trust::{self, Distrust};
+use crate::policy::Capability;
 use crate::sandbox::{
     CodeSettings, ComponentError, EngineError, Limits, LoadedComponent, Mode, Sandbox, Source,
-    TaskSpec, WASMTIME_VERSION,
+    TaskSpec, WASMTIME_VERSION, digest,
 };
 
 /// The version of the manifest's form.
@@ -36,6 +38,10 @@ pub struct Manifest {
     pub size: u64,
     /// The size of the code in bytes, to notice files that do not belong together.
     pub code_size: u64,
+    /// The code's own digest, which who signs this signs, too. Files on this machine are not held to
+    /// it.
+    #[serde(default)]
+    pub code_digest: String,
     /// The version of wasmtime that made the code; no other loads it.
     pub wasmtime: String,
     /// The target that it was made for; `native` is the very machine that made it.
@@ -49,6 +55,9 @@ pub struct Manifest {
     pub contract: String,
     /// What it serves.
     pub tasks: Vec<TaskSpec>,
+    /// What it imports that has to be granted.
+    #[serde(default)]
+    pub capabilities: BTreeSet<Capability>,
 }
 
 /// What all forms of the manifest have in common.
@@ -106,6 +115,18 @@ pub enum BundleProblem {
         found: u64,
         /// The size that the manifest has.
         expected: u64,
+    },
+    /// Code and manifest do not belong together.
+    #[error(
+        "has the digest {found}, and its manifest speaks of {}: the two files are not from one \
+         `lovage compile` of this version",
+        if expected.is_empty() { "none" } else { expected }
+    )]
+    OtherDigest {
+        /// The digest of the code.
+        found: String,
+        /// The one that the manifest has.
+        expected: String,
     },
     /// Others could have written it.
     #[error("{0}")]
@@ -214,11 +235,13 @@ pub async fn compile(
         digest: loaded.source.digest,
         size: loaded.source.size,
         code_size: code.len() as u64,
+        code_digest: digest(&code),
         wasmtime: WASMTIME_VERSION.to_owned(),
         target: target.unwrap_or("native").to_owned(),
         engine: sandbox.options().code_settings(),
         mode,
         contract: loaded.contract.to_owned(),
+        capabilities: loaded.imports.iter().filter_map(|import| import.needs).collect(),
         tasks: loaded.tasks,
     };
     let bundle = Bundle::beside(&dir.join(file_name));
@@ -296,6 +319,21 @@ pub async fn load(
     Ok(sandbox.load(source, component, Some(manifest.tasks), limits).await?)
 }
 
+/// What is signed of a bundle, named by either of its files: the digest of its manifest, and what
+/// it asks for. That the code is the one which the manifest speaks of is made sure.
+pub fn described(file: &Path) -> Result<(String, BTreeSet<Capability>), BundleError> {
+    let bundle = Bundle::beside(file);
+    let read = |file: &Path| std::fs::read(file).map_err(|error| BundleProblem::Io(error).of(file));
+    let json = read(&bundle.manifest)?;
+    let manifest = Manifest::parse(&json).map_err(|problem| problem.of(&bundle.manifest))?;
+    let found = digest(&read(&bundle.code)?);
+    if found != manifest.code_digest {
+        let expected = manifest.code_digest;
+        return Err(BundleProblem::OtherDigest { found, expected }.of(&bundle.code));
+    }
+    Ok((digest(&json), manifest.capabilities))
+}
+
 /// Checks a file, and the directory that it is really in.
 fn check_trust(file: &Path) -> Result<(), BundleError> {
     let io = |error| BundleProblem::Io(error).of(file);
@@ -309,14 +347,22 @@ fn check_trust(file: &Path) -> Result<(), BundleError> {
 
 fn read_manifest(file: &Path) -> Result<Manifest, BundleError> {
     let problem = |problem: BundleProblem| problem.of(file);
-    let json = std::fs::read_to_string(file).map_err(|error| problem(BundleProblem::Io(error)))?;
-    let bad = |reason: String| problem(BundleProblem::BadManifest(reason));
-    // The form first: a newer one may lack what this one needs.
-    let form: Form = serde_json::from_str(&json).map_err(|error| bad(error.to_string()))?;
-    if form.format != FORMAT {
-        return Err(bad(format!("it has form {}, and this host knows form {FORMAT}", form.format)));
+    let json = std::fs::read(file).map_err(|error| problem(BundleProblem::Io(error)))?;
+    Manifest::parse(&json).map_err(problem)
+}
+
+impl Manifest {
+    /// From what `NAME.json` holds.
+    pub fn parse(json: &[u8]) -> Result<Self, BundleProblem> {
+        let bad = BundleProblem::BadManifest;
+        // The form first: a newer one may lack what this one needs.
+        let form: Form = serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?;
+        if form.format != FORMAT {
+            let why = format!("it has form {}, and this host knows form {FORMAT}", form.format);
+            return Err(bad(why));
+        }
+        serde_json::from_slice(json).map_err(|error| bad(error.to_string()))
     }
-    serde_json::from_str(&json).map_err(|error| bad(error.to_string()))
 }
 
 fn deserialize_file(engine: &Engine, file: &Path) -> wasmtime::Result<Component> {

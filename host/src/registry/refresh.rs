@@ -5,7 +5,7 @@
 //! step. What is wrong with it is told once, and the version before it goes on serving, as it does
 //! when its supplier is down or offers it no more.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use super::canary::Verdict;
+use super::depot::Depot;
 use super::history::{Kept, Record};
-use super::load::{check_grants, prepare, tell_unchecked};
+use super::load::{check_declared, check_grants, prepare, tell_unchecked};
 use super::served::{Slot, Trial};
 use super::status::Refusal;
 use super::supplier::{self, Fetched, Offer, Supplier};
@@ -36,7 +37,7 @@ impl Registry {
                     if !self.restore(supplier.as_ref()).await {
                         return Err(error);
                     }
-                    self.tell_failed(supplier.as_ref(), &error);
+                    self.tell_failed(&supplier.shown(), &error);
                     continue;
                 }
             };
@@ -54,6 +55,48 @@ impl Registry {
             for offer in supplier::bundles(path)? {
                 self.look_at_bundle(&offer).await?;
             }
+        }
+        for depot in &self.depots {
+            self.begin_with(depot).await?;
+        }
+        Ok(())
+    }
+
+    /// Loads what a depot offers. What does not load, or all if it cannot be asked, is as it was on
+    /// this machine before, if it was there.
+    async fn begin_with(&self, depot: &Depot) -> Result<(), RegistryError> {
+        let (offers, down) = match depot.list().await {
+            Ok(offers) => (offers, None),
+            Err(error) => (depot.kept(), Some(error)),
+        };
+        let mut served = false;
+        for offer in &offers {
+            // Of what is kept the newest comes first, and one is enough.
+            if down.is_some() && self.now().slots.contains_key(&offer.place) {
+                continue;
+            }
+            let Err(error) = self.look_at_depot(depot, offer).await else {
+                served = true;
+                continue;
+            };
+            if down.is_some() {
+                continue;
+            }
+            let mut before = depot.kept();
+            before.retain(|it| it.place == offer.place && it.stamp != offer.stamp);
+            let mut good = false;
+            for before in &before {
+                good = good || self.look_at_depot(depot, before).await.is_ok();
+            }
+            if !good {
+                return Err(error);
+            }
+            self.refuse(offer, &error);
+        }
+        match down {
+            Some(error) if !served => return Err(error),
+            Some(error) => self.tell_failed(&depot.shown(), &error),
+            None => depot.tidy(&offers),
         }
         Ok(())
     }
@@ -78,7 +121,7 @@ impl Registry {
             let offers = match supplier.list().await {
                 Ok(offers) => offers,
                 Err(error) => {
-                    self.tell_failed(supplier.as_ref(), &error);
+                    self.tell_failed(&supplier.shown(), &error);
                     continue;
                 }
             };
@@ -102,6 +145,24 @@ impl Registry {
                     self.refuse(offer, &error);
                 }
             }
+        }
+        for depot in &self.depots {
+            let offers = match depot.list().await {
+                Ok(offers) => offers,
+                Err(error) => {
+                    self.tell_failed(&depot.shown(), &error);
+                    continue;
+                }
+            };
+            locked(&self.refused).remove(&depot.shown());
+            self.note_gone(|place| depot.holds(place), &offers);
+            for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
+                if let Err(error) = self.look_at_depot(depot, offer).await {
+                    twice += usize::from(matches!(error, RegistryError::TaskTwice { .. }));
+                    self.refuse(offer, &error);
+                }
+            }
+            depot.tidy(&offers);
         }
         twice
     }
@@ -224,12 +285,42 @@ impl Registry {
     }
 
     async fn look_at_bundle(&self, offer: &Offer) -> Result<(), RegistryError> {
-        let file = PathBuf::from(&offer.shown);
-        let loaded = precompiled::load(&self.sandbox, &file, &self.options.limits).await;
-        let component = loaded.map_err(|error| match error {
+        let component = self.bundle(Path::new(&offer.shown)).await?;
+        self.admit_bundle(offer, component).await
+    }
+
+    /// Fetches a bundle, and serves it if it is good.
+    async fn look_at_depot(&self, depot: &Depot, offer: &Offer) -> Result<(), RegistryError> {
+        let brought = match depot.bring(offer, &self.options.signatures).await {
+            Ok(brought) => brought,
+            Err(error) => {
+                if matches!(error, RegistryError::Untrusted { .. }) {
+                    // Which will not change before the offer does.
+                    let seen = (offer.stamp.clone(), offer.stamp.clone());
+                    locked(&self.seen).insert(offer.place.clone(), seen);
+                }
+                return Err(error);
+            }
+        };
+        let mut component = self.bundle(&brought.code).await?;
+        component.source.file.clone_from(&offer.shown);
+        check_declared(&component, &brought.signed)?;
+        self.admit_bundle(offer, component).await
+    }
+
+    async fn bundle(&self, file: &Path) -> Result<LoadedComponent, RegistryError> {
+        let loaded = precompiled::load(&self.sandbox, file, &self.options.limits).await;
+        loaded.map_err(|error| match error {
             precompiled::CompileError::Component(error) => RegistryError::from(error),
             precompiled::CompileError::Bundle(error) => RegistryError::from(error),
-        })?;
+        })
+    }
+
+    async fn admit_bundle(
+        &self,
+        offer: &Offer,
+        component: LoadedComponent,
+    ) -> Result<(), RegistryError> {
         let digest = component.source.digest.clone();
         locked(&self.seen).insert(offer.place.clone(), (offer.stamp.clone(), digest));
         check_grants(&component, &self.options.policies)
@@ -516,10 +607,9 @@ impl Registry {
     }
 
     /// Tells that a place cannot be looked at.
-    fn tell_failed(&self, supplier: &dyn Supplier, error: &RegistryError) {
-        let place = supplier.shown();
-        let tell = self.is_news(&place, error);
-        SupplierFailed { place: &place, error, tell }.emit();
+    fn tell_failed(&self, place: &str, error: &RegistryError) {
+        let tell = self.is_news(place, error);
+        SupplierFailed { place, error, tell }.emit();
     }
 
     /// Whether that was not the last thing that went wrong there.

@@ -6,7 +6,8 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{self as sys, Mode, StatVfsMountFlags};
+use rustix::fd::OwnedFd;
+use rustix::fs::{self as sys, Mode, OFlags, StatVfsMountFlags};
 
 /// Why a file or a directory of native code is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +54,17 @@ pub(super) fn check(stat: &sys::Stat, besides: Besides) -> Result<(), Distrust> 
         return Err(Distrust::OthersCanWrite { mode: mode.as_raw_mode() });
     }
     Ok(())
+}
+
+/// Opens a directory of our own, made where it is not there.
+pub(super) fn own_dir(dir: &Path) -> io::Result<Result<OwnedFd, Distrust>> {
+    use std::os::unix::fs::DirBuilderExt as _;
+
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = sys::open(dir, flags, Mode::empty())?;
+    let trusted = check(&sys::fstat(&fd)?, Besides::Nobody);
+    Ok(trusted.map(|()| fd))
 }
 
 /// Checks a path, our own or the superuser's. What is mounted read-only, as a Lambda function's

@@ -51,13 +51,13 @@ impl Source {
 
 /// `sha256:` and the digest of some bytes in hexadecimal digits.
 pub fn digest(bytes: &[u8]) -> String {
-    let mut text = "sha256:".to_owned();
-    for byte in Sha256::digest(bytes) {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('?'));
-        }
-    }
-    text
+    format!("sha256:{}", hexadecimal(&Sha256::digest(bytes)))
+}
+
+/// Bytes as digits.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('?')).collect()
 }
 
 /// What a component imports.

@@ -71,7 +71,7 @@ use wasmtime::Engine;
 pub use self::attempt::{CUT_SHORT, Plan, Report};
 pub use self::bindings::{HANDLER, SERVED};
 pub use self::code::Reload;
-pub use self::component::{Import, Kind, LoadedComponent, Source, digest};
+pub use self::component::{Import, Kind, LoadedComponent, Source, digest, hexadecimal};
 pub(crate) use self::component::{contract_of, exports_of, imports_of};
 pub use self::config::{Placeholder, SECRET_UNAVAILABLE};
 pub use self::cpu::Meter;

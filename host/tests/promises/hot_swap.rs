@@ -499,14 +499,11 @@ async fn served(shop: &Shop, digest: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn objects_of_s3_are_served_and_swapped_by_their_etags() {
-    let config = crate::support::ministack::config();
-    let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
-    let s3 = aws_sdk_s3::Client::from_conf(config);
-    let bucket = format!("tasks-{}", uuid::Uuid::new_v4());
-    s3.create_bucket().bucket(&bucket).send().await.unwrap();
+    let s3 = crate::support::ministack::Bucket::create("tasks").await;
+    let bucket = &s3.name;
     let put = async |key: &str, bytes: Vec<u8>| {
         let digest = lovage::sandbox::digest(&bytes);
-        s3.put_object().bucket(&bucket).key(key).body(bytes.into()).send().await.unwrap();
+        s3.put(key, bytes).await;
         digest
     };
     let first = put("live/process_data.wasm", version(&guest("process_data.wasm"), 1)).await;
@@ -532,7 +529,7 @@ async fn objects_of_s3_are_served_and_swapped_by_their_etags() {
     assert_eq!(shop.run("second").await, json!(second));
     let echo = put("live/echo.wasm", fs::read(guest("echo.wasm")).unwrap()).await;
     served(&shop, &echo).await;
-    s3.delete_object().bucket(&bucket).key("live/process_data.wasm").send().await.unwrap();
+    s3.delete("live/process_data.wasm").await;
     worker.logs("a component is not there any more; it is served until the worker ends", 1).await;
     assert_eq!(shop.run("gone").await, json!(second));
     worker.stop().await;

@@ -12,6 +12,8 @@ use crate::support::{
 };
 
 mod dispatcher;
+#[cfg(all(feature = "cli", feature = "compiler"))]
+mod from_s3;
 mod start_up;
 
 /// A worker whose results come on a queue of their own; the queue's URL.

@@ -45,6 +45,7 @@ impl Supplier for Directory {
         place == self.place || place.parent() == Some(&self.place)
     }
 
+    #[cfg(feature = "cli")]
     fn watched(&self) -> Option<&Path> {
         // The directory of a file, since whoever replaces a file makes a new one.
         if self.path.is_dir() { Some(&self.place) } else { self.place.parent() }

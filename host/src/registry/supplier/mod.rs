@@ -5,7 +5,6 @@ mod directory;
 mod https;
 #[cfg(feature = "remote")]
 mod oci;
-#[cfg(feature = "remote")]
 mod s3;
 mod url;
 
@@ -17,6 +16,7 @@ use bytes::Bytes;
 pub(super) use self::directory::{Directory, bundles};
 #[cfg(feature = "remote")]
 pub use self::oci::push;
+pub(super) use self::s3::{Object, S3};
 pub use self::url::Url;
 use super::RegistryError;
 use crate::sandbox::Sandbox;
@@ -55,6 +55,7 @@ pub(super) trait Supplier: Debug + Send + Sync {
     fn holds(&self, place: &str) -> bool;
 
     /// A directory to be told of changes in; `None` where one has to ask.
+    #[cfg(feature = "cli")]
     fn watched(&self) -> Option<&std::path::Path> {
         None
     }
@@ -70,22 +71,27 @@ pub(super) trait Supplier: Debug + Send + Sync {
 }
 
 /// The supplier of an address.
-#[cfg(feature = "remote")]
 pub(super) fn of(url: &Url) -> Result<Box<dyn Supplier>, RegistryError> {
     Ok(match url {
-        Url::S3 { bucket, prefix } => Box::new(s3::S3::new(url.clone(), bucket, prefix)),
+        Url::S3 { bucket, prefix } => Box::new(S3::new(url.clone(), bucket, prefix)),
+        #[cfg(feature = "remote")]
         Url::Oci { reference } => Box::new(oci::Oci::new(url.clone(), reference)?),
+        #[cfg(feature = "remote")]
         Url::Https { address, digest } => Box::new(https::Https::new(url.clone(), address, digest)),
+        #[allow(unreachable_patterns, reason = "not in a build that has them all")]
+        _ => return Err(remote(url, "this build fetches nothing from there".to_owned())),
     })
 }
 
-/// This build has none.
-#[cfg(not(feature = "remote"))]
-pub(super) fn of(url: &Url) -> Result<Box<dyn Supplier>, RegistryError> {
-    Err(remote(url, "this build fetches no components".to_owned()))
+/// The one supplier that has what was compiled, too.
+pub(super) fn s3(url: &Url) -> Result<S3, RegistryError> {
+    match url {
+        Url::S3 { bucket, prefix } => Ok(S3::new(url.clone(), bucket, prefix)),
+        _ => Err(remote(url, "precompiled code is taken from s3:// alone".to_owned())),
+    }
 }
 
 /// What a place that is not on this machine has to say.
-fn remote(url: &Url, why: String) -> RegistryError {
+pub(super) fn remote(url: &Url, why: String) -> RegistryError {
     RegistryError::Remote { place: url.to_string(), why }
 }

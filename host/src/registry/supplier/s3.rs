@@ -1,5 +1,5 @@
 //! Objects in a bucket of Amazon S3, or of what speaks its protocol: all `.wasm` objects whose key
-//! begins with a prefix.
+//! begins with a prefix, or what was compiled of them.
 //!
 //! They are listed again and again; an object whose `ETag` is another is another version. Region,
 //! credentials and an endpoint come from the environment, as everything of AWS does.
@@ -47,50 +47,18 @@ impl S3 {
         remote(&self.url, DisplayErrorContext(error).to_string())
     }
 
-    fn place(&self, key: &str) -> String {
+    /// The address, as it is configured.
+    pub(in crate::registry) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// What one object of the bucket is called everywhere.
+    pub(in crate::registry) fn place(&self, key: &str) -> String {
         format!("s3://{}/{key}", self.bucket)
     }
 
-    async fn get(
-        &self,
-        key: &str,
-        etag: Option<&str>,
-        most: u64,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let get = self.client().await.get_object().bucket(&self.bucket).key(key);
-        let get = get.set_if_match(etag.map(str::to_owned));
-        let object = get.send().await.map_err(|error| self.failed(&error))?;
-        let mut body = object.body;
-        let mut bytes = Vec::new();
-        while let Some(more) = body.next().await {
-            let more = more.map_err(|error| self.failed(&error))?;
-            if (bytes.len() + more.len()) as u64 > most {
-                let why = format!("{key} is larger than the {most} bytes that are allowed");
-                return Err(remote(&self.url, why));
-            }
-            bytes.extend_from_slice(&more);
-        }
-        Ok(bytes)
-    }
-}
-
-/// Keys have case, as file names do.
-#[allow(clippy::case_sensitive_file_extension_comparisons)]
-fn is_component(key: &str) -> bool {
-    key.ends_with(".wasm")
-}
-
-#[async_trait]
-impl Supplier for S3 {
-    fn shown(&self) -> String {
-        self.url.to_string()
-    }
-
-    fn holds(&self, place: &str) -> bool {
-        place.starts_with(&self.place(&self.prefix))
-    }
-
-    async fn list(&self) -> Result<Vec<Offer>, RegistryError> {
+    /// The keys and entity tags of all objects, in the order of the keys.
+    pub(in crate::registry) async fn objects(&self) -> Result<Vec<Object>, RegistryError> {
         let mut pages = self
             .client()
             .await
@@ -104,13 +72,79 @@ impl Supplier for S3 {
             let page = page.map_err(|error| self.failed(&error))?;
             for object in page.contents() {
                 let (Some(key), Some(etag)) = (object.key(), object.e_tag()) else { continue };
-                found.push((key.to_owned(), etag.to_owned()));
+                found.push(Object { key: key.to_owned(), etag: etag.to_owned() });
             }
         }
-        let etag =
-            |key: &str| found.iter().find(|(it, _)| it == key).map(|(_, etag)| etag.as_str());
+        Ok(found)
+    }
+
+    /// The bytes of the very version of an object that was listed: another one is listed the next
+    /// time.
+    pub(in crate::registry) async fn get(
+        &self,
+        object: &Object,
+        most: u64,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let mut bytes = Vec::new();
+        self.read(object, most, |more| {
+            bytes.extend_from_slice(more);
+            Ok(())
+        })
+        .await?;
+        Ok(bytes)
+    }
+
+    /// The same, a piece at a time.
+    pub(in crate::registry) async fn read(
+        &self,
+        object: &Object,
+        most: u64,
+        mut take: impl FnMut(&[u8]) -> std::io::Result<()> + Send,
+    ) -> Result<(), RegistryError> {
+        let Object { key, etag } = object;
+        let get = self.client().await.get_object().bucket(&self.bucket).key(key);
+        let object = get.if_match(etag).send().await.map_err(|error| self.failed(&error))?;
+        let mut body = object.body;
+        let mut length = 0;
+        while let Some(more) = body.next().await {
+            let more = more.map_err(|error| self.failed(&error))?;
+            length += more.len() as u64;
+            if length > most {
+                let why = format!("{key} is larger than the {most} bytes that are allowed");
+                return Err(remote(&self.url, why));
+            }
+            take(&more).map_err(|error| remote(&self.url, format!("{key}: {error}")))?;
+        }
+        Ok(())
+    }
+}
+
+/// An object of a bucket, as it was listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::registry) struct Object {
+    /// Its key.
+    pub key: String,
+    /// Changes whenever the object does.
+    pub etag: String,
+}
+
+#[async_trait]
+impl Supplier for S3 {
+    fn shown(&self) -> String {
+        self.url.to_string()
+    }
+
+    fn holds(&self, place: &str) -> bool {
+        place.starts_with(&self.place(&self.prefix))
+    }
+
+    async fn list(&self) -> Result<Vec<Offer>, RegistryError> {
+        let found = self.objects().await?;
+        let etag = |key: &str| found.iter().find(|it| it.key == key).map(|it| it.etag.as_str());
         let mut offers = Vec::new();
-        for (key, own) in found.iter().filter(|(key, _)| is_component(key)) {
+        for Object { key, etag: own } in
+            found.iter().filter(|it| it.key.strip_suffix(".wasm").is_some())
+        {
             let signatures = etag(&format!("{key}{SIGNATURES}")).unwrap_or("");
             let place = self.place(key);
             let stamp = format!("{own} {signatures}");
@@ -125,13 +159,15 @@ impl Supplier for S3 {
     async fn fetch(&self, offer: &Offer, sandbox: &Sandbox) -> Result<Fetched, RegistryError> {
         let key = offer.place.strip_prefix(&self.place("")).unwrap_or_default();
         let (etag, signed) = offer.stamp.split_once(' ').unwrap_or((&offer.stamp, ""));
+        let object = |key: String, etag: &str| Object { key, etag: etag.to_owned() };
         let most = sandbox.options().max_component_bytes;
-        // The very version that was listed: another one is listed the next time.
-        let wasm = self.get(key, Some(etag), most).await?;
-        let beside = format!("{key}{SIGNATURES}");
+        let wasm = self.get(&object(key.to_owned(), etag), most).await?;
         let signatures = match signed {
             "" => None,
-            etag => Some(self.get(&beside, Some(etag), SIGNATURE_BYTES).await?),
+            etag => {
+                let beside = object(format!("{key}{SIGNATURES}"), etag);
+                Some(self.get(&beside, SIGNATURE_BYTES).await?)
+            }
         };
         Ok(Fetched { wasm: wasm.into(), signatures })
     }

@@ -225,3 +225,32 @@ pub async fn arn(url: &str) -> String {
         .and_then(|mut attributes| attributes.remove(&QueueAttributeName::QueueArn))
         .expect("a queue has an ARN")
 }
+
+/// A bucket of its own.
+#[derive(Debug)]
+pub struct Bucket {
+    pub name: String,
+    client: aws_sdk_s3::Client,
+}
+
+impl Bucket {
+    /// Creates it under a unique name that begins with `what`.
+    pub async fn create(what: &str) -> Self {
+        // A bucket's name has no capitals.
+        let name = format!("{what}-{}", uuid::Uuid::new_v4());
+        let config = aws_sdk_s3::config::Builder::from(&config()).force_path_style(true).build();
+        let client = aws_sdk_s3::Client::from_conf(config);
+        client.create_bucket().bucket(&name).send().await.expect("ministack makes the bucket");
+        Self { name, client }
+    }
+
+    pub async fn put(&self, key: &str, bytes: Vec<u8>) {
+        let put = self.client.put_object().bucket(&self.name).key(key).body(bytes.into());
+        put.send().await.expect("ministack takes the object");
+    }
+
+    pub async fn delete(&self, key: &str) {
+        let delete = self.client.delete_object().bucket(&self.name).key(key);
+        delete.send().await.expect("ministack deletes the object");
+    }
+}
