@@ -10,7 +10,6 @@ mod spent;
 mod watch;
 
 use std::{
-    borrow::Cow,
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
@@ -282,12 +281,14 @@ impl Pipeline {
             attempt = job.attempt,
             component = Empty,
         );
+        if self.counts_waits && source.queue.fifo {
+            job.attempt = without_waits(&job, message);
+        }
+        // An attempt has its own hold on it.
+        let job = Arc::new(job);
         // Boxed, since the future would otherwise be held twice in the one below.
         let conclude = Box::pin(async {
             let now = Timestamp::now();
-            if self.counts_waits && source.queue.fifo {
-                job.attempt = without_waits(&job, message);
-            }
             if decoded.is_ok() && way == Way::Invocation {
                 decoded = check_invocation(&job, message, now).map_err(Outcome::Rejected);
             }
@@ -402,7 +403,13 @@ impl Pipeline {
     }
 
     /// Finds the job's component and runs it, or says why that cannot be.
-    async fn attempt(&self, source: &Source, job: &Job, now: Timestamp, end: Option<End>) -> Ended {
+    async fn attempt(
+        &self,
+        source: &Source,
+        job: &Arc<Job>,
+        now: Timestamp,
+        end: Option<End>,
+    ) -> Ended {
         if let Some(request) = &job.celery
             && let Some(ended) = self.end_built_in(source, job, request, now).await
         {
@@ -417,17 +424,16 @@ impl Pipeline {
             }
             Err(outcome) => return self.unrun(job, outcome),
         };
-        let mut job = Cow::Borrowed(job);
+        let mut job = Arc::clone(job);
         if let Some(request) = job.celery.clone() {
             match self.check_workflow(&request).and_then(|()| self.arguments(&task, &request)) {
-                Ok(payload) => job.to_mut().payload = payload,
+                Ok(payload) => Arc::make_mut(&mut job).payload = payload,
                 Err(failure) if failure.kind == celery::NO_RESULT_BACKEND => {
                     return self.unrun(&job, Outcome::Rejected(failure));
                 }
                 Err(failure) => return self.unrun(&job, Outcome::Failed(failure)),
             }
         }
-        let job = &*job;
         let behind = if source.queue.fifo { GRACE_DELIVERIES_BEHIND } else { 0 };
         let grace = settings.max_attempts.saturating_mul(behind).saturating_add(GRACE_DELIVERIES);
         if job.attempt > settings.max_attempts.saturating_add(grace) {
@@ -444,7 +450,7 @@ impl Pipeline {
             return Ended { outcome, settings, run: None, follow_ons, celery: Plan::default() };
         }
         if self.is_revoked(&job.id).await {
-            return self.unrun(job, Outcome::Revoked);
+            return self.unrun(&job, Outcome::Revoked);
         }
         let digest = task.component.source.digest.clone();
         Span::current().record("component", &digest);
@@ -464,11 +470,11 @@ impl Pipeline {
             check_payload: settings.check_payload,
         };
         let meter = Arc::default();
-        let unless_reported = UnlessReported::new(self, job, Arc::clone(&meter));
+        let unless_reported = UnlessReported::new(self, &job, Arc::clone(&meter));
         let report = tokio::select! {
             biased;
-            report = self.sandbox.run_metered(&task.component, job.clone(), &plan, meter) => report,
-            never = self.watch(&source.name, job, &wanted) => match never {},
+            report = self.sandbox.run_metered(&task.component, Arc::clone(&job), &plan, meter) => report,
+            never = self.watch(&source.name, &job, &wanted) => match never {},
         };
         unless_reported.reported();
         self.tenancy.charge(&job.tenant, report.usage.cpu);
@@ -638,6 +644,7 @@ impl Pipeline {
             component: run.as_ref().map(|run| run.component.clone()),
             usage: run.as_ref().map(|run| run.usage),
         };
+        let kept = self.keeps_results.then(|| result.envelope());
         let mut sends = Vec::with_capacity(2 + follow_ons.len());
         let to = match (&reply, &settings.results) {
             (Some(reply), _) => Some(reply.clone()),
@@ -652,7 +659,8 @@ impl Pipeline {
             // It has what its client reads.
         } else if let Some(to) = to {
             let format = settings.result_format.unwrap_or(source.result_format);
-            sends.push(publish::result(&result, message, &to, format, self.message_bytes));
+            let bytes = self.message_bytes;
+            sends.push(publish::result(&result, kept.as_ref(), message, &to, format, bytes));
         }
         if dead_letter {
             let reason = result.value.as_ref().err().map_or("", |failure| &failure.message);
@@ -667,9 +675,7 @@ impl Pipeline {
         }
         sends.extend(follow_ons);
         sends.extend(nexts);
-        let kept = self
-            .keeps_results
-            .then(|| KeptResult { job_id: result.id.clone(), envelope: result.envelope() });
+        let kept = kept.map(|envelope| KeptResult { job_id: result.id.clone(), envelope });
         Concluded { disposal: Disposal::Finish { result: kept, sends }, told: Ok(result) }
     }
 }

@@ -37,18 +37,19 @@ const MAX_ATTRIBUTES: usize = 10;
 const REASON_BYTES: usize = 1024;
 
 /// A result as a message to its queue. One that is larger than `limit` bytes becomes the failure
-/// that says so.
+/// that says so. `envelope` is the result's, where it is there already.
 pub fn result(
     result: &JobResult,
+    envelope: Option<&Bytes>,
     message: &Message,
     to: &Queue,
     format: ResultFormat,
     limit: usize,
 ) -> Send {
-    let mut outgoing = render(result, format);
+    let mut outgoing = render(result, envelope, format);
     let size = size(&outgoing.body, &outgoing.attributes);
     if size > limit {
-        outgoing = render(&result.too_large(size, limit), format);
+        outgoing = render(&result.too_large(size, limit), None, format);
     }
     outgoing.trace_header.clone_from(&message.trace_header);
     address(outgoing, message, &result.id, &result.tenant, to)
@@ -130,9 +131,11 @@ impl Fields {
 
 /// A result in characters that SQS takes, whatever is in it. The same for every broker, so that
 /// nobody who reads results has to know which it was.
-fn render(result: &JobResult, format: ResultFormat) -> Outgoing {
+fn render(result: &JobResult, envelope: Option<&Bytes>, format: ResultFormat) -> Outgoing {
     let mut outgoing = match format {
-        ResultFormat::Envelope => result.envelope_message(),
+        ResultFormat::Envelope => {
+            JobResult::envelope_message(envelope.cloned().unwrap_or_else(|| result.envelope()))
+        }
         ResultFormat::Bare => result.bare_message(),
     };
     let attributes = &mut outgoing.attributes;
@@ -416,7 +419,7 @@ mod tests {
     fn a_result_over_the_limit_is_a_failure_that_says_so() {
         let big = done(format!("\"{}\"", "x".repeat(2000)));
         for format in [ResultFormat::Envelope, ResultFormat::Bare] {
-            let sent = result(&big, &message("1"), &queue("r"), format, 1500).message;
+            let sent = result(&big, None, &message("1"), &queue("r"), format, 1500).message;
             let body = std::str::from_utf8(&sent.body).unwrap();
             assert!(body.contains("result_too_large") && body.contains("takes 1500"), "{body}");
         }
@@ -424,18 +427,25 @@ mod tests {
 
     #[test]
     fn fifo_results_are_grouped_by_tenant_and_deduplicated_by_id() {
-        let sent = result(&done("1"), &message("1"), &queue("r.fifo"), ResultFormat::Bare, 9999);
+        let sent =
+            result(&done("1"), None, &message("1"), &queue("r.fifo"), ResultFormat::Bare, 9999);
         assert_eq!(sent.message.group.as_deref(), Some("acme"));
         // The id has a blank, which SQS does not take.
         assert_eq!(sent.message.deduplication_id.unwrap().len(), 64);
-        let sent = result(&done("1"), &message("1"), &queue("r"), ResultFormat::Bare, 9999);
+        let sent = result(&done("1"), None, &message("1"), &queue("r"), ResultFormat::Bare, 9999);
         assert_eq!((sent.message.group, sent.message.deduplication_id), (None, None));
     }
 
     #[test]
     fn characters_that_sqs_refuses_are_escaped_in_json() {
-        let sent =
-            result(&done("\"\u{ffff}\""), &message("1"), &queue("r"), ResultFormat::Bare, 9999);
+        let sent = result(
+            &done("\"\u{ffff}\""),
+            None,
+            &message("1"),
+            &queue("r"),
+            ResultFormat::Bare,
+            9999,
+        );
         assert_eq!(&*sent.message.body, b"\"\\uffff\"");
     }
 
@@ -447,7 +457,8 @@ mod tests {
             let mut text = done("");
             text.id = "i\u{ffff}".to_owned();
             text.value = Ok(Output { content_type: "text/plain".into(), data: data.into() });
-            let sent = result(&text, &message("1"), &queue("r"), ResultFormat::Bare, 9999).message;
+            let sent =
+                result(&text, None, &message("1"), &queue("r"), ResultFormat::Bare, 9999).message;
             assert_eq!(sent.body, body);
             let encoding = sent.attributes.get("content-encoding").map(String::as_str);
             assert_eq!(encoding, (body != "plain").then_some("base64"));
@@ -461,7 +472,7 @@ mod tests {
         for format in [ResultFormat::Envelope, ResultFormat::Bare] {
             let big =
                 done(format!("{{\"kind\":\"result_refused\",\"x\":\"{}\"}}", "x".repeat(2000)));
-            let sent = result(&big, &message("1"), &queue("r.fifo"), format, 9999);
+            let sent = result(&big, None, &message("1"), &queue("r.fifo"), format, 9999);
             let failure = refused(&sent, &error).unwrap();
             let body: Value = serde_json::from_slice(&failure.message.body).unwrap();
             let told = if format == ResultFormat::Bare { &body } else { &body["error"] };
@@ -480,7 +491,8 @@ mod tests {
     fn a_refused_result_is_told_however_deeply_it_is_nested() {
         let error = BrokerError::new(Fault::TooLarge, "the queue takes 1024 bytes");
         let deep = done(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)));
-        let sent = result(&deep, &message("1"), &queue("r"), ResultFormat::Envelope, usize::MAX);
+        let sent =
+            result(&deep, None, &message("1"), &queue("r"), ResultFormat::Envelope, usize::MAX);
         let failure = refused(&sent, &error).unwrap();
         let body: Value = serde_json::from_slice(&failure.message.body).unwrap();
         assert_eq!(

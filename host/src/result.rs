@@ -131,10 +131,10 @@ impl JobResult {
         to_json(&envelope)
     }
 
-    /// The `envelope` format as a message.
-    pub fn envelope_message(&self) -> Outgoing {
+    /// An [`envelope`](Self::envelope) as a message.
+    pub fn envelope_message(envelope: Bytes) -> Outgoing {
         let attributes = [(attribute::CONTENT_TYPE.to_owned(), JSON.to_owned())];
-        Outgoing { body: self.envelope(), attributes: attributes.into(), ..Outgoing::default() }
+        Outgoing { body: envelope, attributes: attributes.into(), ..Outgoing::default() }
     }
 
     /// The `bare` format as a message. Output that is not text is base64, and says so in the

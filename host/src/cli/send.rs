@@ -464,7 +464,7 @@ mod tests {
             let result = result(value);
             let bare = result.bare_message();
             let bare = envelope_of(bare.body, &bare.attributes).unwrap();
-            let whole = result.envelope_message();
+            let whole = JobResult::envelope_message(result.envelope());
             let whole = envelope_of(whole.body, &whole.attributes).unwrap();
             let [bare, whole]: [Value; 2] =
                 [bare, whole].map(|it| serde_json::from_slice(&it).unwrap());

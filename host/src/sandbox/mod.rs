@@ -60,6 +60,7 @@ mod stdio;
 mod ticker;
 mod typed;
 mod waits;
+mod wasi;
 
 use std::sync::Arc;
 #[cfg(feature = "compiler")]

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Store, UpdateDeadline};
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfig;
 
 use super::Sandbox;
@@ -23,12 +23,13 @@ use super::guest_log::{GuestLog, Which};
 use super::keyvalue::{self, Access};
 use super::kit::Kit;
 use super::limiter::Limiter;
-use super::limits::{Limits, RANDOM_BYTES};
+use super::limits::Limits;
 use super::notes::Notes;
 use super::scratch::{self, Quota, ScratchDir};
 use super::services::Services;
 use super::stdio::Stream;
-use super::{deterministic, io_errors, no_files, waits};
+use super::wasi::Wasi;
+use super::{io_errors, no_files, waits};
 use crate::follow_on::FollowOn;
 use crate::job::Job;
 use crate::policy::{Capability, Grants, HttpRules};
@@ -58,7 +59,7 @@ pub(super) struct Scene {
 
 /// A store's data.
 pub struct State {
-    wasi: WasiCtx,
+    wasi: Wasi,
     /// Before the table, so that connections have ended when the bodies in there do.
     pub(super) egress: Egress,
     table: ResourceTable,
@@ -96,7 +97,8 @@ impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         // Every call of what wasmtime-wasi links comes through here, and WASI 0.3 may come twice.
         self.calls.count();
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        let Self { wasi, table, stdout, stderr, grants, job, .. } = self;
+        WasiCtxView { ctx: wasi.get((stdout, stderr), grants, job.as_deref()), table }
     }
 }
 
@@ -122,23 +124,12 @@ impl State {
         let log = scene.log_guests.then(|| GuestLog::new(limits));
         let stream = |which| Stream::new(limits.stdio_bytes, log.clone().map(|log| (log, which)));
         let (stdout, stderr) = (stream(Which::Stdout), stream(Which::Stderr));
-        let mut wasi = WasiCtx::builder();
-        // The builder's defaults grant nothing; said again where it matters most.
-        wasi.stdout(stdout.clone())
-            .stderr(stderr.clone())
-            .allow_tcp(false)
-            .allow_udp(false)
-            .allow_ip_name_lookup(false)
-            .max_random_size(RANDOM_BYTES);
-        let deterministic = scene.grants.deterministic;
-        if let (Some(config), Some(job)) = (deterministic, &scene.job) {
-            deterministic::apply(&mut wasi, config, &job.id);
-        }
         let notes = Notes::default();
-        let mut quota = None;
+        let (mut wasi, mut quota) = (Wasi::default(), None);
         if let Some(directory) = &scene.scratch {
-            wasi.preopened_dir(directory.path(), scratch::PATH, FsPerms::ReadWrite)?;
-            quota = Some(Quota::new(limits, deterministic.is_some(), notes.clone()));
+            let (grants, job) = (&scene.grants, scene.job.as_deref());
+            wasi = Wasi::with_directory(directory.path(), (&stdout, &stderr), grants, job)?;
+            quota = Some(Quota::new(limits, grants.deterministic.is_some(), notes.clone()));
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
@@ -155,7 +146,7 @@ impl State {
             }
         }
         Ok(Self {
-            wasi: wasi.build(),
+            wasi,
             table,
             egress,
             limiter: Limiter::new(*limits),

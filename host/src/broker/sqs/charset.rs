@@ -18,7 +18,22 @@ pub const fn is_allowed(character: char) -> bool {
 
 /// The first character that SQS refuses, with its byte offset.
 pub fn first_refused(text: &str) -> Option<(usize, char)> {
-    text.char_indices().find(|(_, character)| !is_allowed(*character))
+    // So many bytes at a time are looked at in a few instructions.
+    const STEP: usize = 64;
+    // All that is refused begins with one of these: the non-characters are EF BF BE and EF BF BF.
+    let suspect = |byte: &u8| *byte < 0x20 || *byte == 0xEF;
+    let mut chunks = text.as_bytes().chunks(STEP).enumerate();
+    chunks.find_map(|(chunk, bytes)| {
+        if !bytes.iter().fold(false, |any, byte| any | suspect(byte)) {
+            return None;
+        }
+        let suspects = bytes.iter().enumerate().filter(|(_, byte)| suspect(byte));
+        let mut places = suspects.map(|(at, _)| chunk * STEP + at);
+        places.find_map(|at| {
+            let character = text.get(at..)?.chars().next()?;
+            (!is_allowed(character)).then_some((at, character))
+        })
+    })
 }
 
 /// The same JSON, in characters that SQS takes: what it refuses is written as `\uXXXX`.
@@ -100,6 +115,8 @@ mod tests {
         #[test]
         fn any_text_is_taken_after_escaping(text in any::<String>()) {
             prop_assert_eq!(first_refused(&escape_json(&text)), None);
+            let slowly = text.char_indices().find(|(_, character)| !is_allowed(*character));
+            prop_assert_eq!(first_refused(&text), slowly);
         }
     }
 }

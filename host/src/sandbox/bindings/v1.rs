@@ -1,10 +1,12 @@
 //! The handler of contract 1: `lovage:task/handler@1.0.0`, generated from `wit/v1`, which is
 //! frozen. That of 1.1 has the same types.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use wasmtime::Store;
-use wasmtime::component::{Component, ComponentExportIndex, Instance};
+use wasmtime::component::{Component, ComponentExportIndex, Instance, TypedFunc};
 
 use self::generated::exports::lovage::task::handler as wit;
 use super::Invocation;
@@ -48,11 +50,17 @@ pub fn serves(version: &str) -> Option<&'static str> {
     VERSIONS.into_iter().find(|served| patch(served.strip_suffix('0').unwrap_or(served)).is_some())
 }
 
+/// What `run` takes and gives.
+type Takes<'a> = (wit::Invocation<'a>,);
+type Gives = (Result<wit::Output, wit::TaskError>,);
+
 /// Where the two functions are.
 #[derive(Debug, Clone)]
 pub struct Handler {
     describe: ComponentExportIndex,
     run: ComponentExportIndex,
+    /// Whether the types of `run` are known to be those of the contract.
+    checked: Arc<AtomicBool>,
 }
 
 impl Handler {
@@ -67,7 +75,8 @@ impl Handler {
                     reason: format!("`{interface}` has no function `{name}`"),
                 })
         };
-        Ok(Self { describe: function("describe")?, run: function("run")? })
+        let checked = Arc::default();
+        Ok(Self { describe: function("describe")?, run: function("run")?, checked })
     }
 
     /// Calls `describe`, and checks the types of `run`, which an attempt then relies on.
@@ -79,12 +88,7 @@ impl Handler {
         let describe = instance
             .get_typed_func::<(), (Vec<wit::TaskSpec>,)>(&mut *store, &self.describe)
             .map_err(WrongTypes::of("describe"))?;
-        instance
-            .get_typed_func::<(wit::Invocation<'_>,), (Result<wit::Output, wit::TaskError>,)>(
-                &mut *store,
-                &self.run,
-            )
-            .map_err(WrongTypes::of("run"))?;
+        self.typed_run(store, instance).map_err(WrongTypes::of("run"))?;
         let (tasks,) = describe.call_async(store, ()).await?;
         Ok(tasks.into_iter().map(TaskSpec::from).collect())
     }
@@ -112,16 +116,35 @@ impl Handler {
             content_type: &job.content_type,
             payload: &job.payload,
         };
-        let run = instance
-            .get_typed_func::<(wit::Invocation<'_>,), (Result<wit::Output, wit::TaskError>,)>(
-                &mut *store,
-                &self.run,
-            )?;
+        let run = self.typed_run(store, instance)?;
         let (returned,) = run.call_async(store, (invocation,)).await?;
         Ok(match returned {
             Ok(output) => Outcome::Done(output.into()),
             Err(error) => error.into(),
         })
+    }
+
+    /// The function `run` of an instance. Its types are held to the contract's once: that takes
+    /// longer than all else about it.
+    fn typed_run<'a>(
+        &self,
+        store: &mut Store<State>,
+        instance: &Instance,
+    ) -> wasmtime::Result<TypedFunc<Takes<'a>, Gives>> {
+        if !self.checked.load(Relaxed) {
+            let run = instance.get_typed_func(&mut *store, &self.run)?;
+            self.checked.store(true, Relaxed);
+            return Ok(run);
+        }
+        let run = instance
+            .get_func(&mut *store, &self.run)
+            .ok_or_else(|| wasmtime::Error::msg("the component has no `run` any more"))?;
+        // SAFETY: these are the types that another instance of the same component was held to by
+        // `get_typed_func`. A function's types are the component's, and none of these is a
+        // resource, which each instance has of its own.
+        #[allow(unsafe_code)]
+        let run = unsafe { TypedFunc::new_unchecked(run) };
+        Ok(run)
     }
 }
 
