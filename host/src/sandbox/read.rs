@@ -29,7 +29,8 @@ impl Sandbox {
         }
         let allowed = self.options().max_component_bytes;
         self.check_size(found.len())?;
-        let mut bytes = Vec::new();
+        // All at once, and a byte for the end: a buffer that grows is copied over and over.
+        let mut bytes = Vec::with_capacity(usize::try_from(found.len() + 1).unwrap_or(0));
         // It may grow while it is read; so the size above is no bound.
         file.take(allowed.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
         self.check_size(bytes.len() as u64)?;

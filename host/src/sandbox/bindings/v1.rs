@@ -132,12 +132,12 @@ impl Handler {
         instance: &Instance,
     ) -> wasmtime::Result<TypedFunc<Takes<'a>, Gives>> {
         if !self.checked.load(Relaxed) {
-            let run = instance.get_typed_func(&mut *store, &self.run)?;
+            let run = instance.get_typed_func(&mut *store, self.run)?;
             self.checked.store(true, Relaxed);
             return Ok(run);
         }
         let run = instance
-            .get_func(&mut *store, &self.run)
+            .get_func(&mut *store, self.run)
             .ok_or_else(|| wasmtime::Error::msg("the component has no `run` any more"))?;
         // SAFETY: these are the types that another instance of the same component was held to by
         // `get_typed_func`. A function's types are the component's, and none of these is a
