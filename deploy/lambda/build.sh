@@ -13,8 +13,7 @@
 #                 with host/tests/package.toml as its configuration
 #
 # The package is for the architecture of the machine that builds it: lovage-lambda-arm64.zip on an
-# arm64 machine. No crossing over: it would take a compiler with wasmtime's `all-arch` for the tasks,
-# and a cross toolchain with AWS-LC for the host.
+# arm64 machine. No crossing over: it would take a cross toolchain with AWS-LC for the host.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

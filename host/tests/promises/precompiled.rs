@@ -57,6 +57,28 @@ async fn code_for_a_baseline_runs_as_the_lambda_build_loads_it() {
 }
 
 #[tokio::test]
+async fn code_for_either_architecture_of_lambda_is_made_on_any() {
+    for (target, machine) in
+        [("x86_64-unknown-linux-gnu", 62_u16), ("aarch64-unknown-linux-gnu", 183)]
+    {
+        let dir = TempDir::new().unwrap();
+        let (sandbox, limits) = (sandbox(), Limits::default());
+        let (bundle, manifest) =
+            precompiled::compile(&sandbox, &file("echo"), Some(target), dir.path(), &limits)
+                .await
+                .unwrap();
+        assert_eq!((manifest.target.as_str(), manifest.tasks.len()), (target, 2));
+        // The code is an ELF file, which says for which machine it is.
+        let code = fs::read(&bundle.code).unwrap();
+        assert_eq!(code[18..20], machine.to_le_bytes());
+        if target != baseline() {
+            let refused = problem(&bundle, &sandbox).await;
+            assert!(matches!(refused, BundleProblem::Refused(_)), "{refused}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn code_that_does_not_fit_says_why_and_what_to_do() {
     let dir = TempDir::new().unwrap();
     let (bundle, manifest) = compiled(&dir).await;
