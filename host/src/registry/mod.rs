@@ -8,6 +8,7 @@
 
 #[cfg(feature = "compiler")]
 mod again;
+mod bundles;
 #[cfg(feature = "compiler")]
 mod cache;
 mod canary;

@@ -5,7 +5,6 @@
 //! step. What is wrong with it is told once, and the version before it goes on serving, as it does
 //! when its supplier is down or offers it no more.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,14 +12,13 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use super::canary::Verdict;
-use super::depot::Depot;
 use super::history::{Kept, Record};
-use super::load::{check_declared, check_grants, prepare, tell_unchecked};
+use super::load::prepare;
 use super::served::{Slot, Trial};
 use super::status::Refusal;
-use super::supplier::{self, Fetched, Offer, Supplier};
+use super::supplier::{Fetched, Offer, Supplier};
 use super::version::{Version, real_path};
-use super::{Registry, RegistryError, Task, locked, precompiled};
+use super::{Registry, RegistryError, Task, locked};
 use crate::events::{
     CanaryBegan, CanaryPromoted, CanaryTakenBack, ComponentGone, ComponentRefused,
     ComponentReplaced, SupplierFailed, VersionWentBack,
@@ -51,54 +49,7 @@ impl Registry {
                 self.refuse(&offer, &error);
             }
         }
-        for path in &self.bundles {
-            for offer in supplier::bundles(path)? {
-                self.look_at_bundle(&offer).await?;
-            }
-        }
-        for depot in &self.depots {
-            self.begin_with(depot).await?;
-        }
-        Ok(())
-    }
-
-    /// Loads what a depot offers. What does not load, or all if it cannot be asked, is as it was on
-    /// this machine before, if it was there.
-    async fn begin_with(&self, depot: &Depot) -> Result<(), RegistryError> {
-        let (offers, down) = match depot.list().await {
-            Ok(offers) => (offers, None),
-            Err(error) => (depot.kept(), Some(error)),
-        };
-        let mut served = false;
-        for offer in &offers {
-            // Of what is kept the newest comes first, and one is enough.
-            if down.is_some() && self.now().slots.contains_key(&offer.place) {
-                continue;
-            }
-            let Err(error) = self.look_at_depot(depot, offer).await else {
-                served = true;
-                continue;
-            };
-            if down.is_some() {
-                continue;
-            }
-            let mut before = depot.kept();
-            before.retain(|it| it.place == offer.place && it.stamp != offer.stamp);
-            let mut good = false;
-            for before in &before {
-                good = good || self.look_at_depot(depot, before).await.is_ok();
-            }
-            if !good {
-                return Err(error);
-            }
-            self.refuse(offer, &error);
-        }
-        match down {
-            Some(error) if !served => return Err(error),
-            Some(error) => self.tell_failed(&depot.shown(), &error),
-            None => depot.tidy(&offers),
-        }
-        Ok(())
+        self.begin_bundles().await
     }
 
     /// Looks whether other versions are offered, and serves those that are good. What is wrong is
@@ -138,33 +89,7 @@ impl Registry {
                 }
             }
         }
-        for path in &self.bundles {
-            let Ok(offers) = supplier::bundles(path) else { continue };
-            for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
-                if let Err(error) = self.look_at_bundle(offer).await {
-                    self.refuse(offer, &error);
-                }
-            }
-        }
-        for depot in &self.depots {
-            let offers = match depot.list().await {
-                Ok(offers) => offers,
-                Err(error) => {
-                    self.tell_failed(&depot.shown(), &error);
-                    continue;
-                }
-            };
-            locked(&self.refused).remove(&depot.shown());
-            self.note_gone(|place| depot.holds(place), &offers);
-            for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
-                if let Err(error) = self.look_at_depot(depot, offer).await {
-                    twice += usize::from(matches!(error, RegistryError::TaskTwice { .. }));
-                    self.refuse(offer, &error);
-                }
-            }
-            depot.tidy(&offers);
-        }
-        twice
+        twice + self.look_around_bundles().await
     }
 
     /// Serves all at once what cannot be served one after the other.
@@ -198,7 +123,7 @@ impl Registry {
     }
 
     /// Whether an offer is the one that was looked at, and it was served or refused for good.
-    fn is_known(&self, offer: &Offer) -> bool {
+    pub(super) fn is_known(&self, offer: &Offer) -> bool {
         let seen = locked(&self.seen);
         let Some((stamp, digest)) = seen.get(&offer.place) else { return false };
         if *stamp != offer.stamp {
@@ -284,58 +209,9 @@ impl Registry {
         Ok(component)
     }
 
-    async fn look_at_bundle(&self, offer: &Offer) -> Result<(), RegistryError> {
-        let component = self.bundle(Path::new(&offer.shown)).await?;
-        self.admit_bundle(offer, component).await
-    }
-
-    /// Fetches a bundle, and serves it if it is good.
-    async fn look_at_depot(&self, depot: &Depot, offer: &Offer) -> Result<(), RegistryError> {
-        let brought = match depot.bring(offer, &self.options.signatures).await {
-            Ok(brought) => brought,
-            Err(error) => {
-                if matches!(error, RegistryError::Untrusted { .. }) {
-                    // Which will not change before the offer does.
-                    let seen = (offer.stamp.clone(), offer.stamp.clone());
-                    locked(&self.seen).insert(offer.place.clone(), seen);
-                }
-                return Err(error);
-            }
-        };
-        let mut component = self.bundle(&brought.code).await?;
-        component.source.file.clone_from(&offer.shown);
-        check_declared(&component, &brought.signed)?;
-        self.admit_bundle(offer, component).await
-    }
-
-    async fn bundle(&self, file: &Path) -> Result<LoadedComponent, RegistryError> {
-        let loaded = precompiled::load(&self.sandbox, file, &self.options.limits).await;
-        loaded.map_err(|error| match error {
-            precompiled::CompileError::Component(error) => RegistryError::from(error),
-            precompiled::CompileError::Bundle(error) => RegistryError::from(error),
-        })
-    }
-
-    async fn admit_bundle(
-        &self,
-        offer: &Offer,
-        component: LoadedComponent,
-    ) -> Result<(), RegistryError> {
-        let digest = component.source.digest.clone();
-        locked(&self.seen).insert(offer.place.clone(), (offer.stamp.clone(), digest));
-        check_grants(&component, &self.options.policies)
-            .map_err(|problem| problem.of(&component.source.file))?;
-        tell_unchecked(&component);
-        if !self.is_served(&offer.place, &component.source) {
-            self.admit(&offer.place, Version::new(Arc::new(component)), false).await?;
-        }
-        locked(&self.refused).remove(&offer.place);
-        Ok(())
-    }
-
     /// Whether a component is served already: from that place, or from another by which the same
     /// one is offered, too. That is no conflict.
-    fn is_served(&self, place: &str, named: &Named) -> bool {
+    pub(super) fn is_served(&self, place: &str, named: &Named) -> bool {
         let now = self.now();
         if let Some(slot) = now.slots.get(place) {
             let served = slot.now.digest() == named.digest;
@@ -372,7 +248,12 @@ impl Registry {
 
     /// Serves a version that is good, or tries it where that is wanted. `keeps` is whether its bytes
     /// are kept.
-    async fn admit(&self, place: &str, version: Version, keeps: bool) -> Result<(), RegistryError> {
+    pub(super) async fn admit(
+        &self,
+        place: &str,
+        version: Version,
+        keeps: bool,
+    ) -> Result<(), RegistryError> {
         let version = Arc::new(version);
         let before = self.now().slots.get(place).map(|slot| Arc::clone(&slot.now));
         if let (Some(now), Some(canary)) = (&before, self.options.canary) {
@@ -570,7 +451,7 @@ impl Registry {
         }
     }
 
-    fn note_gone(&self, ours: impl Fn(&str) -> bool, offers: &[Offer]) {
+    pub(super) fn note_gone(&self, ours: impl Fn(&str) -> bool, offers: &[Offer]) {
         let offered = |place: &str| offers.iter().any(|offer| offer.place == place);
         for (place, slot) in &self.now().slots {
             if slot.gone || !ours(place) || offered(place) {
@@ -587,7 +468,7 @@ impl Registry {
     }
 
     /// Notes and tells why what is offered is not served.
-    fn refuse(&self, offer: &Offer, error: &RegistryError) {
+    pub(super) fn refuse(&self, offer: &Offer, error: &RegistryError) {
         // Another component may give the task away, without a change of this one.
         let for_good = !matches!(error, RegistryError::TaskTwice { .. });
         let digest = locked(&self.seen).get(&offer.place).map(|(_, digest)| digest.clone());
@@ -607,7 +488,7 @@ impl Registry {
     }
 
     /// Tells that a place cannot be looked at.
-    fn tell_failed(&self, place: &str, error: &RegistryError) {
+    pub(super) fn tell_failed(&self, place: &str, error: &RegistryError) {
         let tell = self.is_news(place, error);
         SupplierFailed { place, error, tell }.emit();
     }
