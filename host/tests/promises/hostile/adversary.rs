@@ -148,9 +148,15 @@ async fn drip(mut stream: TcpStream, head: &str, rest: &str) -> io::Result<()> {
             to.write_all(rest.as_bytes()).await?;
         }
     };
-    // Who drips nothing would not see that the other has gone.
+    // Who drips nothing would not see that the other has gone. What still comes of the request, an
+    // empty body say, is no sign of that.
+    let gone = async {
+        let mut some = [0; 1024];
+        while from.read(&mut some).await? > 0 {}
+        Ok(())
+    };
     tokio::select! {
-        ended = from.read_u8() => ended.map(drop),
+        ended = gone => ended,
         ended = drips => ended,
     }
 }
