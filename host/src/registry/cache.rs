@@ -15,7 +15,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::hash::{Hash as _, Hasher};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::flush;
 use super::load::announce;
 use super::trust::{self, Besides, Distrust};
 use crate::sandbox::{Facts, Limits, Mode, Problem, Sandbox, Source, compiler};
@@ -275,10 +276,9 @@ impl CompileCache {
         let file = sys::openat(dir, &unfinished, flags, sys::Mode::RUSR | sys::Mode::WUSR)?;
         let written = (|| {
             let mut file = File::from(file);
-            file.write_all(bytes)?;
-            // Or a crash of the machine could leave a file with holes under a good name, which
-            // wasmtime does not notice.
-            file.sync_all()?;
+            // Flushed, or a crash of the machine could leave a file with holes under a good name,
+            // which wasmtime does not notice.
+            flush::write_all(&mut file, bytes)?;
             sys::renameat(dir, &unfinished, dir, name)?;
             Ok(())
         })();

@@ -13,7 +13,7 @@
 //! component is believed only if it has the digest that its name says.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::flush;
 use super::trust::{self, Besides, Distrust};
 use crate::sandbox::digest;
 use crate::text::component_name;
@@ -298,8 +299,7 @@ impl History {
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), HistoryError> {
         let failed = |error: io::Error| HistoryError::Io { path: path.to_owned(), error };
         let mut file = tempfile::NamedTempFile::new_in(&self.dir).map_err(failed)?;
-        file.write_all(bytes).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
+        flush::write_all(file.as_file_mut(), bytes).map_err(failed)?;
         file.persist(path).map_err(|error| failed(error.error))?;
         Ok(())
     }

@@ -14,6 +14,7 @@ mod cache;
 mod canary;
 mod depot;
 mod error;
+mod flush;
 mod history;
 mod inspect;
 mod load;
