@@ -115,6 +115,8 @@ async fn start(
         let registry = Arc::clone(&registry);
         metrics.serve(pipeline.totals(), move || registry.status());
     }
+    let ahead = Arc::clone(&registry);
+    tokio::spawn(async move { ahead.load_ahead().await });
     let wake = on_hangup()?;
     if watches {
         let interval = config.components.refresh_every();

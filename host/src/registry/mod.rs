@@ -57,6 +57,9 @@ use crate::text::nearest;
 /// How many versions are held ready for jobs that ask for one.
 const PINNED: usize = 8;
 
+/// Of how many components the code is loaded before a job needs it.
+const AHEAD: usize = 16;
+
 /// A task, and the component that serves it.
 #[derive(Debug)]
 pub struct Task {
@@ -212,6 +215,14 @@ impl Registry {
     /// All components, in the order of their places.
     pub fn components(&self) -> Vec<Arc<LoadedComponent>> {
         self.now().slots.values().map(|slot| Arc::clone(&slot.now.component)).collect()
+    }
+
+    /// Loads the code of components that is not in memory yet, so that no job waits for it: of the
+    /// first few, in the order of their places, and of no more than the sandbox has ample room for.
+    pub async fn load_ahead(&self) {
+        for component in self.components().iter().take(AHEAD) {
+            self.sandbox.load_ahead(component).await;
+        }
     }
 
     /// The name that somebody may have meant who asked for a task that is not there.

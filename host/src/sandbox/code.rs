@@ -80,6 +80,11 @@ impl Droppable {
     fn code(&self) -> MutexGuard<'_, Option<Arc<Code>>> {
         self.code.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// How large the code is, in bytes; 0 while it is not loaded.
+    fn bytes(&self) -> usize {
+        self.code().as_ref().map_or(0, |code| code.bytes)
+    }
 }
 
 impl fmt::Debug for Held {
@@ -109,20 +114,25 @@ impl Shelf {
         code.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
+    fn is_half_empty(&self) -> bool {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = held.iter().filter_map(Weak::upgrade).map(|it| it.bytes()).sum::<usize>();
+        bytes <= self.max_bytes / 2
+    }
+
     /// Makes room for code that was loaded.
     fn add(&self, new: &Arc<Droppable>) {
         self.touch(new);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes_of = |it: &Droppable| it.code().as_ref().map_or(0, |code| code.bytes);
         let mut all: Vec<_> = held
             .iter()
             .filter_map(Weak::upgrade)
             .filter(|it| !Arc::ptr_eq(it, new))
-            .map(|it| (it.used.load(Ordering::Relaxed), bytes_of(&it), it))
+            .map(|it| (it.used.load(Ordering::Relaxed), it.bytes(), it))
             .filter(|(_, bytes, _)| *bytes > 0)
             .collect();
         all.sort_by_key(|(used, ..)| *used);
-        let mut total = all.iter().fold(bytes_of(new), |sum, (_, bytes, _)| sum + bytes);
+        let mut total = all.iter().fold(new.bytes(), |sum, (_, bytes, _)| sum + bytes);
         let mut kept = Vec::with_capacity(all.len() + 1);
         for (_, bytes, it) in all {
             if total > self.max_bytes {
@@ -165,6 +175,14 @@ impl Sandbox {
         *held.code() = Some(Arc::clone(&code));
         self.shelf().add(held);
         Ok(code)
+    }
+
+    /// Loads the code of a component before a job needs it, while half of the room for code is free:
+    /// none that is used is dropped for it. What is wrong with it, its jobs are told.
+    pub(crate) async fn load_ahead(&self, component: &Arc<LoadedComponent>) {
+        if self.shelf().is_half_empty() {
+            let _ = self.code(component).await;
+        }
     }
 
     /// Loads code that was dropped, or not loaded yet. Blocks.

@@ -153,3 +153,23 @@ async fn code_that_the_cache_has_lost_is_compiled_again_and_a_job_told_where_it_
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test]
+async fn code_is_loaded_ahead_of_jobs_while_there_is_ample_room() {
+    let shelf = Shelf::with(20);
+    drop(shelf.registry(&narrow(), &shelf.options()).await);
+    let wide = Sandbox::new(EngineOptions { slots: 4, ..EngineOptions::default() }).unwrap();
+    let registry = shelf.registry(&wide, &shelf.options()).await;
+    assert_eq!(shelf.in_memory(), 0);
+    registry.load_ahead().await;
+    assert_eq!(shelf.in_memory(), 16);
+    works(&wide, &registry, 21).await;
+    drop((registry, wide));
+
+    let sandbox = narrow();
+    let registry = shelf.registry(&sandbox, &shelf.options()).await;
+    works(&sandbox, &registry, 3).await;
+    registry.load_ahead().await;
+    assert_eq!(shelf.in_memory(), 1, "what is used was dropped, or more was loaded");
+    works(&sandbox, &registry, 3).await;
+}
