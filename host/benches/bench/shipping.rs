@@ -92,8 +92,8 @@ async fn swaps() -> (usize, Vec<Vec<f64>>, Vec<Vec<f64>>) {
         });
         beside.push(pings(&broker, &queue, &format!("beside-{turn}"), PINGS).await);
         count = swapping.await.unwrap();
-        // What came last is served, too, before a turn without.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // What came last is served, too, before a turn without; and nobody has fallen asleep.
+        pings(&broker, &queue, &format!("between-{turn}"), 200).await;
     }
     (count, alone, beside)
 }
