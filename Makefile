@@ -99,6 +99,12 @@ deny: ## Check licences, bans and sources of dependencies (installs cargo-deny);
 bench: guests ## Measure; prints a table, writes target/bench.json
 	$(CARGO) bench -p lovage
 
+.PHONY: bench-guests
+bench-guests: guests ## Measure guests in Python and on StarlingMonkey, which it builds with what PyPI and npm have
+	$(CARGO) bench -p lovage --no-run
+	host/benches/guests.sh target/release/lovage target/tmp/guests
+	$(CARGO) bench -p lovage -- guests
+
 .PHONY: bench-peers
 # Celery's versions in environments of their own, and one local SQS endpoint for all.
 PEERS := target/bench-peers

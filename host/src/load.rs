@@ -53,6 +53,9 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
     if let Some(bytes) = config.sandbox.memory_reservation_bytes {
         options.memory_reservation = bytes;
     }
+    if let Some(instances) = config.sandbox.ready_instances {
+        options.ready_instances = instances;
+    }
     if let Some(bytes) = config.components.max_bytes {
         options.max_component_bytes = bytes.get();
     }

@@ -27,6 +27,7 @@ mod measure;
 mod memory;
 mod noisy;
 mod plot;
+mod ready;
 mod report;
 mod sandbox;
 mod shipping;
@@ -45,6 +46,8 @@ type Section = (&'static str, fn(&mut Report));
 
 const SECTIONS: &[Section] = &[
     ("sandbox", sandbox::run),
+    ("guests", sandbox::guests),
+    ("ready", ready::run),
     ("embedded", embedded::run),
     ("latency", embedded::latency),
     ("sqs", sqs::run),

@@ -292,6 +292,9 @@ pub struct SandboxConfig {
     /// smaller number than the default of 4 GiB costs bounds checks, and helps where address
     /// space is limited. Not below any `memory_bytes`.
     pub memory_reservation_bytes: Option<u64>,
+    /// For how many components a worker makes an instance ahead while it has nothing to do; 4 when absent, none
+    /// with 0. Each holds the memory that the component starts with. Lambda functions make none.
+    pub ready_instances: Option<u32>,
 }
 
 limits::with_limits! {

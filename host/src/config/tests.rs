@@ -88,6 +88,7 @@ fn settings_that_contradict_each_other_are_refused() {
         ("[lambda]\nqueue = \"b\"\n", "lambda.queue"),
         ("[dispatch]\nqueue = \"a\"\n", "dispatch.kind"),
         ("[log]\nlevel = \"inof\"\n", "did you mean `info`?"),
+        ("[sandbox]\nready_instances = 1001\n", "sandbox.ready_instances is 1001; at most 1000"),
         (
             "[sandbox]\nmemory_reservation_bytes = 67108864\n",
             "memory_reservation_bytes is 67108864, and defaults.memory_bytes is 134217728",

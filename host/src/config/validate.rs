@@ -149,8 +149,11 @@ impl Config {
         Ok(())
     }
 
-    /// A memory has no more room than is reserved for it.
+    /// A memory has no more room than is reserved for it, and each instance has a place in the pool.
     fn check_sandbox(&self) -> Result<(), String> {
+        if let Some(ready) = self.sandbox.ready_instances.filter(|ready| *ready > 1_000) {
+            return Err(format!("sandbox.ready_instances is {ready}; at most 1000"));
+        }
         let Some(reserved) = self.sandbox.memory_reservation_bytes else {
             return Ok(());
         };

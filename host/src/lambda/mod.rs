@@ -222,6 +222,10 @@ async fn hand_on(
 impl Function {
     async fn start(config: Arc<Config>) -> anyhow::Result<Self> {
         let broker = Arc::new(SqsBroker::connect().await?);
+        // Between invocations nothing runs at all: what is made ahead would be made during the next one.
+        let mut config = Arc::unwrap_or_clone(config);
+        config.sandbox.ready_instances = Some(0);
+        let config = Arc::new(config);
         let host = load::host(&config, None).await?;
         look_for_others(&config, &host.registry);
         let routes = Arc::new(Routes::new(broker.clone(), Arc::clone(&config)));

@@ -9,6 +9,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -29,6 +30,12 @@ const CODE: &str = "code.cwasm";
 const MANIFEST: &str = "code.json";
 const SIGNED: &str = "code.cwasm.sig";
 const OFFER: &str = "offer";
+
+/// What a directory is called whose bundle is not all there yet.
+const UNFINISHED: &str = ".unfinished-";
+
+/// After so long, whoever wrote it was killed.
+const GIVEN_UP: Duration = Duration::from_hours(1);
 
 /// How many versions of a bundle are kept.
 const KEPT: usize = 2;
@@ -153,7 +160,7 @@ impl Depot {
         verify(offer, signatures, &json, &envelope)?;
         let about = Manifest::parse(&json).map_err(|why| failed(why.to_string()))?;
 
-        let unfinished = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(&self.dir);
+        let unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&self.dir);
         let unfinished = unfinished.map_err(at_home)?;
         let write = |name: &str, bytes: &[u8]| fs::write(unfinished.path().join(name), bytes);
         let mut file = fs::File::create(unfinished.path().join(CODE)).map_err(at_home)?;
@@ -199,10 +206,12 @@ impl Depot {
                 tracing::debug!(dir = %dir.display(), %error, "old code cannot be removed");
             }
         }
+        let long_ago = SystemTime::now().checked_sub(GIVEN_UP);
+        sweep(&self.dir, long_ago.unwrap_or(SystemTime::UNIX_EPOCH));
     }
 
     /// All that is here, the newest first.
-    fn noted(&self) -> Vec<(PathBuf, Noted, std::time::SystemTime)> {
+    fn noted(&self) -> Vec<(PathBuf, Noted, SystemTime)> {
         let mut all: Vec<_> = fs::read_dir(&self.dir)
             .into_iter()
             .flatten()
@@ -215,6 +224,22 @@ impl Depot {
             .collect();
         all.sort_by_key(|(_, _, at)| std::cmp::Reverse(*at));
         all
+    }
+}
+
+/// Removes what processes left unfinished that were killed before then.
+fn sweep(dir: &Path, then: SystemTime) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let is_unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED);
+        let is_old =
+            || entry.metadata().and_then(|it| it.modified()).is_ok_and(|written| written < then);
+        if is_unfinished
+            && is_old()
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            let dir = entry.path();
+            tracing::debug!(dir = %dir.display(), %error, "what is left of a bundle cannot be removed");
+        }
     }
 }
 
@@ -240,4 +265,26 @@ fn verify(
     signatures
         .verify_signed(Signed::Precompiled, envelope, name, &digest)
         .map_err(|error| RegistryError::Untrusted { file: offer.place.clone(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let unfinished = directory.path().join(format!("{UNFINISHED}one"));
+        let bundle = directory.path().join("a-bundle");
+        for dir in [&unfinished, &bundle] {
+            fs::create_dir(dir).unwrap();
+            fs::write(dir.join(CODE), "code").unwrap();
+        }
+        let now = SystemTime::now();
+        sweep(directory.path(), now - GIVEN_UP);
+        assert!(unfinished.exists(), "somebody may be writing it");
+        sweep(directory.path(), now + GIVEN_UP);
+        assert!(!unfinished.exists() && bundle.exists());
+        sweep(&directory.path().join("missing"), now);
+    }
 }

@@ -221,7 +221,7 @@ impl Registry {
     /// first few, in the order of their places, and of no more than the sandbox has ample room for.
     pub async fn load_ahead(&self) {
         for component in self.components().iter().take(AHEAD) {
-            self.sandbox.load_ahead(component).await;
+            self.sandbox.load_ahead(component, &self.options.limits).await;
         }
     }
 

@@ -125,6 +125,25 @@ pub(super) fn over_budget(budget: Duration) -> String {
     format!("used more than {budget:?} of CPU time{}", Limit::Cpu.hint())
 }
 
+/// How it is told that a guest was stopped at its deadline: at its timeout, or where the host had to end
+/// so long after its start.
+fn too_long(limits: &Limits, cut_short: Option<Duration>) -> Failure {
+    let timeout = limits.timeout;
+    match cut_short {
+        None => {
+            let hint = Limit::Timeout.hint();
+            Failure::new("timeout", format!("ran for more than {timeout:?}{hint}"))
+        }
+        Some(after) => Failure::new(
+            CUT_SHORT,
+            format!(
+                "stopped after {after:?}, before its timeout of {timeout:?}, since the host had to \
+                 end"
+            ),
+        ),
+    }
+}
+
 impl Sandbox {
     /// Makes one attempt at a job, in a fresh instance of the component that serves its task.
     ///
@@ -174,11 +193,14 @@ impl Sandbox {
                 let kit = sandbox.kit(code.pre.engine());
                 let _running = kit.ticker.run();
                 let started = Instant::now();
-                let code = (&code, kit, component.reads_config);
-                let attempt = pin!(sandbox.attempt(code, &job, &plan, &meter, started, scratch));
+                let attempt = (&code, kit, component.reads_config);
+                let attempt = pin!(sandbox.attempt(attempt, &job, &plan, &meter, started, scratch));
                 let mut report = meter.run(attempt).await;
                 report.usage.cpu = meter.spent();
                 report.usage.wall = started.elapsed();
+                if sandbox.is_idle_but_for(1) && !plan.grants.scratch {
+                    sandbox.get_ready(&code, &plan.limits, &job.tenant, plan.tenant_weight);
+                }
                 report
             }
         };
@@ -219,27 +241,28 @@ impl Sandbox {
         } else {
             ConfigValues::default()
         };
-        let mut store = match self.store(
-            kit,
-            Scene {
-                limits: *limits,
-                deadline,
-                grants: Arc::clone(&plan.grants),
-                job: Some(Arc::clone(job)),
-                wanted: plan.wanted.clone(),
-                config,
-                scratch,
-                log_guests: plan.log_guests,
-            },
-        ) {
-            Ok(store) => store,
+        let scene = Scene {
+            limits: *limits,
+            deadline,
+            grants: Arc::clone(&plan.grants),
+            job: Some(Arc::clone(job)),
+            wanted: plan.wanted.clone(),
+            config,
+            scratch,
+            log_guests: plan.log_guests,
+        };
+        let (mut store, instance) = match self.begin(code, kit, scene, meter) {
+            Ok(begun) => begun,
             Err(error) => return Report::without_a_guest("sandbox", error.as_ref()),
         };
         let held = input.memory_bytes();
         let ended = {
             let call = pin!(async {
                 store.data_mut().limiter.hold(held)?;
-                let instance = code.pre.instantiate_async(&mut store).await?;
+                let instance = match instance {
+                    Some(instance) => instance,
+                    None => code.pre.instantiate_async(&mut store).await?,
+                };
                 code.handler.run(&mut store, &instance, invocation, input, limits).await
             });
             within(deadline, limits.cpu, meter, call).await
@@ -254,22 +277,11 @@ impl Sandbox {
             Err(End::Cpu(budget)) => {
                 Outcome::TimedOut(Failure::new("cpu_limit", over_budget(budget)))
             }
-            Err(End::Deadline) => Outcome::TimedOut(if deadline == timeout {
-                Failure::new(
-                    "timeout",
-                    format!("ran for more than {:?}{}", limits.timeout, Limit::Timeout.hint()),
-                )
-            } else {
-                Failure::new(
-                    CUT_SHORT,
-                    format!(
-                        "stopped after {:?}, before its timeout of {:?}, since the host had to \
-                         end",
-                        deadline.saturating_duration_since(started),
-                        limits.timeout
-                    ),
-                )
-            }),
+            Err(End::Deadline) => {
+                let cut_short =
+                    (deadline < timeout).then(|| deadline.saturating_duration_since(started));
+                Outcome::TimedOut(too_long(limits, cut_short))
+            }
             Err(End::Error(error)) => crash::outcome(&error, store.data(), limits),
         };
         let state = store.data_mut();

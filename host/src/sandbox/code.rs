@@ -14,7 +14,9 @@ use super::Sandbox;
 use super::bindings::Handler;
 use super::component::LoadedComponent;
 use super::error::Problem;
+use super::limits::Limits;
 use super::payload_check::{Checker, PayloadCheck, Unchecked};
+use super::ready::Nook;
 use super::spec::TaskSpec;
 use super::state::State;
 
@@ -24,6 +26,8 @@ pub(super) struct Code {
     pub handler: Handler,
     /// What payloads are held to, by task; absent where any payload fits.
     pub checkers: HashMap<String, Checker>,
+    /// The instance that waits for its next job; it goes with the code.
+    pub nook: Nook,
     bytes: usize,
 }
 
@@ -36,7 +40,7 @@ impl Code {
     ) -> Self {
         let image = component.image_range();
         let bytes = (image.end as usize).saturating_sub(image.start as usize);
-        Self { pre, handler, checkers, bytes }
+        Self { pre, handler, checkers, nook: Nook::default(), bytes }
     }
 }
 
@@ -178,10 +182,13 @@ impl Sandbox {
     }
 
     /// Loads the code of a component before a job needs it, while half of the room for code is free:
-    /// none that is used is dropped for it. What is wrong with it, its jobs are told.
-    pub(crate) async fn load_ahead(&self, component: &Arc<LoadedComponent>) {
-        if self.shelf().is_half_empty() {
-            let _ = self.code(component).await;
+    /// none that is used is dropped for it. What is wrong with it, its jobs are told. An instance for
+    /// a job under these limits is made, too.
+    pub(crate) async fn load_ahead(&self, component: &Arc<LoadedComponent>, limits: &Limits) {
+        if self.shelf().is_half_empty()
+            && let Ok(code) = self.code(component).await
+        {
+            self.get_ready(&code, limits, "", 1);
         }
     }
 

@@ -19,7 +19,6 @@ use super::bindings::{Handler, v1::WrongTypes};
 use super::code::{Code, Held, checkers};
 #[cfg(feature = "compiler")]
 use super::compiler;
-use super::config::ConfigValues;
 use super::cpu::Meter;
 use super::crash;
 use super::error::{ComponentError, Problem};
@@ -29,7 +28,6 @@ use super::spec::{self, TaskSpec};
 use super::state::{Offer, Scene, State, offer};
 use super::typed::NoTask;
 use crate::policy::Capability;
-use crate::wanted::Wanted;
 
 /// Where a component came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -281,21 +279,8 @@ impl Sandbox {
         let kit = self.kit(pre.engine());
         let _running = kit.ticker.run();
         let deadline = Instant::now() + limits.timeout;
-        // Nothing is granted to who only says what it serves.
         let mut store = self
-            .store(
-                kit,
-                Scene {
-                    limits: *limits,
-                    deadline,
-                    grants: Arc::default(),
-                    job: None,
-                    wanted: Wanted::default(),
-                    config: ConfigValues::default(),
-                    scratch: None,
-                    log_guests: false,
-                },
-            )
+            .store(kit, Scene::of_nobody(*limits, deadline))
             .map_err(|error| Problem::Describe { reason: format!("did not begin: {error:#}") })?;
         let meter = Meter::default();
         let described = {

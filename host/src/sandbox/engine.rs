@@ -28,9 +28,15 @@ pub const WASMTIME_VERSION: &str = "48.0.8";
 /// for a slot, and takes none away.
 pub(super) const SPARE_SLOTS: u32 = 2;
 
-/// Stacks a slot. An attempt needs one; a composed component that waits in several places at
-/// once needs one for each of them.
-const STACKS_PER_SLOT: u32 = 4;
+/// Stacks a slot. An attempt needs one; with the component model's async, a composed component that
+/// waits in several places at once needs one for each of them. Each is a call of the system when the
+/// pool is made.
+const fn stacks_per_slot(mode: Mode) -> u32 {
+    match mode {
+        Mode::Plain => 2,
+        Mode::Concurrent => 4,
+    }
+}
 
 /// Where the memory of instances comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -102,6 +108,10 @@ pub struct EngineOptions {
     /// How many bytes of native code of components are held in memory, where what is dropped can be
     /// had again; what was used least recently goes. 256 MiB.
     pub loaded_bytes: usize,
+    /// For how many components an instance is made ahead while nothing runs, which the next job
+    /// then need not wait for; those whose jobs came last. Each holds the memory that the component starts
+    /// with. 4; none are made with 0.
+    pub ready_instances: u32,
     /// What compiling one component may take, where that is bounded.
     #[cfg(feature = "compiler")]
     pub compile: CompileLimits,
@@ -129,6 +139,7 @@ impl Default for EngineOptions {
             keep_resident: 4 << 20,
             max_component_bytes: 64 << 20,
             loaded_bytes: 256 << 20,
+            ready_instances: 4,
             #[cfg(feature = "compiler")]
             compile: CompileLimits::default(),
             tick: Duration::from_millis(1),
@@ -242,20 +253,20 @@ impl EngineOptions {
         }
         config.allocation_strategy(match allocator {
             Allocator::OnDemand => InstanceAllocationStrategy::OnDemand,
-            Allocator::Auto | Allocator::Pooling => self.pool().into(),
+            Allocator::Auto | Allocator::Pooling => self.pool(mode).into(),
         });
         config
     }
 
-    fn pool(&self) -> PoolingAllocationConfig {
-        let slots = self.slots.saturating_add(SPARE_SLOTS);
+    fn pool(&self, mode: Mode) -> PoolingAllocationConfig {
+        let slots = self.slots.saturating_add(SPARE_SLOTS).saturating_add(self.ready_instances);
         let each = |count: u32| slots.saturating_mul(count);
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(slots)
             .total_core_instances(each(self.instances))
             .total_memories(each(self.memories))
             .total_tables(each(self.tables))
-            .total_stacks(each(STACKS_PER_SLOT))
+            .total_stacks(each(stacks_per_slot(mode)))
             .max_core_instances_per_component(self.instances)
             .max_memories_per_component(self.memories)
             .max_tables_per_component(self.tables)

@@ -33,6 +33,11 @@ impl Limiter {
         Self { limits, used: 0, refused: None, held: 0, since: Instant::now() }
     }
 
+    /// The limiter of an attempt that takes over what was made ahead: it holds that from now on.
+    pub(super) fn taken_over(self, limits: Limits) -> Self {
+        Self { limits, held: 0, since: Instant::now(), ..self }
+    }
+
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
     }

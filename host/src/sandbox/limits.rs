@@ -175,6 +175,16 @@ impl Limits {
 pub(super) const RANDOM_BYTES: u64 = 1 << 20;
 
 impl Limits {
+    /// Whether an instance that started under these could have started under others, and could not where
+    /// it could not.
+    pub(super) fn start_alike(&self, other: &Self) -> bool {
+        let of = |limits: &Self| {
+            let Self { memory_bytes, table_elements, instances, memories, tables, .. } = *limits;
+            (memory_bytes, table_elements, instances, memories, tables)
+        };
+        of(self) == of(other)
+    }
+
     /// Bytes that may cross from the guest to the host in one call, the lifting of the result
     /// included: twice the output, so that an output somewhat too large is refused with its size,
     /// and room for the texts beside it. It bounds what the host allocates for a guest.

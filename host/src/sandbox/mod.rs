@@ -50,6 +50,7 @@ mod notes;
 mod output;
 mod payload_check;
 mod read;
+mod ready;
 mod scratch;
 mod services;
 #[cfg(feature = "compiler")]
@@ -96,6 +97,7 @@ pub use self::typed::{CONTRACT as TYPED, INVALID_PAYLOAD, NoTask};
 use self::code::Shelf;
 use self::hogs::Hogs;
 use self::kit::{Kit, Kits};
+use self::ready::Readies;
 use self::scratch::Scratches;
 
 /// An engine with all that attempts share. Clones are the same sandbox.
@@ -106,6 +108,7 @@ struct Inner {
     kits: Kits,
     hogs: Hogs,
     shelf: Shelf,
+    readies: Readies,
     /// Whether jobs are run, beside which components are compiled.
     #[cfg(feature = "compiler")]
     serves: AtomicBool,
@@ -141,6 +144,7 @@ impl Sandbox {
             kits,
             hogs: Hogs::new(threads, options.tick),
             shelf: Shelf::new(options.loaded_bytes),
+            readies: Readies::new(options.ready_instances),
             #[cfg(feature = "compiler")]
             serves: AtomicBool::new(false),
             services,
@@ -224,6 +228,10 @@ impl Sandbox {
 
     fn shelf(&self) -> &Shelf {
         &self.0.shelf
+    }
+
+    fn readies(&self) -> &Readies {
+        &self.0.readies
     }
 
     /// `None` only if the semaphore were closed, which nobody does.

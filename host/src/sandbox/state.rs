@@ -67,6 +67,7 @@ pub struct State {
     pub(super) grants: Arc<Grants>,
     pub(super) job: Option<Arc<Job>>,
     pub(super) wanted: Wanted,
+    deadline: Instant,
     /// When the soft limit of its time is.
     soft: Option<Instant>,
     /// Jobs that the guest asked for.
@@ -85,6 +86,22 @@ pub struct State {
     pub(super) scratch: Option<Quota>,
     // Last, so that nothing is open in it when it is deleted.
     _directory: Option<ScratchDir>,
+}
+
+impl Scene {
+    /// For who has no job yet, and so is granted nothing.
+    pub(super) fn of_nobody(limits: Limits, deadline: Instant) -> Self {
+        Self {
+            limits,
+            deadline,
+            grants: Arc::default(),
+            job: None,
+            wanted: Wanted::default(),
+            config: ConfigValues::default(),
+            scratch: None,
+            log_guests: false,
+        }
+    }
 }
 
 impl std::fmt::Debug for State {
@@ -155,6 +172,7 @@ impl State {
             grants: scene.grants,
             job: scene.job,
             wanted: scene.wanted,
+            deadline: scene.deadline,
             soft: limits.soft_timeout.map(|soft| Instant::now() + soft),
             follow_ons: Vec::new(),
             stdout,
@@ -207,28 +225,49 @@ impl State {
 impl Sandbox {
     /// A fresh store on an engine.
     pub(super) fn store(&self, kit: &Kit, scene: Scene) -> wasmtime::Result<Store<State>> {
-        let (limits, deadline) = (scene.limits, scene.deadline);
+        let limits = scene.limits;
         let state = State::new(scene, self.services(), &kit.engine)?;
         let mut store = Store::new(&kit.engine, state);
         store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(limits.hostcall_bytes());
-        store.set_max_component_handles(limits.handles);
-        if let Some(table) = store.concurrent_resource_table() {
-            table.set_max_capacity(limits.handles);
-        }
+        bound(&mut store, &limits);
         // At every tick a guest that computes lets others run. It yields in tokio's way, which
         // looks at timers and sockets before it goes on: a plain wake-up would let guests that
         // spin keep the executor from them for dozens of ticks.
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |context| {
-            context.data().calls.check()?;
-            if Instant::now() >= deadline {
+        store.epoch_deadline_callback(|context| {
+            let state = context.data();
+            state.calls.check()?;
+            if Instant::now() >= state.deadline {
                 return Err(wasmtime::Error::new(DeadlinePassed));
             }
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
         Ok(store)
     }
+
+    /// Makes a store in which nothing was asked of the host yet that of a job. Its memory stays.
+    pub(super) fn take_over(
+        &self,
+        store: &mut Store<State>,
+        kit: &Kit,
+        scene: Scene,
+    ) -> wasmtime::Result<()> {
+        let limits = scene.limits;
+        let state = State::new(scene, self.services(), &kit.engine)?;
+        let before = std::mem::replace(store.data_mut(), state);
+        store.data_mut().limiter = before.limiter.taken_over(limits);
+        bound(store, &limits);
+        Ok(())
+    }
+}
+
+/// Holds a store to an attempt's limits, from now on.
+fn bound(store: &mut Store<State>, limits: &Limits) {
+    store.set_hostcall_fuel(limits.hostcall_bytes());
+    store.set_max_component_handles(limits.handles);
+    if let Some(table) = store.concurrent_resource_table() {
+        table.set_max_capacity(limits.handles);
+    }
+    store.set_epoch_deadline(1);
 }
 
 /// All that a guest may import, granted or not: a component that imports what its tasks are not

@@ -64,6 +64,8 @@ mod payload_check;
 #[cfg(feature = "compiler")]
 mod precompiled;
 #[cfg(feature = "compiler")]
+mod ready;
+#[cfg(feature = "compiler")]
 mod registry;
 #[cfg(feature = "compiler")]
 mod sandbox;

@@ -266,6 +266,9 @@ async fn what_was_sent_is_done_whoever_is_killed_meanwhile(kind: Kind) {
         accepted.is_subset(&done).then_some(())
     })
     .await;
+    // What was sent without having been said so comes to its end, too.
+    until("nothing is left", || async { (stage.depth().await == Depth::default()).then_some(()) })
+        .await;
     worker.stop().await;
     assert_eq!(stage.depth().await, Depth::default());
 }
