@@ -10,7 +10,7 @@ use lovage::broker::{Broker, Outgoing};
 use super::{
     measure::millis,
     report::Report,
-    worker::{self, JOBS, Program, resident_mb},
+    worker::{self, JOBS, Program, own_mb, resident_mb},
 };
 
 const SLEEPERS: usize = 1000;
@@ -18,16 +18,17 @@ const IDLE: Duration = Duration::from_secs(5);
 
 pub fn run(report: &mut Report) {
     let runtime = worker::runtime();
-    let (idle, idle_cpu) = runtime.block_on(idle());
+    let (idle, own, idle_cpu) = runtime.block_on(idle());
     let sleeping = runtime.block_on(sleeping());
     report.section("memory");
     let name = "memory";
     report.figure(name, "idle_mb", "resident, idle, one job done", idle, "");
+    report.figure(name, "idle_own_mb", "of it not in files, and so not shared", own, "");
     report.figure(name, "idle_cpu_ms", "CPU of an idle second", idle_cpu, "");
     report.figure(name, "sleeping_1000_mb", "resident, 1,000 jobs that sleep", sleeping, "");
 }
 
-async fn idle() -> (f64, f64) {
+async fn idle() -> (f64, f64, f64) {
     let program = Program::new(&["process_data.wasm"], "");
     let broker = worker::broker(program.directory.path()).await;
     let process = program.worker();
@@ -39,7 +40,7 @@ async fn idle() -> (f64, f64) {
     let before = cpu_of(process.0.id());
     tokio::time::sleep(IDLE).await;
     let cpu = millis(cpu_of(process.0.id()).saturating_sub(before)) / IDLE.as_secs_f64();
-    (resident_mb(process.0.id()), cpu)
+    (resident_mb(process.0.id()), own_mb(process.0.id()), cpu)
 }
 
 async fn sleeping() -> f64 {

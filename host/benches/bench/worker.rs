@@ -206,8 +206,17 @@ impl Drop for Process {
 
 /// The memory of a process that is in use, in megabytes (`VmRSS`).
 pub fn resident_mb(process: u32) -> f64 {
+    status_mb(process, "VmRSS:")
+}
+
+/// What of it is not in any file, and so nobody else's (`RssAnon`).
+pub fn own_mb(process: u32) -> f64 {
+    status_mb(process, "RssAnon:")
+}
+
+fn status_mb(process: u32, name: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
     kibibytes * 1024.0 / 1e6
 }

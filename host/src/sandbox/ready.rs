@@ -16,7 +16,7 @@ use wasmtime::component::Instance;
 use wasmtime::{Engine, Store};
 
 use super::Sandbox;
-use super::attempt::within;
+use super::attempt::{End, within};
 use super::code::Code;
 use super::cpu::Meter;
 use super::hogs::Whose;
@@ -28,12 +28,18 @@ use super::state::{Scene, State};
 /// it, and the result of the last one comes first.
 const LULL: Duration = Duration::from_millis(1);
 
+/// Where something runs then, it is looked again after twice as long, and so on; after this long it is
+/// left to the end of the next job.
+const LONGEST_LULL: Duration = Duration::from_secs(1);
+
 /// What is known of a component, as far as it is made ahead.
 const NONE: u8 = 0;
 /// Somebody is about to make one.
 const MAKING: u8 = 1;
+/// And it is asked for again since: what ran when it was to be made has ended.
+const AGAIN: u8 = 2;
 /// It did not start, or not without asking the host for something.
-const UNFIT: u8 = 2;
+const UNFIT: u8 = 3;
 
 /// An instance that waits for a job.
 struct Ready {
@@ -63,15 +69,26 @@ impl Nook {
         self.instance().take().filter(|ready| ready.limits.start_alike(limits))
     }
 
-    /// Whether whoever asks is to make one.
+    /// Whether whoever asks is to make one; else who is about to learns of it.
     fn begin(&self) -> bool {
-        let begin =
-            || self.state.compare_exchange(NONE, MAKING, Ordering::Relaxed, Ordering::Relaxed);
-        begin().is_ok()
+        let begin = |state| match state {
+            NONE => Some(MAKING),
+            MAKING => Some(AGAIN),
+            _ => None,
+        };
+        self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, begin) == Ok(NONE)
     }
 
-    fn end(&self, state: u8) {
-        self.state.store(state, Ordering::Relaxed);
+    /// Whether that was all.
+    fn end(&self, fit: bool) -> bool {
+        let end = |state| match state {
+            _ if !fit => UNFIT,
+            AGAIN => MAKING,
+            _ => NONE,
+        };
+        let before =
+            self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| Some(end(it)));
+        !fit || before != Ok(AGAIN)
     }
 }
 
@@ -158,11 +175,21 @@ impl Sandbox {
         let (sandbox, code) = (self.clone(), Arc::downgrade(code));
         let (limits, tenant) = (*limits, tenant.to_owned());
         tokio::spawn(async move {
-            tokio::time::sleep(LULL).await;
-            // Versions that are not served any more are not held up.
-            let Some(code) = code.upgrade() else { return };
-            let fit = sandbox.make_ready(&code, limits, &tenant, weight).await;
-            code.nook.end(if fit { NONE } else { UNFIT });
+            let mut lull = LULL;
+            loop {
+                tokio::time::sleep(lull).await;
+                if !sandbox.is_idle_but_for(0) && lull < LONGEST_LULL {
+                    lull *= 2;
+                    continue;
+                }
+                lull = LULL;
+                // Versions that are not served any more are not held up.
+                let Some(code) = code.upgrade() else { return };
+                let fit = sandbox.make_ready(&code, limits, &tenant, weight).await;
+                if code.nook.end(fit) {
+                    return;
+                }
+            }
         });
     }
 
@@ -185,22 +212,27 @@ impl Sandbox {
                 let kit = sandbox.kit(code.pre.engine());
                 let _running = kit.ticker.run();
                 let deadline = Instant::now() + limits.timeout;
-                let mut store = sandbox.store(kit, Scene::of_nobody(limits, deadline)).ok()?;
+                let scene = Scene::of_nobody(limits, deadline);
+                let mut store = sandbox.store(kit, scene).map_err(|_| false)?;
                 let instance = {
                     let start = pin!(code.pre.instantiate_async(&mut store));
                     let start = pin!(within(deadline, limits.cpu, &meter, start));
-                    meter.run(start).await.ok()?
+                    // That it took too long may be the machine's doing.
+                    let is_late = |end| matches!(end, End::Deadline | End::Cpu(_));
+                    meter.run(start).await.map_err(is_late)?
                 };
-                (store.data().calls.made() == 0).then_some((store, instance))
+                if store.data().calls.made() == 0 { Ok((store, instance)) } else { Err(false) }
             }
         };
         // Its kind is none of a job's: how long it takes says nothing of them.
         let whose = Whose { tenant, weight, task: "" };
-        let Some((store, instance)) = self.hogs().run(whose, &meter, Box::pin(make)).await else {
-            return false;
-        };
-        let ready = Ready { store, instance, cpu: meter.spent(), limits, _place: place };
-        self.readies().keep(code, ready);
-        true
+        match self.hogs().run(whose, &meter, Box::pin(make)).await {
+            Ok((store, instance)) => {
+                let ready = Ready { store, instance, cpu: meter.spent(), limits, _place: place };
+                self.readies().keep(code, ready);
+                true
+            }
+            Err(fit) => fit,
+        }
     }
 }

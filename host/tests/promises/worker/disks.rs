@@ -92,7 +92,8 @@ async fn a_full_disk_refuses_new_jobs_and_keeps_those_it_has() {
         async move { stage.lovage(&["send", "sleep", "--id", id, "--data", ms]).await }
     };
     for id in ["before-1", "before-2"] {
-        assert_eq!(send(id, "{\"ms\": 1500}").await.code, Some(0));
+        // Longer than it takes until the disk is full.
+        assert_eq!(send(id, "{\"ms\": 8000}").await.code, Some(0));
     }
     worker.logs("attempt started", 2).await;
     let ballast = disk.fill();
