@@ -358,7 +358,8 @@ async fn a_failure_shows_the_ends_of_what_the_guest_wrote() {
     let sandbox = sandbox();
     let component = sandbox.prepare_bytes("writes", &component, &Limits::default()).await.unwrap();
     let mut plan = Plan::default();
-    plan.limits.timeout = Duration::from_millis(500);
+    // After the one that is too slow the others have a lower priority: they are not to be so, too.
+    plan.limits.timeout = Duration::from_secs(3);
     let attempt = async |id: &str| sandbox.run(&component, Job::new(id, "t", ""), &plan).await;
     let both = "standard error:\nto stderr\nstandard output:\nto stdout\n";
     let crash = crashed(attempt("1").await.outcome).detail.unwrap();
