@@ -82,10 +82,16 @@ pub(super) async fn run(
     let driver = AbortOnDropHandle::new(tokio::spawn({
         let (attempt, exchange) = (Arc::clone(attempt), Arc::clone(&exchange));
         async move {
+            // Written down before the connection is dropped, which is before a branch's own code runs:
+            // the body is told of its end at once, on another thread.
+            let is_over = async {
+                sleep_until(deadline).await;
+                exchange.fail(too_long(&attempt));
+            };
             tokio::select! {
                 biased;
                 () = attempt.ended.cancelled() => {}
-                () = sleep_until(deadline) => exchange.fail(too_long(&attempt)),
+                () = is_over => {}
                 // What is wrong with it is told by the response, or its body.
                 _ = connection => {}
             }
