@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use self::{
     fault::{explain, writer_gone},
+    flush::Flush,
     gate::Gate,
     log::Log,
     notes::Revocations,
@@ -34,6 +35,7 @@ use crate::text::nearest;
 mod calls;
 mod fair;
 mod fault;
+mod flush;
 mod gate;
 mod log;
 mod notes;
@@ -44,6 +46,7 @@ mod sql;
 mod store;
 #[cfg(test)]
 mod tests;
+mod told;
 mod waiting;
 mod wake;
 mod wire;
@@ -65,6 +68,9 @@ const LIMITS: Limits = Limits {
 
 /// The longest name of a queue, in bytes.
 const NAME_BYTES: usize = 200;
+
+/// How many threads are the writer in turns: one at its transaction, one at its flush.
+const WRITERS: usize = 2;
 
 /// How a [`LocalBroker`] behaves.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +95,7 @@ pub struct LocalBroker {
     signals: Arc<Signals>,
     reader: Arc<Mutex<Connection>>,
     revocations: Revocations,
-    writer: Option<std::thread::JoinHandle<()>>,
+    writers: Vec<std::thread::JoinHandle<()>>,
     /// Held for what it does.
     watcher: Option<notify::RecommendedWatcher>,
 }
@@ -113,38 +119,52 @@ impl LocalBroker {
     /// writable. [`Fault::Invalid`]: the file is no database, another program's, damaged, or a
     /// newer Lovage's. [`Fault::Unavailable`]: the disk is full or failing, or the file is locked.
     pub fn open(path: &Path, options: LocalOptions) -> Result<Self, BrokerError> {
-        let mut connection = schema::open_writer(path)?;
+        let connection = schema::open_writer(path)?;
+        Self::with(connection, path, options, Flush::of(path)?)
+    }
+
+    fn with(
+        mut connection: Connection,
+        path: &Path,
+        options: LocalOptions,
+        flush: Flush,
+    ) -> Result<Self, BrokerError> {
         let log = Log::of(&mut connection, path).map_err(|error| explain(path, "open", error))?;
         let reader = schema::open_reader(path)?;
         let (requests, receiver) = mpsc::channel();
         let signals = Arc::new(Signals::default());
         let gate = Arc::new(Gate::before(path));
+        let flush = Arc::new(flush);
         let watcher = wake::watch(path, &gate, requests.clone(), &signals);
         let writer = Writer::new(
             connection,
-            path.to_owned(),
             options.retention,
             receiver,
             Arc::clone(&signals),
             gate,
             log,
+            Arc::clone(&flush),
         );
-        let thread = std::thread::Builder::new()
-            .name("lovage-broker".to_owned())
-            .spawn(|| writer.run())
-            .map_err(|error| {
-                let what = "cannot start the thread of the embedded broker";
-                BrokerError::caused_by(Fault::Unavailable, what, error)
-            })?;
-        Ok(Self {
+        let writer = Arc::new(Mutex::new(writer));
+        let mut broker = Self {
             path: path.to_owned(),
             requests,
             signals,
             reader: Arc::new(Mutex::new(reader)),
             revocations: Revocations::default(),
-            writer: Some(thread),
+            writers: Vec::with_capacity(WRITERS),
             watcher,
-        })
+        };
+        for _ in 0..WRITERS {
+            let (writer, flush) = (Arc::clone(&writer), Arc::clone(&flush));
+            let thread = std::thread::Builder::new().name("lovage-broker".to_owned());
+            let thread = thread.spawn(move || Writer::run(&writer, &flush)).map_err(|error| {
+                let what = "cannot start the thread of the embedded broker";
+                BrokerError::caused_by(Fault::Unavailable, what, error)
+            })?;
+            broker.writers.push(thread);
+        }
+        Ok(broker)
     }
 
     /// The file.
@@ -274,7 +294,7 @@ impl Drop for LocalBroker {
     fn drop(&mut self) {
         drop(self.watcher.take());
         let _ = self.requests.send(Request::Stop);
-        if let Some(writer) = self.writer.take() {
+        for writer in self.writers.drain(..) {
             let _ = writer.join();
         }
     }

@@ -6,6 +6,7 @@ use super::{
     LocalBroker,
     fault::writer_gone,
     store::{Refusal, Store},
+    writer::again,
 };
 use crate::broker::{BrokerError, Fault, Queue};
 
@@ -97,11 +98,6 @@ impl LocalBroker {
         }
         merged
     }
-}
-
-/// The same error for one more message; what lies beneath stays with the first.
-fn again(error: &BrokerError) -> BrokerError {
-    BrokerError::new(error.fault, error.message.clone())
 }
 
 fn stale(queue: &Queue) -> BrokerError {

@@ -48,10 +48,11 @@ pub fn open_writer(path: &Path) -> Result<Connection, BrokerError> {
              file on a local disk",
         ));
     }
-    // FULL: each commit is on the disk before anybody is told of it.
+    // NORMAL: what is copied back is on the disk before its place in the log is used again. Commits
+    // are flushed by whoever tells of them (`flush.rs`).
     connection
         .execute_batch(
-            "PRAGMA synchronous = FULL;
+            "PRAGMA synchronous = NORMAL;
              PRAGMA temp_store = MEMORY;
              PRAGMA cache_size = -32768;
              PRAGMA journal_size_limit = 67108864;",
@@ -76,8 +77,7 @@ pub fn open_reader(path: &Path) -> Result<Connection, BrokerError> {
 /// Opens a connection that looks after the log of a file that [`open_writer`] has seen.
 pub fn open_keeper(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path)?;
-    // What is copied back is on the disk before its place in the log is used again.
-    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -256;")?;
+    connection.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256;")?;
     // From here on it waits for nobody.
     connection.busy_timeout(Duration::ZERO)?;
     Ok(connection)

@@ -1,8 +1,11 @@
-//! The one thread of this process that writes.
+//! The one writer of this process.
 //!
 //! It takes all requests that have come while it was busy, carries them out in one transaction,
-//! commits once (one flush to the disk for all of them), and only then answers. The busier it is,
-//! the more share a commit.
+//! commits once, hands out messages, flushes the commit to the disk, and only then answers. The
+//! busier it is, the more share a commit and a flush.
+//!
+//! Two threads are the writer in turns: while one waits for the disk, the other is at the next
+//! transaction.
 //!
 //! Other processes write to the same file: a transaction takes the write lock when it begins, and
 //! what it reads can no longer change under it.
@@ -11,7 +14,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -21,10 +24,12 @@ use rusqlite::Connection;
 
 use super::{
     fault::{explain, writer_gone},
+    flush::Flush,
     gate::Gate,
     log::Log,
     request::{Call, Request, Work},
     store::{Store, now_ms},
+    told::{Results, Told},
     waiting::{Served, Waiting},
     wake::Signals,
     wire::{End, Ending, Row},
@@ -49,6 +54,7 @@ pub struct Writer {
     pub signals: Arc<Signals>,
     gate: Arc<Gate>,
     log: Log,
+    flush: Arc<Flush>,
     waiting: Waiting,
     /// Deliveries whose receiver went away, to be given back.
     returned: Vec<Box<dyn Work>>,
@@ -62,7 +68,7 @@ pub struct Writer {
 /// Why a transaction came to nothing.
 enum Failure {
     /// It did not even begin: no request is to blame.
-    Begin(rusqlite::Error),
+    Begin(BrokerError),
     During(rusqlite::Error),
     Panic,
 }
@@ -70,18 +76,19 @@ enum Failure {
 impl Writer {
     pub fn new(
         connection: Connection,
-        path: PathBuf,
         retention: Duration,
         requests: Receiver<Request>,
         signals: Arc<Signals>,
         gate: Arc<Gate>,
         log: Log,
+        flush: Arc<Flush>,
     ) -> Self {
         Self {
+            path: flush.database().to_owned(),
             gate,
             log,
+            flush,
             connection,
-            path,
             retention,
             requests,
             signals,
@@ -94,19 +101,41 @@ impl Writer {
         }
     }
 
-    /// Works until it is told to stop.
-    pub fn run(mut self) {
-        while !self.stopping {
-            let turn = catch_unwind(AssertUnwindSafe(|| {
-                let requests = self.gather();
-                self.turn(requests);
-            }));
-            if turn.is_err() {
-                // The callers of this turn see their replies dropped, which is an answer, too.
-                tracing::error!(path = %self.path.display(), "the broker's writer panicked");
-                self.undo();
+    /// Works until it is told to stop, together with others who do.
+    pub fn run(writer: &Mutex<Self>, flush: &Flush) {
+        let turn = || {
+            let mut writer = Self::enter(writer);
+            if writer.stopping {
+                return false;
             }
+            let told = writer.turn();
+            drop(writer);
+            told.tell(flush);
+            true
+        };
+        // The callers of a turn that panics see their replies dropped, which is an answer, too.
+        while catch_unwind(AssertUnwindSafe(turn)).unwrap_or(true) {}
+    }
+
+    /// Becomes the writer, as soon as nobody else is. What a panic left half done is undone.
+    fn enter(writer: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        writer.lock().unwrap_or_else(|poisoned| {
+            let mut left = poisoned.into_inner();
+            writer.clear_poison();
+            tracing::error!(path = %left.path.display(), "the broker's writer panicked");
+            left.undo();
+            left
+        })
+    }
+
+    /// Does what nobody waits for, then waits for requests and carries them out.
+    fn turn(&mut self) -> Told {
+        self.log.tend(&self.connection);
+        if Instant::now() >= self.purge_at {
+            self.purge();
         }
+        let requests = self.gather();
+        self.carry_out(requests)
     }
 
     /// Waits for something to do, then takes all that there is, up to a transaction's weight.
@@ -162,8 +191,8 @@ impl Writer {
         self.signals.must_poll() && self.signals.anybody_waits()
     }
 
-    /// Carries out requests and answers them.
-    fn turn(&mut self, requests: Vec<Request>) {
+    /// Carries out requests, and answers those that failed.
+    fn carry_out(&mut self, requests: Vec<Request>) -> Told {
         let mut works = std::mem::take(&mut self.returned);
         let mut look = false;
         for request in requests {
@@ -185,60 +214,49 @@ impl Writer {
             look = true;
         }
         self.waiting.end_waits();
-        let purges = Instant::now() >= self.purge_at;
         let due = self.waiting.next_at().is_some_and(|at| at <= now_ms());
-        if works.is_empty() && !look && !due && !purges {
-            return;
+        let mut told = Told::default();
+        if works.is_empty() && !look && !due {
+            return told;
         }
         match self.attempt(&mut works) {
-            Ok(()) => {
-                for work in works {
-                    work.answer(Ok(()));
-                }
-            }
+            Ok(results) => told.add(works, results, self.flush.last()),
             Err(failure @ Failure::Begin(_)) => self.fail(works, failure),
             Err(failure) if works.len() < 2 => self.fail(works, failure),
-            Err(_) => self.one_by_one(works),
+            Err(_) => self.one_by_one(works, &mut told),
         }
-        if purges {
-            self.purge();
-        }
-        self.log.tend(&self.connection);
+        told
     }
 
     /// Tells everybody concerned why nothing was done.
     fn fail(&mut self, works: Vec<Box<dyn Work>>, failure: Failure) {
         let first = match failure {
-            Failure::Begin(error) | Failure::During(error) => {
-                explain(&self.path, "write to", error)
-            }
+            Failure::Begin(error) => error,
+            Failure::During(error) => explain(&self.path, "write to", error),
             Failure::Panic => writer_gone(&self.path),
         };
-        let again = || BrokerError::new(first.fault, first.message.clone());
         for work in works {
-            work.answer(Err(again()));
+            work.answer(Err(again(&first)));
         }
-        self.waiting.fail(again);
+        self.waiting.fail(|| again(&first));
     }
 
     /// After a failure of all together: finds the one to blame, by a transaction for each.
-    fn one_by_one(&mut self, works: Vec<Box<dyn Work>>) {
+    fn one_by_one(&mut self, works: Vec<Box<dyn Work>>, told: &mut Told) {
         for mut work in works {
             match self.attempt(std::slice::from_mut(&mut work)) {
-                Ok(()) => work.answer(Ok(())),
+                Ok(results) => told.add(vec![work], results, self.flush.last()),
                 Err(failure) => self.fail(vec![work], failure),
             }
         }
     }
 
-    /// One transaction, whole or undone.
-    fn attempt(&mut self, works: &mut [Box<dyn Work>]) -> Result<(), Failure> {
+    /// One transaction, whole or undone. Messages are with their receivers after it.
+    fn attempt(&mut self, works: &mut [Box<dyn Work>]) -> Result<Results, Failure> {
+        self.flush.recover(&self.connection).map_err(Failure::Begin)?;
         let outcome = catch_unwind(AssertUnwindSafe(|| self.transact(works)));
         match outcome {
-            Ok(Ok(())) => {
-                self.deliver();
-                Ok(())
-            }
+            Ok(Ok(())) => Ok(self.deliver()),
             Ok(Err(failure)) => {
                 self.undo();
                 Err(failure)
@@ -259,7 +277,8 @@ impl Writer {
         let reads = works.is_empty() && !self.waiting.receives() && turn.is_had();
         let _turn = (!reads).then_some(turn);
         let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
-        self.command(begin).map_err(Failure::Begin)?;
+        let begun = self.command(begin);
+        begun.map_err(|error| Failure::Begin(explain(&self.path, "write to", error)))?;
         let inside = || {
             let before = self.connection.total_changes();
             let mut store = Store::new(&self.connection);
@@ -270,13 +289,18 @@ impl Writer {
             }
             self.waiting.serve(&mut store, version != self.data_version)?;
             store.purge(self.retention, 0)?;
-            if self.connection.total_changes() != before {
+            let is_changed = self.connection.total_changes() != before;
+            if is_changed {
                 gate.sign();
             }
             self.command("COMMIT")?;
-            Ok(version)
+            Ok((version, is_changed))
         };
-        self.data_version = inside().map_err(Failure::During)?;
+        let (version, is_changed) = inside().map_err(Failure::During)?;
+        if is_changed || version != self.data_version {
+            self.flush.committed();
+        }
+        self.data_version = version;
         Ok(())
     }
 
@@ -293,11 +317,13 @@ impl Writer {
         self.waiting.undone();
     }
 
-    /// Gives those who waited what they waited for. Deliveries that nobody takes go back.
-    fn deliver(&mut self) {
+    /// Gives those who waited for messages what they waited for; what nobody takes goes back. Those
+    /// who waited for results have yet to be told.
+    fn deliver(&mut self) -> Results {
+        let mut results = Vec::new();
         for served in self.waiting.committed() {
             match served {
-                Served::Result(wait, found) => drop(wait.reply.send(Ok(found))),
+                Served::Result(wait, found) => results.push((wait, found)),
                 Served::Messages(receive, rows) => {
                     if let Err(Ok(Ok(rows))) = receive.reply.send(Ok(rows)) {
                         self.returned.extend(give_back(&receive.queue, rows));
@@ -305,6 +331,7 @@ impl Writer {
                 }
             }
         }
+        results
     }
 
     /// A small step of purging, in a transaction of its own; soon again if that was not all.
@@ -325,6 +352,11 @@ impl Writer {
         let soon = Duration::from_millis(20);
         self.purge_at = Instant::now() + if more.unwrap_or(false) { soon } else { PURGE_EVERY };
     }
+}
+
+/// The same error for one more request; what lies beneath stays with the first.
+pub fn again(error: &BrokerError) -> BrokerError {
+    BrokerError::new(error.fault, error.message.clone())
 }
 
 /// Differs from the last one when another connection has committed since.

@@ -1,13 +1,17 @@
 //! What goes wrong stays with whom it concerns, and is told.
 
 use std::{
+    fs::File,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use super::{super::LocalOptions, broker};
-use crate::broker::{Broker, Disposal, Fault, Outgoing, Settlement, Turn};
+use super::{
+    super::{LocalBroker, LocalOptions, flush::Flush},
+    broker, database,
+};
+use crate::broker::{Broker, Disposal, Fault, KeptResult, Outgoing, Settlement, Turn};
 
 const NOW: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_mins(1);
@@ -149,7 +153,7 @@ async fn messages_of_other_processes_are_found_where_the_file_cannot_be_watched(
     broker.watcher = None;
     broker.signals.poll();
     let path = directory.path().join("broker.db");
-    let other = super::LocalBroker::open(&path, LocalOptions::default()).unwrap();
+    let other = LocalBroker::open(&path, LocalOptions::default()).unwrap();
     let queue = Broker::open(&broker, "work").await.unwrap();
     let before = Instant::now();
     let send = async {
@@ -160,4 +164,31 @@ async fn messages_of_other_processes_are_found_where_the_file_cannot_be_watched(
     let (received, _) = tokio::join!(broker.receive(&queue, 1, LONG, LONG, &turn), send);
     assert_eq!(received.unwrap().len(), 1);
     assert!(before.elapsed() < LONG / 2, "found by chance");
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_what_the_disk_did_not_take() {
+    let (directory, connection) = database();
+    let path = directory.path().join("broker.db");
+    // A device that cannot be flushed.
+    let flush = Flush::at(&path, File::open("/dev/null").unwrap());
+    let broker = LocalBroker::with(connection, &path, LocalOptions::default(), flush).unwrap();
+    let refused = broker.declare("work", false, LONG).await.unwrap_err();
+    assert_eq!(refused.fault, Fault::Unavailable);
+    let queue = Broker::open(&broker, "work").await.unwrap();
+    // It may be done all the same, and its message is with a receiver before the disk has it.
+    let (sent, mut received) =
+        tokio::join!(async { broker.send(&queue, &[outgoing(1)]).await.remove(0) }, async {
+            broker.receive(&queue, 1, LONG, LONG, &Turn::default()).await.unwrap()
+        });
+    assert_eq!(sent.unwrap_err().fault, Fault::Unavailable);
+    let result = KeptResult { job_id: "job".to_owned(), envelope: "{}".into() };
+    let finish = Disposal::Finish { result: Some(result), sends: Vec::new() };
+    let settlement = [Settlement { message: Arc::new(received.remove(0)), disposal: finish }];
+    let (told, settled) =
+        tokio::join!(broker.result("job", LONG), broker.settle(&queue, &settlement));
+    assert_eq!(told.unwrap_err().fault, Fault::Unavailable);
+    assert_eq!(settled[0].as_ref().unwrap_err().error.fault, Fault::Unavailable);
+    // By the next request the whole log is in the database, and that on the disk.
+    assert_eq!(broker.result("job", NOW).await.unwrap().unwrap(), "{}");
 }

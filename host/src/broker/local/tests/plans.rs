@@ -59,13 +59,3 @@ fn picking_up_walks_the_index_of_what_is_due() {
         }
     }
 }
-
-#[test]
-fn a_commit_is_on_the_disk_before_it_is_answered() {
-    let (_directory, connection) = database();
-    let read = |pragma| connection.pragma_query_value(None, pragma, |row| row.get(0));
-    let (mode, full): (rusqlite::types::Value, _) =
-        (read("journal_mode").unwrap(), read("synchronous").unwrap());
-    assert_eq!(mode, "wal".to_owned().into());
-    assert_eq!(full, 2.into());
-}

@@ -1,0 +1,44 @@
+//! What was done in one turn of the writer, and whom to tell of it.
+
+use bytes::Bytes;
+
+use super::{
+    flush::{Commit, Flush},
+    request::{AwaitResult, Work},
+    writer::again,
+};
+
+/// Work that is committed, and those who asked for it.
+#[must_use = "somebody waits to be told"]
+#[derive(Default)]
+pub struct Told {
+    works: Vec<Box<dyn Work>>,
+    results: Results,
+    commit: Commit,
+}
+
+/// What those get who waited for a result.
+pub type Results = Vec<(AwaitResult, Option<Bytes>)>;
+
+impl Told {
+    /// Adds what was done, up to a commit.
+    pub fn add(&mut self, works: Vec<Box<dyn Work>>, results: Results, commit: Commit) {
+        self.works.extend(works);
+        self.results.extend(results);
+        self.commit = commit;
+    }
+
+    /// Tells of it, as soon as it is on the disk.
+    pub fn tell(self, flush: &Flush) {
+        let says_something =
+            !self.works.is_empty() || self.results.iter().any(|(_, found)| found.is_some());
+        let flushed = if says_something { flush.flush(self.commit) } else { Ok(()) };
+        let outcome = || flushed.as_ref().map(drop).map_err(again);
+        for work in self.works {
+            work.answer(outcome());
+        }
+        for (wait, found) in self.results {
+            let _ = wait.reply.send(outcome().map(|()| found));
+        }
+    }
+}
