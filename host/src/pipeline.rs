@@ -3,71 +3,54 @@
 //! The worker and the Lambda function share it. It does not touch the broker but to find queues:
 //! leases, deletes and retries of publishing are for whoever holds the message.
 
+mod attempt;
 mod celery;
 mod follow;
+mod ready;
 mod recourse;
 mod spent;
 mod watch;
 
 use std::{
-    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+pub use self::ready::VERSION_HEADER;
 use self::{
     celery::{CeleryEnd, Trouble},
     follow::Unsent,
-    spent::UnlessReported,
 };
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, field::Empty, info_span};
+use tracing::{Instrument, field::Empty, info_span};
 
 use crate::{
     abandon::UnlessEnded,
     broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue},
     celery::Plan,
     config::{Config, UnknownTasks},
-    events::{AttemptEnded, AttemptStarted, DeadLettered, JobFinished, JobReleased, ReplyRefused},
+    events::{DeadLettered, JobFinished, JobReleased, ReplyRefused},
     follow_on::FollowOn,
     job::Job,
     message::{NOT_CELERY, decode},
     outcome::{Decision, Failure, Outcome, decide},
     policy::Policies,
     publish,
-    registry::{Registry, Task},
+    registry::Registry,
     result::JobResult,
     routes::{Routes, Source},
-    sandbox::{self, CUT_SHORT, Sandbox},
+    sandbox::Sandbox,
     settings::{Advice, Settings},
     store::{self, ResultStore},
     tenancy::Tenancy,
     text::one_line,
     usage::{Totals, Usage},
-    wanted::{Progress, Wanted},
 };
-
-/// How many deliveries beyond its attempts a message gets before it is given up unrun.
-///
-/// SQS counts deliveries that never ran, such as those given back at a shutdown, so a count over
-/// the maximum is no proof of attempts. A count far over it is the mark of a message that takes
-/// its worker down.
-const GRACE_DELIVERIES: u32 = 10;
-
-/// The same for each attempt on a FIFO queue, where a message is delivered, and counted, each time
-/// that one before it in its group is tried: up to nine come before it in a batch of ten.
-const GRACE_DELIVERIES_BEHIND: u32 = 10;
 
 /// For how long one delivery of SQS can be hidden, and so how far apart the deliveries are of a
 /// message that waits on a FIFO queue.
 const LONGEST_HIDING: Duration = Duration::from_hours(12);
-
-/// The header by which a job asks for a version of its component: its digest, `sha256:…`.
-pub const VERSION_HEADER: &str = "lovage-version";
-
-/// The kind of the failure of a job whose task no component serves.
-const UNKNOWN_TASK: &str = "unknown_task";
 
 /// Runs messages to what becomes of them.
 #[derive(Debug)]
@@ -119,12 +102,6 @@ impl Decoded {
             self.verdict.is_ok() && self.job.due_in(now).is_none() && !self.job.is_expired(now);
         if runs { &self.job.tenant } else { "" }
     }
-}
-
-/// A job with all that it takes to run it.
-struct Ready {
-    task: Arc<Task>,
-    settings: Settings,
 }
 
 /// How an attempt ended.
@@ -402,183 +379,6 @@ impl Pipeline {
         Ended { outcome, settings, run: None, follow_ons: Vec::new(), celery: Plan::default() }
     }
 
-    /// Finds the job's component and runs it, or says why that cannot be.
-    async fn attempt(
-        &self,
-        source: &Source,
-        job: &Arc<Job>,
-        now: Timestamp,
-        end: Option<End>,
-    ) -> Ended {
-        if let Some(request) = &job.celery
-            && let Some(ended) = self.end_built_in(source, job, request, now).await
-        {
-            return ended;
-        }
-        let Ready { task, settings } = match self.ready(job, now).await {
-            Ok(ready) => ready,
-            Err(Outcome::Rejected(failure))
-                if failure.kind == UNKNOWN_TASK && job.celery.is_some() && self.leaves() =>
-            {
-                return self.unrun(job, Outcome::Snooze { after: celery::LEFT });
-            }
-            Err(outcome) => return self.unrun(job, outcome),
-        };
-        let mut job = Arc::clone(job);
-        if let Some(request) = job.celery.clone() {
-            match self.check_workflow(&request).and_then(|()| self.arguments(&task, &request)) {
-                Ok(payload) => Arc::make_mut(&mut job).payload = payload,
-                Err(failure) if failure.kind == celery::NO_RESULT_BACKEND => {
-                    return self.unrun(&job, Outcome::Rejected(failure));
-                }
-                Err(failure) => return self.unrun(&job, Outcome::Failed(failure)),
-            }
-        }
-        let behind = if source.queue.fifo { GRACE_DELIVERIES_BEHIND } else { 0 };
-        let grace = settings.max_attempts.saturating_mul(behind).saturating_add(GRACE_DELIVERIES);
-        if job.attempt > settings.max_attempts.saturating_add(grace) {
-            let failure = Failure::new(
-                "attempts_exhausted",
-                format!(
-                    "delivered {} times without coming to an end, with at most {} attempts; its \
-                     workers may have crashed",
-                    job.attempt, settings.max_attempts
-                ),
-            );
-            let outcome = Outcome::Crashed(failure);
-            let follow_ons = Vec::new();
-            return Ended { outcome, settings, run: None, follow_ons, celery: Plan::default() };
-        }
-        if self.is_revoked(&job.id).await {
-            return self.unrun(&job, Outcome::Revoked);
-        }
-        let digest = task.component.source.digest.clone();
-        Span::current().record("component", &digest);
-        AttemptStarted { queue: &source.name }.emit();
-        let deadline = end.map(|end| end.at);
-        let grants = self.policies.of(&job.task, &job.tenant);
-        let wanted = Wanted::until(self.stopping.clone());
-        let tenant = self.config.tenants.get(&job.tenant);
-        let plan = sandbox::Plan {
-            limits: settings.limits,
-            max_attempts: settings.max_attempts,
-            deadline,
-            grants,
-            wanted: wanted.clone(),
-            tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
-            log_guests: self.config.log.guests,
-            check_payload: settings.check_payload,
-        };
-        let meter = Arc::default();
-        let unless_reported = UnlessReported::new(self, &job, Arc::clone(&meter));
-        let report = tokio::select! {
-            biased;
-            report = self.sandbox.run_metered(&task.component, Arc::clone(&job), &plan, meter) => report,
-            never = self.watch(&source.name, &job, &wanted) => match never {},
-        };
-        unless_reported.reported();
-        self.tenancy.charge(&job.tenant, report.usage.cpu);
-        let fared_well = matches!(report.outcome, Outcome::Done(_) | Outcome::Snooze { .. });
-        self.registry.record(&task, !fared_well, report.usage.wall);
-        AttemptEnded {
-            queue: &source.name,
-            task: &job.task,
-            tenant: self.totals.add(&job.task, &job.tenant, report.usage),
-            outcome: report.outcome.as_str(),
-            usage: report.usage,
-        }
-        .emit();
-        let run = Run { started_at: now, component: digest, usage: report.usage };
-        let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
-        let outcome = if cut_short && end.is_some_and(|end| end.late) {
-            Outcome::Abandoned
-        } else if wanted.is_revoked() && !matches!(report.outcome, Outcome::Done(_)) {
-            Outcome::Revoked
-        } else {
-            told_how_far(report.outcome, &wanted)
-        };
-        let follow_ons = report.follow_ons;
-        Ended { outcome, settings, run: Some(run), follow_ons, celery: Plan::default() }
-    }
-
-    /// Whether somebody has revoked a job. Who cannot be asked is no reason not to run it.
-    async fn is_revoked(&self, id: &str) -> bool {
-        if self.keeps_results && self.broker.is_revoked(id).await.unwrap_or(false) {
-            return true;
-        }
-        match &self.store {
-            Some(store) => store.is_revoked(id).await.unwrap_or(false),
-            None => false,
-        }
-    }
-
-    async fn ready(&self, job: &Job, now: Timestamp) -> Result<Ready, Outcome> {
-        if job.is_expired(now) {
-            return Err(Outcome::Expired);
-        }
-        self.admit(job).map_err(Outcome::Rejected)?;
-        let task = self.registry.choose(&job.task, &job.id).ok_or_else(|| {
-            let hint = self
-                .registry
-                .nearest(&job.task)
-                .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            let name = one_line(&job.task, 200);
-            let message = format!("no component serves the task `{name}`{hint}");
-            Outcome::Rejected(Failure::new(UNKNOWN_TASK, message))
-        })?;
-        let task = match self.wanted_version(job) {
-            Some(digest) => self.registry.pinned(&job.task, digest).await.ok_or_else(|| {
-                let digest = one_line(digest, 100);
-                Outcome::Rejected(Failure::new(
-                    "unknown_version",
-                    format!(
-                        "the version {digest} is not one of those that this worker may serve; \
-                         `lovage tasks versions` shows them"
-                    ),
-                ))
-            })?,
-            None => task,
-        };
-        let advice = Advice::from(&task.spec);
-        let settings = Settings::of_task(&self.config, &job.task, advice)
-            .for_tenant(&self.config, &job.tenant)
-            .for_job(job);
-        Ok(Ready { task, settings })
-    }
-
-    /// The version that a job asks for, where jobs may.
-    fn wanted_version<'a>(&self, job: &'a Job) -> Option<&'a str> {
-        if !self.config.components.pins {
-            return None;
-        }
-        let header = job.headers.iter().find(|(name, _)| name == VERSION_HEADER);
-        header.map(|(_, digest)| digest.as_str())
-    }
-
-    /// Whether the job's tenant may run the job's task.
-    fn admit(&self, job: &Job) -> Result<(), Failure> {
-        if self.config.tenants.is_empty() || job.tenant.is_empty() {
-            return Ok(());
-        }
-        let Some(tenant) = self.config.tenants.get(&job.tenant) else {
-            return Err(Failure::new(
-                "unknown_tenant",
-                format!("tenant `{}` is not in the configuration", one_line(&job.tenant, 200)),
-            ));
-        };
-        if tenant.tasks.as_ref().is_none_or(|tasks| tasks.contains(&job.task)) {
-            return Ok(());
-        }
-        Err(Failure::new(
-            "task_not_allowed",
-            format!(
-                "tenant `{}` may not run the task `{}`; tenants.NAME.tasks allows it",
-                one_line(&job.tenant, 200),
-                one_line(&job.task, 200)
-            ),
-        ))
-    }
-
     /// What follows from an outcome, by [`decide`]'s table.
     async fn conclude(
         &self,
@@ -677,23 +477,6 @@ impl Pipeline {
         sends.extend(nexts);
         let kept = kept.map(|envelope| KeptResult { job_id: result.id.clone(), envelope });
         Concluded { disposal: Disposal::Finish { result: kept, sends }, told: Ok(result) }
-    }
-}
-
-/// Adds how far it was to the failure of an attempt that did not get to its end.
-fn told_how_far(outcome: Outcome, wanted: &Wanted) -> Outcome {
-    let told = |mut failure: Failure| {
-        if let Some(Progress { percent, message }) = wanted.progress() {
-            let detail = failure.detail.take().unwrap_or_default();
-            let space = if message.is_empty() { "" } else { " " };
-            failure.detail = Some(format!("progress: {percent}%{space}{message}\n{detail}"));
-        }
-        failure
-    };
-    match outcome {
-        Outcome::TimedOut(failure) => Outcome::TimedOut(told(failure)),
-        Outcome::Crashed(failure) => Outcome::Crashed(told(failure)),
-        other => other,
     }
 }
 

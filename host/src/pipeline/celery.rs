@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{Ended, Pipeline, UNKNOWN_TASK};
+use super::{Ended, Pipeline, ready::UNKNOWN_TASK};
 use crate::{
     broker::{BrokerError, Fault, Message, Queue, Send},
     celery::{

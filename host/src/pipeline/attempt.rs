@@ -1,0 +1,161 @@
+//! One attempt at a job: what comes before its guest runs, and what is made of how that ended.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use jiff::Timestamp;
+use tracing::Span;
+
+use super::{
+    End, Ended, Pipeline, Run, celery,
+    ready::{Ready, UNKNOWN_TASK},
+    spent::UnlessReported,
+};
+use crate::{
+    celery::Plan,
+    events::{AttemptEnded, AttemptStarted},
+    job::Job,
+    outcome::{Failure, Outcome},
+    routes::Source,
+    sandbox::{self, CUT_SHORT},
+    wanted::{Progress, Wanted},
+};
+
+/// How many deliveries beyond its attempts a message gets before it is given up unrun.
+///
+/// SQS counts deliveries that never ran, such as those given back at a shutdown, so a count over
+/// the maximum is no proof of attempts. A count far over it is the mark of a message that takes
+/// its worker down.
+const GRACE_DELIVERIES: u32 = 10;
+
+/// The same for each attempt on a FIFO queue, where a message is delivered, and counted, each time
+/// that one before it in its group is tried: up to nine come before it in a batch of ten.
+const GRACE_DELIVERIES_BEHIND: u32 = 10;
+
+impl Pipeline {
+    /// Finds the job's component and runs it, or says why that cannot be.
+    pub(super) async fn attempt(
+        &self,
+        source: &Source,
+        job: &Arc<Job>,
+        now: Timestamp,
+        end: Option<End>,
+    ) -> Ended {
+        if let Some(request) = &job.celery
+            && let Some(ended) = self.end_built_in(source, job, request, now).await
+        {
+            return ended;
+        }
+        let Ready { task, settings } = match self.ready(job, now).await {
+            Ok(ready) => ready,
+            Err(Outcome::Rejected(failure))
+                if failure.kind == UNKNOWN_TASK && job.celery.is_some() && self.leaves() =>
+            {
+                return self.unrun(job, Outcome::Snooze { after: celery::LEFT });
+            }
+            Err(outcome) => return self.unrun(job, outcome),
+        };
+        let mut job = Arc::clone(job);
+        if let Some(request) = job.celery.clone() {
+            match self.check_workflow(&request).and_then(|()| self.arguments(&task, &request)) {
+                Ok(payload) => Arc::make_mut(&mut job).payload = payload,
+                Err(failure) if failure.kind == celery::NO_RESULT_BACKEND => {
+                    return self.unrun(&job, Outcome::Rejected(failure));
+                }
+                Err(failure) => return self.unrun(&job, Outcome::Failed(failure)),
+            }
+        }
+        let behind = if source.queue.fifo { GRACE_DELIVERIES_BEHIND } else { 0 };
+        let grace = settings.max_attempts.saturating_mul(behind).saturating_add(GRACE_DELIVERIES);
+        if job.attempt > settings.max_attempts.saturating_add(grace) {
+            let failure = Failure::new(
+                "attempts_exhausted",
+                format!(
+                    "delivered {} times without coming to an end, with at most {} attempts; its \
+                     workers may have crashed",
+                    job.attempt, settings.max_attempts
+                ),
+            );
+            let outcome = Outcome::Crashed(failure);
+            let follow_ons = Vec::new();
+            return Ended { outcome, settings, run: None, follow_ons, celery: Plan::default() };
+        }
+        if self.is_revoked(&job.id).await {
+            return self.unrun(&job, Outcome::Revoked);
+        }
+        let digest = task.component.source.digest.clone();
+        Span::current().record("component", &digest);
+        AttemptStarted { queue: &source.name }.emit();
+        let deadline = end.map(|end| end.at);
+        let grants = self.policies.of(&job.task, &job.tenant);
+        let wanted = Wanted::until(self.stopping.clone());
+        let tenant = self.config.tenants.get(&job.tenant);
+        let plan = sandbox::Plan {
+            limits: settings.limits,
+            max_attempts: settings.max_attempts,
+            deadline,
+            grants,
+            wanted: wanted.clone(),
+            tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
+            log_guests: self.config.log.guests,
+            check_payload: settings.check_payload,
+        };
+        let meter = Arc::default();
+        let unless_reported = UnlessReported::new(self, &job, Arc::clone(&meter));
+        let report = tokio::select! {
+            biased;
+            report = self.sandbox.run_metered(&task.component, Arc::clone(&job), &plan, meter) => report,
+            never = self.watch(&source.name, &job, &wanted) => match never {},
+        };
+        unless_reported.reported();
+        self.tenancy.charge(&job.tenant, report.usage.cpu);
+        let fared_well = matches!(report.outcome, Outcome::Done(_) | Outcome::Snooze { .. });
+        self.registry.record(&task, !fared_well, report.usage.wall);
+        AttemptEnded {
+            queue: &source.name,
+            task: &job.task,
+            tenant: self.totals.add(&job.task, &job.tenant, report.usage),
+            outcome: report.outcome.as_str(),
+            usage: report.usage,
+        }
+        .emit();
+        let run = Run { started_at: now, component: digest, usage: report.usage };
+        let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
+        let outcome = if cut_short && end.is_some_and(|end| end.late) {
+            Outcome::Abandoned
+        } else if wanted.is_revoked() && !matches!(report.outcome, Outcome::Done(_)) {
+            Outcome::Revoked
+        } else {
+            told_how_far(report.outcome, &wanted)
+        };
+        let follow_ons = report.follow_ons;
+        Ended { outcome, settings, run: Some(run), follow_ons, celery: Plan::default() }
+    }
+
+    /// Whether somebody has revoked a job. Who cannot be asked is no reason not to run it.
+    pub(super) async fn is_revoked(&self, id: &str) -> bool {
+        if self.keeps_results && self.broker.is_revoked(id).await.unwrap_or(false) {
+            return true;
+        }
+        match &self.store {
+            Some(store) => store.is_revoked(id).await.unwrap_or(false),
+            None => false,
+        }
+    }
+}
+
+/// Adds how far it was to the failure of an attempt that did not get to its end.
+fn told_how_far(outcome: Outcome, wanted: &Wanted) -> Outcome {
+    let told = |mut failure: Failure| {
+        if let Some(Progress { percent, message }) = wanted.progress() {
+            let detail = failure.detail.take().unwrap_or_default();
+            let space = if message.is_empty() { "" } else { " " };
+            failure.detail = Some(format!("progress: {percent}%{space}{message}\n{detail}"));
+        }
+        failure
+    };
+    match outcome {
+        Outcome::TimedOut(failure) => Outcome::TimedOut(told(failure)),
+        Outcome::Crashed(failure) => Outcome::Crashed(told(failure)),
+        other => other,
+    }
+}
