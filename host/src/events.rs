@@ -186,15 +186,13 @@ impl AttemptStarted<'_> {
     }
 }
 
-/// A guest ran, and that is over, whatever comes of it. So this is where what attempts cost is
-/// counted: those that are tried again, time out or crash cost, too.
+/// A guest ran, and that is over, whatever comes of it. What attempts cost in all is counted by
+/// [`Totals`](crate::usage::Totals).
 pub struct AttemptEnded<'a> {
     /// The queue's name.
     pub queue: &'a str,
     /// The task's name.
     pub task: &'a str,
-    /// The tenant as it is counted; see [`Totals`](crate::usage::Totals).
-    pub tenant: &'a str,
     /// What it came to, in a word.
     pub outcome: &'static str,
     /// What it cost.
@@ -223,17 +221,6 @@ impl AttemptEnded<'_> {
             "outcome" => self.outcome,
         )
         .increment(1);
-        let add = |name: &'static str, sum: u64| {
-            let labels = [("task", self.task.to_owned()), ("tenant", self.tenant.to_owned())];
-            counter!(name, &labels).increment(sum);
-        };
-        add("lovage_usage_attempts_total", 1);
-        add("lovage_usage_cpu_us_total", cost.cpu_us);
-        add("lovage_usage_wall_us_total", cost.wall_us);
-        add("lovage_usage_memory_byte_ms_total", cost.memory_byte_ms);
-        add("lovage_usage_host_calls_total", cost.host_calls);
-        add("lovage_usage_bytes_in_total", cost.bytes_in);
-        add("lovage_usage_bytes_out_total", cost.bytes_out);
         histogram!("lovage_attempt_cpu_seconds", "task" => self.task.to_owned())
             .record(self.usage.cpu.as_secs_f64());
         histogram!("lovage_attempt_wall_seconds", "task" => self.task.to_owned())

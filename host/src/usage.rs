@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::{Counter, counter};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -91,7 +92,8 @@ pub const OTHERS: &str = "other";
 /// is kept for as long as the process lives.
 const MOST_TENANTS: usize = 200;
 
-/// The sums by task and tenant.
+/// The sums by task and tenant. What is added is counted for metrics, too: to whatever recorder of the
+/// `metrics` crate the process has when it is a task's first for a tenant.
 #[derive(Debug, Default)]
 pub struct Totals {
     /// The configured tenants; when there are any, no others are told apart.
@@ -101,8 +103,51 @@ pub struct Totals {
 
 #[derive(Debug, Default)]
 struct Sums {
-    by_task: BTreeMap<String, BTreeMap<String, Total>>,
+    by_task: BTreeMap<String, BTreeMap<String, Sum>>,
     tenants: BTreeSet<String>,
+}
+
+/// A total, and the same for metrics: to find a counter by its name and labels takes longer than all
+/// else that is done here.
+#[derive(Debug)]
+struct Sum {
+    total: Total,
+    counters: [Counter; 7],
+}
+
+impl Sum {
+    fn new(task: &str, tenant: &str) -> Self {
+        let total = Total { task: task.to_owned(), tenant: tenant.to_owned(), ..Total::default() };
+        let labels = [("task", total.task.clone()), ("tenant", total.tenant.clone())];
+        let counters = [
+            "lovage_usage_attempts_total",
+            "lovage_usage_cpu_us_total",
+            "lovage_usage_wall_us_total",
+            "lovage_usage_memory_byte_ms_total",
+            "lovage_usage_host_calls_total",
+            "lovage_usage_bytes_in_total",
+            "lovage_usage_bytes_out_total",
+        ]
+        .map(|name| counter!(name, &labels));
+        Self { total, counters }
+    }
+
+    fn add(&mut self, usage: Usage) {
+        let (total, cost) = (&mut self.total, Cost::from(usage));
+        let all = [
+            (&mut total.attempts, 1),
+            (&mut total.cpu_us, cost.cpu_us),
+            (&mut total.wall_us, cost.wall_us),
+            (&mut total.memory_byte_ms, cost.memory_byte_ms),
+            (&mut total.host_calls, cost.host_calls),
+            (&mut total.bytes_in, cost.bytes_in),
+            (&mut total.bytes_out, cost.bytes_out),
+        ];
+        for ((sum, more), counter) in all.into_iter().zip(&self.counters) {
+            *sum = sum.saturating_add(more);
+            counter.increment(more);
+        }
+    }
 }
 
 impl Totals {
@@ -111,9 +156,8 @@ impl Totals {
         Self { configured: config.tenants.keys().cloned().collect(), sums: Mutex::default() }
     }
 
-    /// Adds an attempt at a task that is served. Gives back the name by which its tenant is
-    /// counted: its own, or [`OTHERS`].
-    pub fn add<'a>(&self, task: &str, tenant: &'a str, usage: Usage) -> &'a str {
+    /// Adds an attempt at a task that is served.
+    pub fn add(&self, task: &str, tenant: &str, usage: Usage) {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         let tenant = if tenant.is_empty() || self.tells_apart(&mut sums.tenants, tenant) {
             tenant
@@ -124,33 +168,22 @@ impl Totals {
             Some(tenants) => tenants,
             None => sums.by_task.entry(task.to_owned()).or_default(),
         };
-        let total = match tenants.get_mut(tenant) {
-            Some(total) => total,
-            None => tenants.entry(tenant.to_owned()).or_insert_with(|| Total {
-                task: task.to_owned(),
-                tenant: tenant.to_owned(),
-                ..Total::default()
-            }),
-        };
-        let cost = Cost::from(usage);
-        for (sum, more) in [
-            (&mut total.attempts, 1),
-            (&mut total.cpu_us, cost.cpu_us),
-            (&mut total.wall_us, cost.wall_us),
-            (&mut total.memory_byte_ms, cost.memory_byte_ms),
-            (&mut total.host_calls, cost.host_calls),
-            (&mut total.bytes_in, cost.bytes_in),
-            (&mut total.bytes_out, cost.bytes_out),
-        ] {
-            *sum = sum.saturating_add(more);
+        match tenants.get_mut(tenant) {
+            Some(sum) => sum.add(usage),
+            None => {
+                tenants
+                    .entry(tenant.to_owned())
+                    .or_insert_with(|| Sum::new(task, tenant))
+                    .add(usage);
+            }
         }
-        tenant
     }
 
     /// All sums, by task and tenant.
     pub fn all(&self) -> Vec<Total> {
         let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        sums.by_task.values().flat_map(BTreeMap::values).cloned().collect()
+        let all = sums.by_task.values().flat_map(BTreeMap::values);
+        all.map(|sum| sum.total.clone()).collect()
     }
 
     fn tells_apart(&self, seen: &mut BTreeSet<String>, tenant: &str) -> bool {
@@ -180,7 +213,7 @@ mod tests {
     fn attempts_are_summed_by_task_and_tenant() {
         let totals = Totals::default();
         for (task, tenant) in [("b", "acme"), ("a", "acme"), ("b", ""), ("b", "acme")] {
-            assert_eq!(totals.add(task, tenant, usage()), tenant);
+            totals.add(task, tenant, usage());
         }
         let all = totals.all();
         let seen: Vec<_> = all
@@ -201,12 +234,19 @@ mod tests {
         let other = all.iter().find(|total| total.tenant == OTHERS).unwrap();
         assert_eq!(other.attempts, 10_000 - MOST_TENANTS as u64);
         // Who was there first is still told apart.
-        assert_eq!(totals.add("b", "t7", usage()), "t7");
+        totals.add("b", "t7", usage());
+        assert_eq!(tenants_of(&totals, "b"), ["t7"]);
 
         let config = Config::parse("[tenants.acme]\n", "test").unwrap();
         let totals = Totals::new(&config);
-        assert_eq!(totals.add("a", "acme", usage()), "acme");
-        assert_eq!(totals.add("a", "", usage()), "");
-        assert_eq!(totals.add("a", "stranger", usage()), OTHERS);
+        for tenant in ["acme", "", "stranger"] {
+            totals.add("a", tenant, usage());
+        }
+        assert_eq!(tenants_of(&totals, "a"), ["", "acme", OTHERS]);
+    }
+
+    fn tenants_of(totals: &Totals, task: &str) -> Vec<String> {
+        let all = totals.all().into_iter().filter(|total| total.task == task);
+        all.map(|total| total.tenant).collect()
     }
 }

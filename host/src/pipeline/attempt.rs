@@ -110,10 +110,10 @@ impl Pipeline {
         self.tenancy.charge(&job.tenant, report.usage.cpu);
         let fared_well = matches!(report.outcome, Outcome::Done(_) | Outcome::Snooze { .. });
         self.registry.record(&task, !fared_well, report.usage.wall);
+        self.totals.add(&job.task, &job.tenant, report.usage);
         AttemptEnded {
             queue: &source.name,
             task: &job.task,
-            tenant: self.totals.add(&job.task, &job.tenant, report.usage),
             outcome: report.outcome.as_str(),
             usage: report.usage,
         }
