@@ -11,12 +11,16 @@
 //! write. From then on nothing is done until the whole log is in the database, and that on the disk.
 
 use std::{
+    fmt,
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Acquire, Release},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Release},
+        },
     },
 };
 
@@ -29,6 +33,9 @@ use crate::broker::{BrokerError, Fault};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Commit(u64);
 
+/// Whether something is on the disk, or why that is not known.
+pub type Flushed = Result<(), BrokerError>;
+
 /// What of the log is on the disk.
 #[derive(Debug)]
 pub struct Flush {
@@ -37,6 +44,21 @@ pub struct Flush {
     committed: AtomicU64,
     flushed: AtomicU64,
     has_failed: AtomicBool,
+    under_way: Mutex<Vec<UnderWay>>,
+}
+
+/// A flush that is not over.
+struct UnderWay {
+    /// The last commit that it is sure to bring to the disk.
+    last: u64,
+    /// Those who wait for it, beyond who began it.
+    waiting: Vec<Box<dyn FnOnce(&Flushed) + Send>>,
+}
+
+impl fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnderWay").field("last", &self.last).finish_non_exhaustive()
+    }
 }
 
 impl Flush {
@@ -65,6 +87,7 @@ impl Flush {
             committed: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             has_failed: AtomicBool::new(false),
+            under_way: Mutex::default(),
         }
     }
 
@@ -83,16 +106,41 @@ impl Flush {
         Commit(self.committed.load(Acquire))
     }
 
-    /// Returns when a commit is on the disk. Any number of threads may ask at the same time.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Unavailable`]: the disk failed. What was committed may be there or not.
-    pub fn flush(&self, commit: Commit) -> Result<(), BrokerError> {
-        if self.flushed.load(Acquire) >= commit.0 {
-            return Ok(());
+    /// Has `tell` called as soon as a commit is on the disk: by this thread, which flushes it, or by
+    /// the one whose flush under way has it, without waiting for that. [`Fault::Unavailable`]: the
+    /// disk failed, and what was committed may be there or not.
+    pub fn then(&self, Commit(commit): Commit, tell: impl FnOnce(&Flushed) + Send + 'static) {
+        let mut under_way = self.under_way();
+        if self.flushed.load(Acquire) >= commit {
+            drop(under_way);
+            return tell(&Ok(()));
+        }
+        if let Some(flush) = under_way.iter_mut().find(|flush| flush.last >= commit) {
+            return flush.waiting.push(Box::new(tell));
         }
         let Commit(last) = self.last();
+        under_way.push(UnderWay { last, waiting: Vec::new() });
+        drop(under_way);
+        let flushed = self.sync(last);
+        tell(&flushed);
+        for tell in self.end(last) {
+            tell(&flushed);
+        }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, Vec<UnderWay>> {
+        // Nobody panics with it.
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A flush is over; those who waited for it.
+    fn end(&self, last: u64) -> Vec<Box<dyn FnOnce(&Flushed) + Send>> {
+        let mut under_way = self.under_way();
+        let ended = under_way.iter().position(|flush| flush.last == last);
+        ended.map_or_else(Vec::new, |index| under_way.swap_remove(index).waiting)
+    }
+
+    fn sync(&self, last: u64) -> Flushed {
         match self.log.sync_data() {
             // Another's flush may have failed meanwhile, and the system tells each failure once.
             Ok(()) if self.has_failed.load(Acquire) => {
@@ -148,8 +196,20 @@ impl Flush {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
     use super::*;
     use crate::broker::local::schema;
+
+    /// What will be told of all that is committed.
+    fn told(flush: &Flush) -> Receiver<Result<(), Fault>> {
+        let (tell, told) = channel();
+        let say = move |flushed: &Flushed| {
+            tell.send(flushed.as_ref().map(drop).map_err(|error| error.fault)).unwrap();
+        };
+        flush.then(flush.last(), say);
+        told
+    }
 
     #[test]
     fn after_a_flush_that_failed_nothing_counts_until_the_database_holds_the_log() {
@@ -158,21 +218,40 @@ mod tests {
         let connection = schema::open_writer(&database).unwrap();
         // A device that cannot be flushed.
         let flush = Flush::at(&database, File::open("/dev/null").unwrap());
-        flush.flush(flush.last()).unwrap();
+        told(&flush).recv().unwrap().unwrap();
         connection.execute_batch("CREATE TABLE more (id INTEGER)").unwrap();
         flush.committed();
-        let error = flush.flush(flush.last()).unwrap_err();
-        assert_eq!(error.fault, Fault::Unavailable);
-        assert!(error.message.contains("broker.db"), "{error}");
+        assert_eq!(told(&flush).recv().unwrap(), Err(Fault::Unavailable));
         let reader = schema::open_reader(&database).unwrap();
         let reads = reader.unchecked_transaction().unwrap();
         reads.query_row("SELECT count(*) FROM more", [], |_| Ok(())).unwrap();
         connection.execute_batch("INSERT INTO more VALUES (1)").unwrap();
         connection.busy_timeout(std::time::Duration::ZERO).unwrap();
-        flush.recover(&connection).unwrap_err();
+        let error = flush.recover(&connection).unwrap_err();
+        assert!(error.message.contains("broker.db"), "{error}");
         drop(reads);
         flush.recover(&connection).unwrap();
-        flush.flush(flush.last()).unwrap();
+        told(&flush).recv().unwrap().unwrap();
         assert_eq!(std::fs::metadata(directory.path().join("broker.db-wal")).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn who_comes_while_its_commit_is_on_its_way_to_the_disk_waits_for_that_flush() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let flush = Flush::at(&log, File::create(&log).unwrap());
+        flush.committed();
+        flush.under_way().push(UnderWay { last: 1, waiting: Vec::new() });
+        let (first, second) = (told(&flush), told(&flush));
+        first.try_recv().unwrap_err();
+        // A later commit is not in it, and has a flush of its own.
+        flush.committed();
+        told(&flush).try_recv().unwrap().unwrap();
+        for tell in flush.end(1) {
+            tell(&Ok(()));
+        }
+        first.try_recv().unwrap().unwrap();
+        second.try_recv().unwrap().unwrap();
+        assert!(flush.under_way().is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    flush::{Commit, Flush},
+    flush::{Commit, Flush, Flushed},
     request::{AwaitResult, Work},
     writer::again,
 };
@@ -30,15 +30,21 @@ impl Told {
 
     /// Tells of it, as soon as it is on the disk.
     pub fn tell(self, flush: &Flush) {
-        let says_something =
-            !self.works.is_empty() || self.results.iter().any(|(_, found)| found.is_some());
-        let flushed = if says_something { flush.flush(self.commit) } else { Ok(()) };
-        let outcome = || flushed.as_ref().map(drop).map_err(again);
-        for work in self.works {
-            work.answer(outcome());
-        }
-        for (wait, found) in self.results {
-            let _ = wait.reply.send(outcome().map(|()| found));
+        let Self { works, results, commit } = self;
+        let says_something = !works.is_empty() || results.iter().any(|(_, found)| found.is_some());
+        let tell = move |flushed: &Flushed| {
+            let outcome = || flushed.as_ref().map(drop).map_err(again);
+            for work in works {
+                work.answer(outcome());
+            }
+            for (wait, found) in results {
+                let _ = wait.reply.send(outcome().map(|()| found));
+            }
+        };
+        if says_something {
+            flush.then(commit, tell);
+        } else {
+            tell(&Ok(()));
         }
     }
 }
