@@ -40,7 +40,7 @@ pub type Flushed = Result<(), BrokerError>;
 #[derive(Debug)]
 pub struct Flush {
     database: PathBuf,
-    log: File,
+    log: PathBuf,
     committed: AtomicU64,
     flushed: AtomicU64,
     has_failed: AtomicBool,
@@ -62,25 +62,15 @@ impl fmt::Debug for UnderWay {
 }
 
 impl Flush {
-    /// For the log of a database that some connection of this process has open, and so is kept.
-    pub fn of(database: &Path) -> Result<Self, BrokerError> {
+    /// For the log of a database.
+    pub fn of(database: &Path) -> Self {
         let mut log = database.as_os_str().to_owned();
         log.push("-wal");
-        match File::open(&log) {
-            Ok(log) => Ok(Self::at(database, log)),
-            Err(error) => {
-                let message = format!(
-                    "cannot open the log of the broker's database {}: {error}; this user needs to \
-                     read and write the file and its directory",
-                    database.display()
-                );
-                Err(BrokerError::caused_by(Fault::Denied, message, error))
-            }
-        }
+        Self::at(database, log.into())
     }
 
     /// With this file for the log.
-    pub fn at(database: &Path, log: File) -> Self {
+    pub fn at(database: &Path, log: PathBuf) -> Self {
         Self {
             database: database.to_owned(),
             log,
@@ -89,6 +79,20 @@ impl Flush {
             has_failed: AtomicBool::new(false),
             under_way: Mutex::default(),
         }
+    }
+
+    /// Opens the log, for one thread to flush it: the system tells of a failure once for each time
+    /// that a file is open. It is the log for as long as some connection of this process has the
+    /// database open.
+    pub fn open_log(&self) -> Result<File, BrokerError> {
+        File::open(&self.log).map_err(|error| {
+            let message = format!(
+                "cannot open the log of the broker's database {}: {error}; this user needs to read \
+                 and write the file and its directory",
+                self.database.display()
+            );
+            BrokerError::caused_by(Fault::Denied, message, error)
+        })
     }
 
     /// The database's file.
@@ -106,10 +110,15 @@ impl Flush {
         Commit(self.committed.load(Acquire))
     }
 
-    /// Has `tell` called as soon as a commit is on the disk: by this thread, which flushes it, or by
+    /// Has `tell` called as soon as a commit is on the disk: by this thread, which flushes `log`, or by
     /// the one whose flush under way has it, without waiting for that. [`Fault::Unavailable`]: the
     /// disk failed, and what was committed may be there or not.
-    pub fn then(&self, Commit(commit): Commit, tell: impl FnOnce(&Flushed) + Send + 'static) {
+    pub fn then(
+        &self,
+        Commit(commit): Commit,
+        log: &File,
+        tell: impl FnOnce(&Flushed) + Send + 'static,
+    ) {
         let mut under_way = self.under_way();
         if self.flushed.load(Acquire) >= commit {
             drop(under_way);
@@ -121,7 +130,7 @@ impl Flush {
         let Commit(last) = self.last();
         under_way.push(UnderWay { last, waiting: Vec::new() });
         drop(under_way);
-        let flushed = self.sync(last);
+        let flushed = self.sync(log, last);
         tell(&flushed);
         for tell in self.end(last) {
             tell(&flushed);
@@ -140,9 +149,9 @@ impl Flush {
         ended.map_or_else(Vec::new, |index| under_way.swap_remove(index).waiting)
     }
 
-    fn sync(&self, last: u64) -> Flushed {
-        match self.log.sync_data() {
-            // Another's flush may have failed meanwhile, and the system tells each failure once.
+    fn sync(&self, log: &File, last: u64) -> Flushed {
+        match log.sync_data() {
+            // Another's that had a part of it.
             Ok(()) if self.has_failed.load(Acquire) => {
                 Err(self.failed(io::Error::other("another flush of it failed")))
             }
@@ -203,11 +212,12 @@ mod tests {
 
     /// What will be told of all that is committed.
     fn told(flush: &Flush) -> Receiver<Result<(), Fault>> {
+        let log = flush.open_log().unwrap();
         let (tell, told) = channel();
         let say = move |flushed: &Flushed| {
             tell.send(flushed.as_ref().map(drop).map_err(|error| error.fault)).unwrap();
         };
-        flush.then(flush.last(), say);
+        flush.then(flush.last(), &log, say);
         told
     }
 
@@ -217,7 +227,7 @@ mod tests {
         let database = directory.path().join("broker.db");
         let connection = schema::open_writer(&database).unwrap();
         // A device that cannot be flushed.
-        let flush = Flush::at(&database, File::open("/dev/null").unwrap());
+        let flush = Flush::at(&database, "/dev/null".into());
         told(&flush).recv().unwrap().unwrap();
         connection.execute_batch("CREATE TABLE more (id INTEGER)").unwrap();
         flush.committed();
@@ -239,7 +249,8 @@ mod tests {
     fn who_comes_while_its_commit_is_on_its_way_to_the_disk_waits_for_that_flush() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
-        let flush = Flush::at(&log, File::create(&log).unwrap());
+        File::create(&log).unwrap();
+        let flush = Flush::at(&log, log.clone());
         flush.committed();
         flush.under_way().push(UnderWay { last: 1, waiting: Vec::new() });
         let (first, second) = (told(&flush), told(&flush));

@@ -120,7 +120,7 @@ impl LocalBroker {
     /// newer Lovage's. [`Fault::Unavailable`]: the disk is full or failing, or the file is locked.
     pub fn open(path: &Path, options: LocalOptions) -> Result<Self, BrokerError> {
         let connection = schema::open_writer(path)?;
-        Self::with(connection, path, options, Flush::of(path)?)
+        Self::with(connection, path, options, Flush::of(path))
     }
 
     fn with(
@@ -156,12 +156,13 @@ impl LocalBroker {
             watcher,
         };
         for _ in 0..WRITERS {
-            let (writer, flush) = (Arc::clone(&writer), Arc::clone(&flush));
+            let (writer, flush, log) = (Arc::clone(&writer), Arc::clone(&flush), flush.open_log()?);
             let thread = std::thread::Builder::new().name("lovage-broker".to_owned());
-            let thread = thread.spawn(move || Writer::run(&writer, &flush)).map_err(|error| {
-                let what = "cannot start the thread of the embedded broker";
-                BrokerError::caused_by(Fault::Unavailable, what, error)
-            })?;
+            let thread =
+                thread.spawn(move || Writer::run(&writer, &flush, &log)).map_err(|error| {
+                    let what = "cannot start the thread of the embedded broker";
+                    BrokerError::caused_by(Fault::Unavailable, what, error)
+                })?;
             broker.writers.push(thread);
         }
         Ok(broker)

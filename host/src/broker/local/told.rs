@@ -1,5 +1,7 @@
 //! What was done in one turn of the writer, and whom to tell of it.
 
+use std::fs::File;
+
 use bytes::Bytes;
 
 use super::{
@@ -28,8 +30,8 @@ impl Told {
         self.commit = commit;
     }
 
-    /// Tells of it, as soon as it is on the disk.
-    pub fn tell(self, flush: &Flush) {
+    /// Tells of it, as soon as it is on the disk; `log` is this thread's.
+    pub fn tell(self, flush: &Flush, log: &File) {
         let Self { works, results, commit } = self;
         let says_something = !works.is_empty() || results.iter().any(|(_, found)| found.is_some());
         let tell = move |flushed: &Flushed| {
@@ -42,7 +44,7 @@ impl Told {
             }
         };
         if says_something {
-            flush.then(commit, tell);
+            flush.then(commit, log, tell);
         } else {
             tell(&Ok(()));
         }

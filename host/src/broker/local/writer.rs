@@ -11,6 +11,7 @@
 //! what it reads can no longer change under it.
 
 use std::{
+    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -102,7 +103,7 @@ impl Writer {
     }
 
     /// Works until it is told to stop, together with others who do.
-    pub fn run(writer: &Mutex<Self>, flush: &Flush) {
+    pub fn run(writer: &Mutex<Self>, flush: &Flush, log: &File) {
         let turn = || {
             let mut writer = Self::enter(writer);
             if writer.stopping {
@@ -110,7 +111,7 @@ impl Writer {
             }
             let told = writer.turn();
             drop(writer);
-            told.tell(flush);
+            told.tell(flush, log);
             true
         };
         // The callers of a turn that panics see their replies dropped, which is an answer, too.

@@ -1,7 +1,6 @@
 //! What goes wrong stays with whom it concerns, and is told.
 
 use std::{
-    fs::File,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -171,7 +170,7 @@ async fn nobody_is_told_of_what_the_disk_did_not_take() {
     let (directory, connection) = database();
     let path = directory.path().join("broker.db");
     // A device that cannot be flushed.
-    let flush = Flush::at(&path, File::open("/dev/null").unwrap());
+    let flush = Flush::at(&path, "/dev/null".into());
     let broker = LocalBroker::with(connection, &path, LocalOptions::default(), flush).unwrap();
     let refused = broker.declare("work", false, LONG).await.unwrap_err();
     assert_eq!(refused.fault, Fault::Unavailable);
