@@ -36,6 +36,9 @@ pub struct Commit(u64);
 /// Whether something is on the disk, or why that is not known.
 pub type Flushed = Result<(), BrokerError>;
 
+/// Tells somebody of it.
+type Tell = Box<dyn FnOnce(&Flushed) + Send>;
+
 /// What of the log is on the disk.
 #[derive(Debug)]
 pub struct Flush {
@@ -52,7 +55,7 @@ struct UnderWay {
     /// The last commit that it is sure to bring to the disk.
     last: u64,
     /// Those who wait for it, beyond who began it.
-    waiting: Vec<Box<dyn FnOnce(&Flushed) + Send>>,
+    waiting: Vec<Tell>,
 }
 
 impl fmt::Debug for UnderWay {
@@ -143,7 +146,7 @@ impl Flush {
     }
 
     /// A flush is over; those who waited for it.
-    fn end(&self, last: u64) -> Vec<Box<dyn FnOnce(&Flushed) + Send>> {
+    fn end(&self, last: u64) -> Vec<Tell> {
         let mut under_way = self.under_way();
         let ended = under_way.iter().position(|flush| flush.last == last);
         ended.map_or_else(Vec::new, |index| under_way.swap_remove(index).waiting)
