@@ -25,8 +25,7 @@ use uuid::Uuid;
 /// How long to wait for one's turn before one goes past the gate: somebody was stopped in it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often to look: what is waited for is a commit of another process, of half a millisecond or
-/// more.
+/// How often to look: what is waited for is a transaction of another process.
 const LOOK: Duration = Duration::from_micros(100);
 
 /// The gate before a file.

@@ -17,7 +17,7 @@ pub type Reply<T> = oneshot::Sender<Result<T, BrokerError>>;
 
 /// One thing to be done by the writer.
 pub enum Request {
-    /// Done in the next transaction, answered after its commit.
+    /// Done in the next transaction, answered once that is on the disk.
     Work(Box<dyn Work>),
     /// A receive, which may wait.
     Receive(Receive),
