@@ -1,6 +1,9 @@
 //! Every statement that runs while jobs flow finds its rows by an index.
 
-use super::{super::sql, database};
+use super::{
+    super::{schema, sql},
+    database,
+};
 
 fn plan(connection: &rusqlite::Connection, statement: &str) -> Vec<String> {
     let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
@@ -57,5 +60,19 @@ fn picking_up_walks_the_index_of_what_is_due() {
         for step in counts.iter().flat_map(|count| plan(&connection, count)) {
             assert!(step.contains(&format!("COVERING INDEX {index}")), "{step}");
         }
+    }
+}
+
+#[test]
+fn what_is_copied_back_is_on_the_disk_before_its_place_in_the_log_is_used_again() {
+    let (directory, writer) = database();
+    let keeper = schema::open_keeper(&directory.path().join("broker.db")).unwrap();
+    for connection in [&writer, &keeper] {
+        let read = |pragma| connection.pragma_query_value(None, pragma, |row| row.get(0));
+        let (mode, synchronous): (rusqlite::types::Value, _) =
+            (read("journal_mode").unwrap(), read("synchronous").unwrap());
+        assert_eq!(mode, "wal".to_owned().into());
+        // NORMAL; commits are flushed by whoever tells of them.
+        assert_eq!(synchronous, 1.into());
     }
 }
