@@ -60,8 +60,9 @@ const HTTP: &str = "package wasi:http@0.3.0;
       send: async func(request: request) -> result<response, error-code>;
     }";
 
-/// A guest that asks `http://AUTHORITY/by-0-3`, and gives back three numbers of 32 bits: the state
-/// of that call, and if it has returned whether it failed, and the number of the error's code.
+/// A guest that asks `http://AUTHORITY/never`, which the server does not answer: an answer could come before
+/// the call is looked at. It gives back three numbers of 32 bits: the state of that call, and if it has
+/// returned whether it failed, and the number of the error's code.
 fn asks(authority: &str) -> Vec<u8> {
     let module = r#"(module
         (import "wasi:http/types@0.3.0" "[constructor]fields" (func $fields (result i32)))
@@ -83,7 +84,7 @@ fn asks(authority: &str) -> Vec<u8> {
         TASK REALLOC
         (data (i32.const 8) "text/plain")
         (data (i32.const 1024) "AUTHORITY")
-        (data (i32.const 1152) "/by-0-3")
+        (data (i32.const 1152) "/never")
         (func (export "lovage:task/handler@1.0.0#run") (param i32) (result i32)
           (local $future i64) (local $request i32) (local $sent i32)
           (local.set $future (call $future))
@@ -96,7 +97,7 @@ fn asks(authority: &str) -> Vec<u8> {
           (drop (call $authority (local.get $request)
             (i32.const 1) (i32.const 1024) (i32.const LENGTH)))
           (drop (call $path (local.get $request)
-            (i32.const 1) (i32.const 1152) (i32.const 7)))
+            (i32.const 1) (i32.const 1152) (i32.const 6)))
           (local.set $sent (call $send (local.get $request) (i32.const 640)))
           ;; That there are no trailers is a result that is all zeroes.
           (drop (call $write
@@ -155,7 +156,7 @@ async fn a_guest_of_the_contract_is_refused_what_it_may_not_and_cannot_wait() {
         assert_eq!(told(&report), [RETURNED, 1, code], "{authority}");
     }
     assert_eq!(server.connections(), 0);
-    let report = ask(&good, &format!("GET http://{good}/by-0-3")).await;
+    let report = ask(&good, &format!("GET http://{good}/never")).await;
     assert_eq!(told(&report), [STARTED, 0, 0]);
     // What it had begun has ended with it.
     server.all_closed().await;
