@@ -15,6 +15,7 @@ pub mod connect;
 pub mod dispatch;
 pub mod events;
 pub mod fair;
+mod flushes;
 pub mod follow_on;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -44,6 +45,7 @@ pub mod store;
 pub mod telemetry;
 pub mod tenancy;
 pub mod text;
+mod time_slice;
 pub mod usage;
 pub mod wanted;
 pub mod worker;

@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::out::Closed;
 use crate::config::{Config, LogFormat};
+use crate::time_slice;
 
 mod ask;
 pub mod build;
@@ -277,7 +278,9 @@ fn block_on<T>(
     if threads > 0 {
         builder.worker_threads(threads);
     }
+    builder.on_thread_start(time_slice::shorten);
     let runtime = builder.enable_all().build()?;
+    time_slice::shorten();
     let result = runtime.block_on(command);
     // Nothing that is still blocked in the background may hold up the exit.
     runtime.shutdown_background();

@@ -36,6 +36,7 @@ use tracing::instrument::WithSubscriber;
 
 use super::cpu::Meter;
 use crate::fair::FairQueue;
+use crate::flushes::FLUSHES;
 
 /// How much CPU time an attempt may use before it is a hog.
 const MOMENT: Duration = Duration::from_millis(2);
@@ -96,6 +97,8 @@ enum Manner {
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<FairQueue<Arc<Hog>>>,
+    /// That of the epoch.
+    tick: Duration,
     /// How many wait in the queue.
     waiting: AtomicUsize,
     work: Condvar,
@@ -108,6 +111,7 @@ impl Hogs {
     pub(super) fn new(threads: usize, tick: Duration) -> Self {
         let shared = Arc::new(Shared {
             queue: Mutex::new(FairQueue::new(tick)),
+            tick,
             waiting: AtomicUsize::new(0),
             work: Condvar::new(),
             stopped: AtomicBool::new(false),
@@ -278,6 +282,7 @@ impl Shared {
         if let Err(error) = be_nice() {
             tracing::debug!(%error, "cannot lower the priority of a thread for long jobs");
         }
+        let mut since_rest = Duration::ZERO;
         let mut queue = locked(&self.queue);
         while !self.stopped.load(Ordering::Relaxed) {
             let Some((tenant, hog)) = queue.pop() else {
@@ -289,6 +294,11 @@ impl Shared {
             let before = hog.meter.spent();
             let again = hog.turn();
             let used = hog.meter.spent().saturating_sub(before);
+            since_rest += used;
+            if since_rest >= self.tick {
+                since_rest = Duration::ZERO;
+                FLUSHES.rest();
+            }
             // What is dropped with the last hold on a hog may be anything: not under the lock.
             let again = if again { Some(hog) } else { None };
             queue = locked(&self.queue);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use wasmtime::Engine;
 
 use super::error::EngineError;
+use crate::time_slice;
 
 /// How long the clock goes on ticking when nothing runs any more: ticking costs some microseconds
 /// a tick, and waking it as much an attempt.
@@ -49,6 +50,7 @@ impl Ticker {
             .spawn({
                 let shared = Arc::clone(&shared);
                 move || {
+                    time_slice::shorten();
                     let mut idle = 0;
                     while !shared.stopped.load(Ordering::SeqCst) {
                         if shared.running.load(Ordering::SeqCst) > 0 {

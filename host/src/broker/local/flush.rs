@@ -27,7 +27,10 @@ use std::{
 use rusqlite::Connection;
 
 use super::fault::explain;
-use crate::broker::{BrokerError, Fault};
+use crate::{
+    broker::{BrokerError, Fault},
+    flushes::FLUSHES,
+};
 
 /// A commit, by its number among those that this process has made or seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,7 +156,7 @@ impl Flush {
     }
 
     fn sync(&self, log: &File, last: u64) -> Flushed {
-        match log.sync_data() {
+        match FLUSHES.flush(|| log.sync_data()) {
             // Another's that had a part of it.
             Ok(()) if self.has_failed.load(Acquire) => {
                 Err(self.failed(io::Error::other("another flush of it failed")))

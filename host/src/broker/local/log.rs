@@ -25,6 +25,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::{gate::Gate, schema};
+use crate::flushes::FLUSHES;
 
 /// With so many pages it is copied back.
 const LONG_PAGES: u64 = 4000;
@@ -225,7 +226,7 @@ impl Care {
             self.length.store(end + STEP, Relaxed);
             lock.rollback()?;
         }
-        Ok(file.sync_data()?)
+        Ok(FLUSHES.flush(|| file.sync_data())?)
     }
 }
 

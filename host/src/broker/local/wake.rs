@@ -17,6 +17,7 @@ use std::{
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::{gate::Gate, request::Request};
+use crate::time_slice;
 
 /// What the callers, the watcher and the writer know of each other.
 #[derive(Debug, Default)]
@@ -97,7 +98,12 @@ fn try_watch(
     let file = gate.file().ok_or_else(|| notify::Error::generic("it cannot be opened"))?;
     let file = file.to_owned();
     let fallback = Arc::clone(&signals);
+    let mut shortened = false;
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        // The thread is the watcher's own, and this the first that is done there of ours.
+        if !std::mem::replace(&mut shortened, true) {
+            time_slice::shorten();
+        }
         let concerns = match event {
             Ok(event) => match event.kind {
                 EventKind::Modify(_) | EventKind::Any => gate.signed_by_other(),

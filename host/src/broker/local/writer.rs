@@ -35,7 +35,7 @@ use super::{
     wake::Signals,
     wire::{End, Ending, Row},
 };
-use crate::broker::BrokerError;
+use crate::{broker::BrokerError, time_slice};
 
 /// The most that one transaction does, in rows or pages: it bounds how long others wait.
 const TRANSACTION_WEIGHT: usize = 4096;
@@ -104,6 +104,7 @@ impl Writer {
 
     /// Works until it is told to stop, together with others who do.
     pub fn run(writer: &Mutex<Self>, flush: &Flush, log: &File) {
+        time_slice::shorten();
         let turn = || {
             let mut writer = Self::enter(writer);
             if writer.stopping {
