@@ -6,7 +6,8 @@
 //! `turn`. Who has just written must wait at the queue again, so that the next one comes first.
 //!
 //! Who writes leaves its name at the turn's file, which tells the others that there is something to look
-//! at, and each of them that it was not it itself: see [`wake`](super::wake).
+//! at, and each of them that it was not it itself: see [`wake`](super::wake). Where nobody else watches that
+//! file, no name is left: it would wake the writer's own watcher alone.
 //!
 //! It is a matter of manners alone. What holds writers apart is SQLite's lock; who waits for too long
 //! goes past the gate, and so does everybody where the locks cannot be had. A process that dies
@@ -27,6 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often to look: what is waited for is a transaction of another process.
 const LOOK: Duration = Duration::from_micros(100);
+
+/// The byte of the turn's file that those who watch it have under a lock that they share. Nobody reads
+/// or writes it.
+const WATCHED: i64 = 64;
 
 /// The gate before a file.
 #[derive(Debug)]
@@ -75,9 +80,17 @@ impl Gate {
         self.locks.as_ref().map(|locks| locks.path.as_path())
     }
 
-    /// Leaves our name. For who holds the database's write lock, and is about to commit.
+    /// Has the others leave their names, from now on and for as long as this is there. What they
+    /// commit without is seen by a transaction that begins after this.
+    pub fn watch(&self) -> io::Result<()> {
+        let locks = self.locks.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        watchers::join(&locks.turn)
+    }
+
+    /// Leaves our name, if others watch. For who holds the database's write lock, and is about to commit.
     pub fn sign(&self) {
         if let Some(locks) = &self.locks
+            && watchers::others(&locks.turn)
             && let Err(error) = locks.turn.write_all_at(locks.name.as_bytes(), 0)
         {
             tracing::debug!(%error, "other processes are not told of a commit");
@@ -120,6 +133,54 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// Who watches a file: they have a lock at [`WATCHED`], which the system takes back with them.
+#[cfg(target_os = "linux")]
+mod watchers {
+    use std::{fs::File, io, os::fd::AsRawFd as _};
+
+    /// Is one of them from now on.
+    pub fn join(file: &File) -> io::Result<()> {
+        at_watched(file, libc::F_OFD_SETLK, libc::F_RDLCK).map(drop)
+    }
+
+    /// Whether there are any but who has opened `file`; so it is where that cannot be told.
+    pub fn others(file: &File) -> bool {
+        // Whose lock would be in the way of one that is not shared.
+        let found = at_watched(file, libc::F_OFD_GETLK, libc::F_WRLCK);
+        !found.is_ok_and(|kind| kind == libc::F_UNLCK)
+    }
+
+    /// Asks for a lock, or whose would be in the way; the kind of that.
+    fn at_watched(file: &File, command: i32, kind: i32) -> io::Result<i32> {
+        let mut lock = libc::flock {
+            l_type: kind as i16,
+            l_whence: libc::SEEK_SET as i16,
+            l_start: super::WATCHED,
+            l_len: 1,
+            l_pid: 0,
+        };
+        // The descriptor is open, and the kernel reads and writes one structure of this type, which is
+        // there until it has. rustix has no function for such locks.
+        #[allow(unsafe_code)]
+        let failed = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } != 0;
+        if failed { Err(io::Error::last_os_error()) } else { Ok(lock.l_type.into()) }
+    }
+}
+
+/// Elsewhere it cannot be told.
+#[cfg(not(target_os = "linux"))]
+mod watchers {
+    use std::{fs::File, io};
+
+    pub fn join(_: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub fn others(_: &File) -> bool {
+        true
+    }
+}
+
 fn lock(file: &File, end: Instant) -> bool {
     loop {
         match file.try_lock() {
@@ -159,6 +220,30 @@ mod tests {
             assert!(again.0.is_some());
             assert!(waits.join().unwrap() <= at);
         });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_name_is_left_for_others_who_watch_and_for_nobody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("lovage.db");
+        let (one, other) = (Gate::before(&database), Gate::before(&database));
+        let name_is_left = || {
+            one.sign();
+            other.signed_by_other() && std::fs::metadata(one.file().unwrap()).unwrap().len() > 0
+        };
+        one.watch().unwrap();
+        assert!(!name_is_left());
+        other.watch().unwrap();
+        // Also while somebody has the turn.
+        let turn = other.enter();
+        assert!(name_is_left());
+        drop(turn);
+        std::fs::write(one.file().unwrap(), "").unwrap();
+        drop(other);
+        let other = Gate::before(&database);
+        one.sign();
+        assert_eq!(std::fs::metadata(other.file().unwrap()).unwrap().len(), 0);
     }
 
     #[test]

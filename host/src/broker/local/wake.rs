@@ -97,6 +97,7 @@ fn try_watch(
 ) -> notify::Result<RecommendedWatcher> {
     let file = gate.file().ok_or_else(|| notify::Error::generic("it cannot be opened"))?;
     let file = file.to_owned();
+    let watched = Arc::clone(&gate);
     let fallback = Arc::clone(&signals);
     let mut shortened = false;
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -125,5 +126,6 @@ fn try_watch(
         }
     })?;
     watcher.watch(&file, RecursiveMode::NonRecursive)?;
+    watched.watch().map_err(notify::Error::io)?;
     Ok(watcher)
 }
