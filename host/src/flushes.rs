@@ -3,8 +3,8 @@
 //! Linux sends a flush to the disk by a worker of its own, on the processor of who asks for it. Where a
 //! thread keeps that processor busy, the worker comes to its turn late, now and then, however low that
 //! thread's priority is: the kernel shares a processor first among groups (a session's processes, a
-//! container's), and then among a group's threads. On 6.18 it was 4 to 8 ms. On a processor that is idle for a moment it runs
-//! at once. So who computes for long looks here from time to time, and [rests](Flushes::rest).
+//! container's), and then among a group's threads. On 6.18 it was 4 to 8 ms. On a processor that is idle for a
+//! moment it runs at once. So who computes for long looks here from time to time, and [rests](Flushes::rest).
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -22,11 +22,13 @@ pub(crate) static FLUSHES: Flushes = Flushes(AtomicUsize::new(0));
 #[derive(Debug)]
 pub(crate) struct Flushes(AtomicUsize);
 
-/// One of them.
+/// One of them. Only the embedded broker and the embedded key-value store flush anything.
+#[cfg(feature = "local")]
 struct UnderWay<'a>(&'a Flushes);
 
 impl Flushes {
     /// Flushes something, which takes as long as it takes.
+    #[cfg(feature = "local")]
     pub fn flush<T>(&self, flush: impl FnOnce() -> T) -> T {
         self.0.fetch_add(1, Relaxed);
         let _until_it_ends = UnderWay(self);
@@ -45,13 +47,14 @@ impl Flushes {
     }
 }
 
+#[cfg(feature = "local")]
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Relaxed);
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "local"))]
 mod tests {
     use std::panic::catch_unwind;
 

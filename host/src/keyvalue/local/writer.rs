@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{Failed, StoreError, schema, unavailable};
+use crate::{flushes::FLUSHES, time_slice};
 
 /// The most changes in one transaction.
 const BATCH: usize = 256;
@@ -114,6 +115,7 @@ impl Drop for Writer {
 
 /// Works until nobody can hand over changes any more.
 fn serve(connection: &Connection, path: &Path, waiting: &mpsc::Receiver<Box<dyn Work>>) {
+    time_slice::shorten();
     while let Ok(first) = waiting.recv() {
         let more = waiting.try_iter().take(BATCH - 1);
         let mut works: Vec<_> =
@@ -144,5 +146,6 @@ fn transact(
         }
         command("RELEASE work")?;
     }
-    command("COMMIT")
+    // Which is on the disk then.
+    FLUSHES.flush(|| command("COMMIT"))
 }
