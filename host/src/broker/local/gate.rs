@@ -23,15 +23,13 @@ use std::{
 
 use uuid::Uuid;
 
+use super::watchers;
+
 /// How long to wait for one's turn before one goes past the gate: somebody was stopped in it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often to look: what is waited for is a transaction of another process.
 const LOOK: Duration = Duration::from_micros(100);
-
-/// The byte of the turn's file that those who watch it have under a lock that they share. Nobody reads
-/// or writes it.
-const WATCHED: i64 = 64;
 
 /// The gate before a file.
 #[derive(Debug)]
@@ -130,54 +128,6 @@ impl Drop for Turn<'_> {
         if let Some(turn) = self.0 {
             let _ = turn.unlock();
         }
-    }
-}
-
-/// Who watches a file: they have a lock at [`WATCHED`], which the system takes back with them.
-#[cfg(target_os = "linux")]
-mod watchers {
-    use std::{fs::File, io, os::fd::AsRawFd as _};
-
-    /// Is one of them from now on.
-    pub fn join(file: &File) -> io::Result<()> {
-        at_watched(file, libc::F_OFD_SETLK, libc::F_RDLCK).map(drop)
-    }
-
-    /// Whether there are any but who has opened `file`; so it is where that cannot be told.
-    pub fn others(file: &File) -> bool {
-        // Whose lock would be in the way of one that is not shared.
-        let found = at_watched(file, libc::F_OFD_GETLK, libc::F_WRLCK);
-        !found.is_ok_and(|kind| kind == libc::F_UNLCK)
-    }
-
-    /// Asks for a lock, or whose would be in the way; the kind of that.
-    fn at_watched(file: &File, command: i32, kind: i32) -> io::Result<i32> {
-        let mut lock = libc::flock {
-            l_type: kind as i16,
-            l_whence: libc::SEEK_SET as i16,
-            l_start: super::WATCHED,
-            l_len: 1,
-            l_pid: 0,
-        };
-        // The descriptor is open, and the kernel reads and writes one structure of this type, which is
-        // there until it has. rustix has no function for such locks.
-        #[allow(unsafe_code)]
-        let failed = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } != 0;
-        if failed { Err(io::Error::last_os_error()) } else { Ok(lock.l_type.into()) }
-    }
-}
-
-/// Elsewhere it cannot be told.
-#[cfg(not(target_os = "linux"))]
-mod watchers {
-    use std::{fs::File, io};
-
-    pub fn join(_: &File) -> io::Result<()> {
-        Ok(())
-    }
-
-    pub fn others(_: &File) -> bool {
-        true
     }
 }
 

@@ -49,6 +49,7 @@ mod tests;
 mod told;
 mod waiting;
 mod wake;
+mod watchers;
 mod wire;
 mod writer;
 
