@@ -292,7 +292,8 @@ async fn an_operator_goes_back_and_stays_there_until_something_new_comes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_version_is_tried_on_some_jobs_and_taken_back_where_it_fails_more() {
-    let config = "[components.canary]\npercent = 20\nmin_calls = 20\n";
+    // How long attempts take is not what is tried here, and on a busy machine it is anybody's guess.
+    let config = "[components.canary]\npercent = 20\nmin_calls = 20\nlatency_ratio = 1000.0\n";
     let shop = Shop::open(config).await;
     let worker = shop.stage.worker().await;
     let first = shop.status().await["version"]["digest"].as_str().unwrap().to_owned();
