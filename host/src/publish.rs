@@ -14,7 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     broker::{
-        Attributes, BrokerError, DeadLetter, Fault, Message, Outgoing, Queue, Send, attribute,
+        Attributes, BrokerError, DeadLetter, Fault, Message, Outgoing, Queue, Send, SendKind,
+        attribute,
         sqs::{
             attributes::TYPES,
             charset::{escape_json, first_refused},
@@ -63,7 +64,7 @@ fn address(mut outgoing: Outgoing, message: &Message, id: &str, tenant: &str, to
         outgoing.group = Some(group(message, id, tenant));
         outgoing.deduplication_id = Some(deduplication_id(id));
     }
-    Send { to: to.address.clone(), message: outgoing }
+    Send { kind: SendKind::Result, to: to.address.clone(), message: outgoing }
 }
 
 /// A result that was to go elsewhere.
@@ -112,7 +113,7 @@ pub fn refused(send: &Send, error: &BrokerError) -> Option<Send> {
         serde_json::to_string(&envelope).ok()?
     };
     outgoing.body = escape_json(&body).into_owned().into();
-    Some(Send { to: send.to.clone(), message: outgoing })
+    Some(Send { kind: send.kind, to: send.to.clone(), message: outgoing })
 }
 
 /// The fields of a JSON object, unread: what a guest gave back may be nested deeper than a reader
@@ -207,7 +208,7 @@ pub fn follow_on(
         // The tenant of fair queues.
         outgoing.group = Some(deduplication_id(&parent.tenant));
     }
-    Ok(Send { to: to.address.clone(), message: outgoing })
+    Ok(Send { kind: SendKind::FollowOn, to: to.address.clone(), message: outgoing })
 }
 
 /// A task message of Celery's, for a task that comes after a job: for that job's tenant, and, where
@@ -248,7 +249,7 @@ pub fn celery_task(
     } else {
         outgoing.group = task.group.as_deref().map(deduplication_id);
     }
-    Ok(Send { to: to.address.clone(), message: outgoing })
+    Ok(Send { kind: SendKind::CeleryTask, to: to.address.clone(), message: outgoing })
 }
 
 /// The state of a task of Celery's, for the client that waits for it at a queue of its own. Errors
@@ -278,7 +279,7 @@ pub fn celery_state_whole(state: &Meta, message: &Message, to: &Queue) -> Send {
         deduplication_id: to.fifo.then(|| deduplication_id(&state.id)),
         ..Outgoing::default()
     };
-    Send { to: to.address.clone(), message: outgoing }
+    Send { kind: SendKind::CeleryState, to: to.address.clone(), message: outgoing }
 }
 
 /// The message itself, whole, with the reason why it is a dead letter.
@@ -317,6 +318,7 @@ pub fn dead_letter(
         attributes.extend(previous.map(|previous| (attribute::DEAD_LETTER.to_owned(), previous)));
     }
     Send {
+        kind: SendKind::DeadLetter,
         to: to.address.clone(),
         message: Outgoing {
             body: message.body.clone(),

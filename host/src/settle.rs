@@ -168,7 +168,7 @@ async fn carry_out(shared: Arc<Shared>, batch: Vec<Item>, slot: OwnedSemaphorePe
         {
             match answer {
                 Ok(()) => tell(settled, matches!(disposal, Disposal::Finish { .. })),
-                Err(Unsettled { error, left }) => {
+                Err(Unsettled { error, left, .. }) => {
                     lease.rest(false);
                     let settlement = Settlement { message, disposal: *left };
                     failed.push(Item { settlement, lease, room, settled });

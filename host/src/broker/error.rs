@@ -40,12 +40,15 @@ pub struct BrokerError {
     pub message: String,
     /// What lies beneath, if anything.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// The broker does not accept who we are, whatever is asked of it: expired or wrong
+    /// credentials. Says nothing about the queue or the message.
+    pub identity: bool,
 }
 
 impl BrokerError {
     /// An error without anything beneath.
     pub fn new(fault: Fault, message: impl Into<String>) -> Self {
-        Self { fault, message: message.into(), source: None }
+        Self { fault, message: message.into(), source: None, identity: false }
     }
 
     /// An error that another one caused.
@@ -54,7 +57,25 @@ impl BrokerError {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { fault, message: message.into(), source: Some(source.into()) }
+        Self { fault, message: message.into(), source: Some(source.into()), identity: false }
+    }
+
+    /// Marks an error as one about who we are.
+    #[must_use]
+    pub const fn about_identity(mut self, identity: bool) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// True where the queue or the broker refuses what was asked, rather than being away: the same
+    /// again fails until somebody changes the queue, a permission or the message.
+    pub const fn is_refusal(&self) -> bool {
+        !self.identity && !matches!(self.fault, Fault::Unavailable | Fault::Stale)
+    }
+
+    /// True where nothing but another message helps.
+    pub const fn is_final(&self) -> bool {
+        self.is_refusal() && !self.fault.may_pass()
     }
 }
 

@@ -116,9 +116,38 @@ pub struct Outgoing {
     pub trace_header: Option<String>,
 }
 
+/// The role of a message that is sent because of another one. What can be done where it cannot be
+/// sent depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SendKind {
+    /// The job's result, as a message.
+    Result,
+    /// The message itself, given up, with the reason.
+    DeadLetter,
+    /// A job that the guest asked for.
+    FollowOn,
+    /// A task of Celery's that comes next: a callback, the rest of a chain, a retry.
+    CeleryTask,
+    /// The state of a task of Celery's, for a client that reads it off a queue.
+    CeleryState,
+    /// The message itself, unchanged: it waits longer than the broker can express, or a person
+    /// moves it.
+    Copy,
+}
+
+impl SendKind {
+    /// True for work that follows from a job. It is sent before the job's own end is told: a job
+    /// whose next step cannot be sent has failed.
+    pub const fn is_next_step(self) -> bool {
+        matches!(self, Self::FollowOn | Self::CeleryTask)
+    }
+}
+
 /// A message that is sent because of another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Send {
+    /// Its role.
+    pub kind: SendKind,
     /// The address of the queue ([`Queue::address`]).
     pub to: Arc<str>,
     /// The message.
@@ -168,6 +197,9 @@ pub struct Settlement {
 pub struct Unsettled {
     /// Why not.
     pub error: BrokerError,
+    /// The send that the error is about: its index among those that are left. `None` where the
+    /// error is about the message itself, or about the broker as a whole.
+    pub at: Option<usize>,
     /// What of the disposal is still to be done. To settle again by this sends nothing twice:
     /// what was accepted is not in it any more.
     pub left: Box<Disposal>,

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::{Global, Misuse, out, out::say};
 use crate::{
     broker::{
-        Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, Settlement, Turn, attribute,
+        Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, SendKind, Settlement, Turn,
+        attribute,
     },
     config::{Config, DEFAULT_QUEUE},
     connect::connect,
@@ -263,7 +264,7 @@ async fn redrive(pair: &Pair, ids: &[String], all: bool, json: bool) -> anyhow::
         }
         let send = |to: &Queue, message: Outgoing| Disposal::Finish {
             result: None,
-            sends: vec![Send { to: to.address.clone(), message }],
+            sends: vec![Send { kind: SendKind::Copy, to: to.address.clone(), message }],
         };
         // Each batch before the next, while it is surely still held.
         let resend = |letter| (letter, send(&pair.queue, original(letter, pair.queue.fifo)));

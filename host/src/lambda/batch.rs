@@ -341,7 +341,7 @@ impl Function {
         let mut answers = settle(settlements).await;
         let (mut places, mut others) = (Vec::new(), Vec::new());
         for (place, (answer, message)) in answers.iter().zip(messages).enumerate() {
-            let Err(Unsettled { error, left }) = answer else { continue };
+            let Err(Unsettled { error, left, .. }) = answer else { continue };
             let retry_in = None;
             SettleFailed { queue: &source.name, error, tries: 1, retry_in }.emit();
             if error.fault == Fault::Unavailable {
@@ -368,7 +368,7 @@ impl Function {
 fn out_of_time(settlement: Settlement) -> Result<Left, Unsettled> {
     let why = "SQS did not answer before the function's deadline";
     let error = BrokerError::new(Fault::Unavailable, why);
-    Err(Unsettled { error, left: Box::new(settlement.disposal) })
+    Err(Unsettled { error, at: None, left: Box::new(settlement.disposal) })
 }
 
 fn answer(failures: Vec<String>) -> Result<Box<RawValue>, Diagnostic> {

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lovage::broker::{
-    Broker, Disposal, Fault, KeptResult, Message, Outgoing, Queue, Send, Settlement, Turn,
+    Broker, Disposal, Fault, KeptResult, Message, Outgoing, Queue, Send, SendKind, Settlement, Turn,
 };
 use proptest::prelude::*;
 
@@ -187,10 +187,15 @@ impl Run {
         let sent = self.model.sent + 1;
         let sends = send.iter().map(|target| match target {
             Target::Queue { queue, group } => Send {
+                kind: SendKind::Result,
                 to: Arc::clone(&self.queues[*queue].address),
                 message: outgoing(sent, *group, false),
             },
-            Target::Nowhere => Send { to: "nowhere".into(), message: outgoing(sent, 0, false) },
+            Target::Nowhere => Send {
+                kind: SendKind::Result,
+                to: "nowhere".into(),
+                message: outgoing(sent, 0, false),
+            },
         });
         let disposal = Disposal::Finish {
             sends: sends.collect(),

@@ -16,7 +16,7 @@ use std::{
 };
 
 use lovage::broker::{
-    Broker, Disposal, KeptResult, Outgoing, Send, Settlement, Turn,
+    Broker, Disposal, KeptResult, Outgoing, Send, SendKind, Settlement, Turn,
     local::{LocalBroker, LocalOptions},
 };
 
@@ -66,7 +66,11 @@ async fn work(
                     job_id: number.to_string(),
                     envelope: number.to_string().into(),
                 }),
-                sends: vec![Send { to: "results".into(), message: outgoing(number.to_string()) }],
+                sends: vec![Send {
+                    kind: SendKind::Result,
+                    to: "results".into(),
+                    message: outgoing(number.to_string()),
+                }],
             };
             ends.push(Settlement { message: Arc::new(message), disposal });
         }

@@ -9,7 +9,7 @@ use aws_sdk_sqs::{
     },
 };
 use lovage::broker::{
-    Broker, Disposal, Fault, Outgoing, Queue, Send, Settlement, attribute,
+    Broker, Disposal, Fault, Outgoing, Queue, Send, SendKind, Settlement, attribute,
     sqs::{Left, SqsBroker, attributes::TYPES},
 };
 
@@ -105,6 +105,7 @@ async fn the_redrive_target_is_an_address_to_send_to() {
         disposal: Disposal::Finish {
             result: None,
             sends: vec![Send {
+                kind: SendKind::DeadLetter,
                 to: queue.redrive_target.clone().unwrap(),
                 message: outgoing("bad"),
             }],
@@ -287,7 +288,11 @@ async fn what_a_delivery_sends_to_a_fifo_queue_is_sent_once_however_often_it_is_
     let (_, results) = opened(&ministack::fifo_queue("once-results").await).await;
     send(&broker, &queue, &[outgoing("1")]).await;
     let message = receive_one(&broker, &queue, SOON, LONG).await;
-    let to = |body: &str| Send { to: results.address.clone(), message: outgoing(body.to_owned()) };
+    let to = |body: &str| Send {
+        kind: SendKind::Result,
+        to: results.address.clone(),
+        message: outgoing(body.to_owned()),
+    };
     let end = Settlement {
         message: Arc::new(message),
         disposal: Disposal::Finish { result: None, sends: vec![to("result"), to("result")] },
@@ -310,7 +315,8 @@ async fn messages_of_an_event_are_published_for_and_put_back_but_not_deleted() {
     send(&broker, &queue, &["done", "retry", "snooze"].map(outgoing)).await;
     let mut messages = receive(&broker, &queue, 3, SOON, LONG).await;
     messages.sort_by(|a, b| a.body.cmp(&b.body));
-    let result = Send { to: results.address.clone(), message: outgoing("result") };
+    let result =
+        Send { kind: SendKind::Result, to: results.address.clone(), message: outgoing("result") };
     let done = Settlement {
         message: Arc::new(messages[0].clone()),
         disposal: Disposal::Finish { result: None, sends: vec![result] },

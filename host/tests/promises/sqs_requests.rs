@@ -6,8 +6,8 @@ use std::{
 };
 
 use lovage::broker::{
-    Broker, Disposal, Fault, Message, Outgoing, Queue, Receipt, Send, Settlement, Turn, attribute,
-    sqs::SqsBroker,
+    Broker, Disposal, Fault, Message, Outgoing, Queue, Receipt, Send, SendKind, Settlement, Turn,
+    attribute, sqs::SqsBroker,
 };
 use serde_json::{Value, json};
 
@@ -44,8 +44,11 @@ fn message(name: &str) -> Message {
 }
 
 fn finish_to(name: &str, to: &str) -> Settlement {
-    let sends =
-        vec![Send { to: queue(to).address, message: outgoing(format!("result of {name}")) }];
+    let sends = vec![Send {
+        kind: SendKind::Result,
+        to: queue(to).address,
+        message: outgoing(format!("result of {name}")),
+    }];
     Settlement {
         message: Arc::new(message(name)),
         disposal: Disposal::Finish { result: None, sends },
@@ -187,7 +190,11 @@ async fn of_several_sends_only_those_are_sent_again_that_were_refused() {
     });
     let mut settlement = finish_to("a", "results");
     if let Disposal::Finish { sends, .. } = &mut settlement.disposal {
-        sends.push(Send { to: queue("letters").address, message: outgoing("letter") });
+        sends.push(Send {
+            kind: SendKind::DeadLetter,
+            to: queue("letters").address,
+            message: outgoing("letter"),
+        });
     }
     let again = settle_twice(&stub, &[settlement]).await;
     assert_eq!(again, ["SendMessageBatch"]);

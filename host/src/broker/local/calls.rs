@@ -17,12 +17,12 @@ use super::{
     request::{AwaitResult, Receive, Request},
     sql,
     store::{Refusal, Store, fetch_body, find_queue, now_ms},
-    wire::{Delivery, End, Ending, NewMessage, Row},
+    wire::{Delivery, End, Ending, NewMessage, Row, fits},
     writer::give_back,
 };
 use crate::broker::{
-    Broker, BrokerError, Depth, Limits, Message, Outgoing, Queue, Receipt, Settlement, Turn,
-    Unsettled,
+    Broker, BrokerError, Depth, Disposal, Fault, Limits, Message, Outgoing, Queue, Receipt,
+    Settlement, Turn, Unsettled,
 };
 use crate::wanted::Progress;
 
@@ -132,12 +132,17 @@ impl Broker for LocalBroker {
         let settle = move |store: &mut Store<'_>, part: &[End]| store.settle(&address, part);
         let answers = self.in_parts(queue, ends, weight, settle).await;
         // One transaction: all of a settlement was done, or nothing.
-        let left = |settlement: &Settlement| Box::new(settlement.disposal.clone());
-        settlements
-            .iter()
-            .zip(answers)
-            .map(|(of, answer)| answer.map_err(|error| Unsettled { error, left: left(of) }))
-            .collect()
+        let mut settled = Vec::with_capacity(answers.len());
+        for (of, answer) in settlements.iter().zip(answers) {
+            settled.push(match answer {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    let at = self.culprit(&of.disposal, &error).await;
+                    Err(Unsettled { error, at, left: Box::new(of.disposal.clone()) })
+                }
+            });
+        }
+        settled
     }
 
     async fn send(&self, queue: &Queue, messages: &[Outgoing]) -> Vec<Result<String, BrokerError>> {
@@ -262,6 +267,27 @@ impl Broker for LocalBroker {
             }
         };
         answered.map_err(|_| writer_gone(self.path()))?
+    }
+}
+
+impl LocalBroker {
+    /// The send that a settlement failed for.
+    async fn culprit(&self, disposal: &Disposal, error: &BrokerError) -> Option<usize> {
+        let Disposal::Finish { sends, .. } = disposal else { return None };
+        match error.fault {
+            Fault::TooLarge => sends.iter().position(|send| !fits(&send.message)),
+            Fault::NotFound => {
+                for (index, send) in sends.iter().enumerate() {
+                    let missing =
+                        self.open(&send.to).await.is_err_and(|it| it.fault == error.fault);
+                    if missing {
+                        return Some(index);
+                    }
+                }
+                None
+            }
+            _ => None,
+        }
     }
 }
 

@@ -64,6 +64,11 @@ impl NewMessage {
     }
 }
 
+/// True for a message that a queue takes.
+pub fn fits(message: &Outgoing) -> bool {
+    size(message) <= MESSAGE_BYTES
+}
+
 /// Counted as SQS counts: names, values and data types of the attributes are part of a message.
 fn size(message: &Outgoing) -> usize {
     let attribute = |(name, value): (&String, &String)| name.len() + value.len() + "String".len();

@@ -147,7 +147,7 @@ impl Doing {
             SdkError::DispatchFailure(why)
                 if !why.is_io() && !why.is_timeout() && is_about_credentials(error) =>
             {
-                self.error(Fault::Denied, &no_credentials(&chain(error)))
+                self.error(Fault::Denied, &no_credentials(&chain(error))).about_identity(true)
             }
             SdkError::DispatchFailure(_) => self.error(
                 Fault::Unavailable,
@@ -186,7 +186,7 @@ impl Doing {
             reason.push_str("; ");
             reason.push_str(&advice);
         }
-        self.error(fault, &reason)
+        self.error(fault, &reason).about_identity(is_identity(bare(code)))
     }
 
     fn advice(&self, fault: Fault, code: &str) -> String {
@@ -249,7 +249,7 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// The same error once more: one failed request answers for each of its messages.
 pub(super) fn again(error: &BrokerError) -> BrokerError {
-    BrokerError::new(error.fault, error.message.clone())
+    BrokerError::new(error.fault, error.message.clone()).about_identity(error.identity)
 }
 
 #[cfg(test)]

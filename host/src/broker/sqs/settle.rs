@@ -1,8 +1,9 @@
 //! What becomes of messages.
 //!
-//! Everything that follows from a message is sent first. Only a message whose every send was
-//! accepted is deleted, and the delete is tried a few times: a message that stayed would be run
-//! once more.
+//! Everything that follows from a message is sent first: the jobs and tasks that come next, then the
+//! result and the dead letter. A job whose next step is refused has failed, so its result must not be
+//! out before that is known. Only a message whose every send was accepted is deleted, and the delete
+//! is tried a few times: a message that stayed would be run once more.
 //!
 //! Putting a message back is a change of its visibility where SQS's rules allow it. Two waits are
 //! beyond them, and become a copy that is sent before the original is deleted:
@@ -22,7 +23,11 @@
 //!
 //! A copy begins a new life on the queue: its retention period starts over.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::{join, join_all};
 
@@ -33,7 +38,8 @@ use super::{
     parcel::{digest, put_deferral, whole_seconds},
 };
 use crate::broker::{
-    BrokerError, Deferral, Disposal, Message, Outgoing, Queue, Receipt, Send, Settlement, Unsettled,
+    BrokerError, Deferral, Disposal, Message, Outgoing, Queue, Receipt, Send, SendKind, Settlement,
+    Unsettled,
 };
 
 /// How often a time that SQS finds too long is shortened. Of twelve hours, three minutes are left.
@@ -57,7 +63,15 @@ type Hiding = (usize, u64);
 /// What came of the settlement of this index.
 type Answer = (usize, Result<Left, Unsettled>);
 /// Why not everything that follows from the settlement of this index was sent, and what was not.
-type Sent = (usize, Result<(), (BrokerError, Vec<Send>)>);
+type Sent = (usize, Result<(), Unsent>);
+
+/// Sends that were not accepted.
+struct Unsent {
+    error: BrokerError,
+    /// The send that the error is about.
+    at: usize,
+    left: Vec<Send>,
+}
 
 /// What is left to be done once everything was sent, which must not be sent again.
 const DELETE: Disposal = Disposal::Finish { result: None, sends: Vec::new() };
@@ -119,7 +133,7 @@ impl SqsBroker {
         for (index, result) in sent {
             match (result, settlements.get(index).map(|it| &it.disposal)) {
                 (Ok(()), _) => done.push(index),
-                (Err((error, _)), Some(Disposal::Release { .. })) => {
+                (Err(Unsent { error, .. }), Some(Disposal::Release { .. })) => {
                     tracing::warn!(
                         queue = %queue.name, %error,
                         "could not defer a message by a copy: it is hidden instead, which counts \
@@ -128,13 +142,13 @@ impl SqsBroker {
                     let seconds = settlements.get(index).map_or(0, release_seconds);
                     shorter.push((index, seconds));
                 }
-                (Err((error, sends)), disposal) => {
+                (Err(Unsent { error, at, left: sends }), disposal) => {
                     let result = match disposal {
                         Some(Disposal::Finish { result, .. }) => result.clone(),
                         _ => None,
                     };
-                    let left = Disposal::Finish { result, sends };
-                    answers.push((index, Err(Unsettled { error, left: Box::new(left) })));
+                    let left = Box::new(Disposal::Finish { result, sends });
+                    answers.push((index, Err(Unsettled { error, at: Some(at), left })));
                 }
             }
         }
@@ -149,35 +163,78 @@ impl SqsBroker {
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    /// Sends all that follows from these settlements, batched by the queues that it goes to. A
-    /// settlement has succeeded when all of its sends have; else it is told which have not.
+    /// Sends all that follows from these settlements. A settlement has succeeded when all of its
+    /// sends have; else it is told which have not.
+    ///
+    /// What a job leads to goes first, and its result only if all of that was accepted.
     async fn publish(&self, settlements: &[Settlement], sends: Vec<Sends>) -> Vec<Sent> {
-        let mut results: BTreeMap<usize, Result<(), (BrokerError, Vec<Send>)>> =
-            sends.iter().map(|(index, _)| (*index, Ok(()))).collect();
-        let mut by_target: BTreeMap<Arc<str>, Vec<(usize, Outgoing)>> = BTreeMap::new();
-        for (index, list) in sends {
+        let (mut steps, mut ends): (Vec<Sends>, Vec<Sends>) = (Vec::new(), Vec::new());
+        for (index, mut list) in sends {
             let receipt = settlements.get(index).map(|it| &it.message.receipt);
-            for (place, Send { to, mut message }) in list.into_iter().enumerate() {
-                if address::is_fifo(&to) && message.deduplication_id.is_none() {
+            for (place, Send { to, message, .. }) in list.iter_mut().enumerate() {
+                if address::is_fifo(to) && message.deduplication_id.is_none() {
                     message.deduplication_id = receipt.map(|it| deduplication_id(it, place));
                 }
-                by_target.entry(to).or_default().push((index, message));
+            }
+            if list.iter().any(|send| send.kind.is_next_step()) {
+                let (next, end) = list.into_iter().partition(|send| send.kind.is_next_step());
+                steps.push((index, next));
+                list = end;
+            }
+            ends.push((index, list));
+        }
+        let mut refused: HashMap<usize, Unsent> = if steps.is_empty() {
+            HashMap::new()
+        } else {
+            let sent = self.publish_at_once(steps).await;
+            sent.into_iter().filter_map(|(index, it)| Some((index, it.err()?))).collect()
+        };
+        let mut answers = Vec::with_capacity(ends.len());
+        ends = ends
+            .into_iter()
+            .filter_map(|(index, list)| match refused.remove(&index) {
+                Some(mut unsent) => {
+                    unsent.left.extend(list);
+                    answers.push((index, Err(unsent)));
+                    None
+                }
+                None => Some((index, list)),
+            })
+            .collect();
+        answers.extend(self.publish_at_once(ends).await);
+        answers
+    }
+
+    /// Sends messages, batched by the queues that they go to.
+    async fn publish_at_once(&self, sends: Vec<Sends>) -> Vec<Sent> {
+        let mut results: BTreeMap<usize, Result<(), Unsent>> =
+            sends.iter().map(|(index, _)| (*index, Ok(()))).collect();
+        let mut by_target: BTreeMap<Arc<str>, Vec<(usize, SendKind, Outgoing)>> = BTreeMap::new();
+        for (index, list) in sends {
+            for Send { kind, to, message } in list {
+                by_target.entry(to).or_default().push((index, kind, message));
             }
         }
         let requests = by_target.iter().map(|(to, messages)| async move {
-            let outgoing: Vec<&Outgoing> = messages.iter().map(|(_, message)| message).collect();
+            let outgoing: Vec<&Outgoing> = messages.iter().map(|(_, _, it)| it).collect();
             self.send_to(to, &outgoing).await
         });
         let answers = join_all(requests).await;
         for ((to, messages), answers) in by_target.into_iter().zip(answers) {
-            for ((index, message), answer) in messages.into_iter().zip(answers) {
+            for ((index, kind, message), answer) in messages.into_iter().zip(answers) {
                 let (Err(error), Some(result)) = (answer, results.get_mut(&index)) else {
                     continue;
                 };
-                let send = Send { to: Arc::clone(&to), message };
+                let send = Send { kind, to: Arc::clone(&to), message };
                 match result {
-                    Ok(()) => *result = Err((error, vec![send])),
-                    Err((_, sends)) => sends.push(send),
+                    Ok(()) => *result = Err(Unsent { error, at: 0, left: vec![send] }),
+                    Err(unsent) => {
+                        // What trying again will not help is told first.
+                        if error.is_refusal() && !unsent.error.is_refusal() {
+                            (unsent.error, unsent.at) = (error, unsent.left.len());
+                        }
+                        unsent.left.push(send);
+                    }
                 }
             }
         }
@@ -202,9 +259,11 @@ impl SqsBroker {
             .map(|(index, result)| {
                 (
                     index,
-                    result
-                        .map(|()| Left::Done)
-                        .map_err(|error| Unsettled { error, left: Box::new(DELETE) }),
+                    result.map(|()| Left::Done).map_err(|error| Unsettled {
+                        error,
+                        at: None,
+                        left: Box::new(DELETE),
+                    }),
                 )
             })
             .collect()
@@ -264,7 +323,7 @@ fn put_back(
     result.map(|()| Left::Again).map_err(|error| {
         let again = Disposal::Release { after: Duration::ZERO, spent: true };
         let left = settlements.get(index).map_or(again, |it| it.disposal.clone());
-        Unsettled { error, left: Box::new(left) }
+        Unsettled { error, at: None, left: Box::new(left) }
     })
 }
 
@@ -328,6 +387,7 @@ fn copy(queue: &Queue, settlement: &Settlement) -> Option<Send> {
     };
     put_deferral(&mut attributes, &deferral).ok()?;
     Some(Send {
+        kind: SendKind::Copy,
         to: queue.address.clone(),
         message: Outgoing {
             body: message.body.clone(),

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lovage::broker::{Disposal, Fault, KeptResult, Message, Outgoing, Send, Settlement};
+use lovage::broker::{Disposal, Fault, KeptResult, Message, Outgoing, Send, SendKind, Settlement};
 
 use super::{LONG, SOON};
 use crate::support::broker::{
@@ -15,7 +15,7 @@ use crate::support::broker::{
 
 /// The end of a message that leads to one other.
 fn finish_sending(message: &Message, to: &str, outgoing: Outgoing) -> Settlement {
-    let sends = vec![Send { to: to.into(), message: outgoing }];
+    let sends = vec![Send { kind: SendKind::Result, to: to.into(), message: outgoing }];
     Settlement {
         message: Arc::new(message.clone()),
         disposal: Disposal::Finish { result: None, sends },
