@@ -134,6 +134,8 @@ impl Leases {
         // As many in one call as the broker takes in one: one that hangs then holds up few.
         let together = self.broker.limits().receive_batch.max(1);
         let mut renewals = FuturesUnordered::new();
+        // Those that a keeper before this one had begun have ended with it.
+        self.held().values_mut().for_each(|held| held.renewing = false);
         loop {
             if renewals.is_empty() && self.held().is_empty() {
                 self.some.notified().await;

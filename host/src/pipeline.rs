@@ -5,9 +5,11 @@
 
 mod attempt;
 mod celery;
+mod fallback;
+mod finished;
 mod follow;
+mod kept;
 mod ready;
-mod recourse;
 mod spent;
 mod watch;
 
@@ -16,27 +18,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::ready::VERSION_HEADER;
 use self::{
     celery::{CeleryEnd, Trouble},
+    finished::Letter,
     follow::Unsent,
+    kept::{Kept, KeptResults, Key},
 };
+pub use self::{finished::Finished, ready::VERSION_HEADER};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, field::Empty, info_span};
+use tracing::{Instrument, Span, field::Empty, info_span};
 
 use crate::{
     abandon::UnlessEnded,
-    broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue},
+    broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue, SendKind},
     celery::Plan,
     config::{Config, UnknownTasks},
-    events::{DeadLettered, JobFinished, JobReleased, ReplyRefused},
+    events::{JobReleased, ReplyRefused, ResultKept},
     follow_on::FollowOn,
     job::Job,
     message::{NOT_CELERY, decode},
-    outcome::{Decision, Failure, Outcome, decide},
+    outcome::{Decision, Failure, Outcome, Status, decide},
     policy::Policies,
     publish,
+    publish_gate::PublishGate,
     registry::Registry,
     result::JobResult,
     routes::{Routes, Source},
@@ -67,6 +72,8 @@ pub struct Pipeline {
     tenancy: Arc<Tenancy>,
     broker: Arc<dyn Broker>,
     store: Option<Arc<dyn ResultStore>>,
+    gate: PublishGate,
+    kept: KeptResults,
     stopping: CancellationToken,
 }
 
@@ -105,6 +112,7 @@ impl Decoded {
 }
 
 /// How an attempt ended.
+#[derive(Debug)]
 struct Ended {
     outcome: Outcome,
     settings: Settings,
@@ -114,6 +122,31 @@ struct Ended {
     follow_ons: Vec<FollowOn>,
     /// What else it leads to, where it was a built-in task of Celery's.
     celery: Plan,
+}
+
+impl Ended {
+    /// How many bytes it holds, about.
+    fn bytes(&self) -> usize {
+        let output = match &self.outcome {
+            Outcome::Done(output) => output.data.len(),
+            Outcome::Retry { failure, .. }
+            | Outcome::Failed(failure)
+            | Outcome::Rejected(failure)
+            | Outcome::TimedOut(failure)
+            | Outcome::Crashed(failure) => {
+                failure.message.len() + failure.detail.as_ref().map_or(0, String::len)
+            }
+            _ => 0,
+        };
+        output + self.follow_ons.iter().map(|it| 512 + it.payload.len()).sum::<usize>()
+    }
+}
+
+/// A job that has ended, of which it cannot be told now what follows.
+struct PutBack {
+    /// The kind of the failure that the log names.
+    kind: &'static str,
+    error: BrokerError,
 }
 
 /// When a caller has to end, and what comes of an attempt that it cuts short.
@@ -140,18 +173,22 @@ enum Way {
 pub struct Concluded {
     /// What becomes of it.
     pub disposal: Disposal,
+    /// To be told when that is done.
+    pub finished: Option<Box<Finished>>,
     /// What can be told of it: the result, or why there is none yet (`None` where nothing went
     /// wrong: the guest asked for another time).
     pub told: Result<JobResult, Option<Failure>>,
 }
 
 impl Concluded {
-    fn released(after: Duration, spent: bool, why: Option<Failure>) -> Self {
-        Self { disposal: Disposal::Release { after, spent }, told: Err(why) }
+    /// The message goes back.
+    pub fn released(after: Duration, spent: bool, why: Option<Failure>) -> Self {
+        Self { disposal: Disposal::Release { after, spent }, finished: None, told: Err(why) }
     }
 }
 
 /// What is known of a guest that ran.
+#[derive(Debug)]
 struct Run {
     started_at: Timestamp,
     component: String,
@@ -183,6 +220,8 @@ impl Pipeline {
             counts_waits: limits.counts_waits,
             broker,
             store,
+            gate: PublishGate::default(),
+            kept: KeptResults::default(),
             stopping: CancellationToken::new(),
         }
     }
@@ -203,7 +242,7 @@ impl Pipeline {
     ///
     /// `end` is when the caller has to end, where it has to: an attempt that needs longer times
     /// out. Dropping the future gives the attempt up.
-    pub async fn process(&self, source: &Source, message: &Message, end: Option<End>) -> Disposal {
+    pub async fn process(&self, source: &Source, message: &Message, end: Option<End>) -> Concluded {
         self.work(source, message, self.decode(source, message), end).await
     }
 
@@ -220,8 +259,35 @@ impl Pipeline {
         message: &Message,
         decoded: Decoded,
         end: Option<End>,
-    ) -> Disposal {
-        self.run(source, message, decoded, end, Way::Queue).await.disposal
+    ) -> Concluded {
+        self.run(source, message, decoded, end, Way::Queue).await
+    }
+
+    /// Which queues results cannot be published to now.
+    pub fn publish_gate(&self) -> &PublishGate {
+        &self.gate
+    }
+
+    /// Keeps what is left to be done with a message whose lease is lost: its next delivery here is
+    /// settled with it, and its guest is not run again.
+    pub fn keep(
+        &self,
+        source: &Source,
+        message: &Message,
+        disposal: Disposal,
+        finished: Option<Box<Finished>>,
+    ) {
+        let decoded = self.decode(source, message);
+        let key = Key::of(&source.queue.address, message);
+        self.kept.keep(key, &decoded.job.tenant, Kept::Settlement(disposal, finished));
+    }
+
+    /// Keeps what a job came to whose lease is lost before it was settled.
+    pub fn keep_unsettled(&self, source: &Source, message: &Message, concluded: Concluded) {
+        let Concluded { disposal, finished, .. } = concluded;
+        if matches!(disposal, Disposal::Finish { .. }) {
+            self.keep(source, message, disposal, finished);
+        }
     }
 
     /// What tenants have of this process.
@@ -261,6 +327,23 @@ impl Pipeline {
         if self.counts_waits && source.queue.fifo {
             job.attempt = without_waits(&job, message);
         }
+        // A job that has run here is not run again because its end could not be told.
+        let kept = match way {
+            Way::Queue => self.kept.take(|| Key::of(&source.queue.address, message)),
+            Way::Invocation => None,
+        };
+        let ended_before = match kept {
+            Some(Kept::Settlement(disposal, finished)) => {
+                span.in_scope(|| ResultKept { queue: &source.name }.emit());
+                return Concluded { disposal, finished, told: Err(None) };
+            }
+            Some(Kept::Ended(ended, attempt)) => {
+                span.in_scope(|| ResultKept { queue: &source.name }.emit());
+                job.attempt = attempt;
+                Some(ended)
+            }
+            None => None,
+        };
         // An attempt has its own hold on it.
         let job = Arc::new(job);
         // Boxed, since the future would otherwise be held twice in the one below.
@@ -270,7 +353,7 @@ impl Pipeline {
                 decoded = check_invocation(&job, message, now).map_err(Outcome::Rejected);
             }
             let expired = job.is_expired(now);
-            if let (Ok(()), Some(mut wait)) = (&decoded, job.due_in(now))
+            if let (Ok(()), Some(mut wait), None) = (&decoded, job.due_in(now), &ended_before)
                 && !expired
             {
                 // Nobody is to wait for longer than it takes to know.
@@ -297,19 +380,41 @@ impl Pipeline {
                     (None, Err(Outcome::Rejected(failure)))
                 }
             };
-            let ended = match decoded.and(refusal) {
-                Ok(()) => self.attempt(source, &job, now, end).await,
-                Err(Outcome::Rejected(it)) if it.kind == NOT_CELERY && self.leaves() => {
+            // Before the guest runs: one whose result has nowhere to go would run for nothing.
+            let results = match self.own_results(&job, reply.is_some()).await {
+                Ok(results) => results,
+                Err(error) => return self.put_back(source, "results", &error),
+            };
+            let blocked = results.as_ref().is_some_and(|it| self.gate.is_blocked(&it.address));
+            if blocked && ended_before.is_none() {
+                let why = "other results are held for it, and it takes none now";
+                let error = BrokerError::new(Fault::Unavailable, why);
+                return self.put_back(source, "results", &error);
+            }
+            let ended = match (ended_before, decoded.and(refusal)) {
+                (Some(ended), _) => *ended,
+                (None, Ok(())) => self.attempt(source, &job, now, end).await,
+                (None, Err(Outcome::Rejected(it))) if it.kind == NOT_CELERY && self.leaves() => {
                     self.unrun(&job, Outcome::Snooze { after: celery::LEFT })
                 }
-                Err(outcome) => self.unrun(&job, outcome),
+                (None, Err(outcome)) => self.unrun(&job, outcome),
             };
             if let (true, Outcome::Rejected(failure)) = (refused, &ended.outcome)
                 && let Err(trouble) = self.celery_refused(&job.id, failure).await
             {
                 return self.troubled(source, trouble);
             }
-            self.conclude(source, message, &job, reply, ended, way).await
+            match self.conclude(source, message, &job, reply, results, &ended, way).await {
+                Ok(concluded) => concluded,
+                Err(PutBack { kind, error }) => {
+                    if way == Way::Queue && ended.run.is_some() {
+                        let key = Key::of(&source.queue.address, message);
+                        let kept = Kept::Ended(Box::new(ended), job.attempt);
+                        self.kept.keep(key, &job.tenant, kept);
+                    }
+                    self.put_back(source, kind, &error)
+                }
+            }
         });
         async {
             let unless_ended = UnlessEnded::new(&source.name);
@@ -319,6 +424,16 @@ impl Pipeline {
         }
         .instrument(span)
         .await
+    }
+
+    /// The queue for results that the task's settings name, where they do and the sender names none. It
+    /// was found at the start, unless this is a function, or the task came later.
+    async fn own_results(&self, job: &Job, replies: bool) -> Result<Option<Queue>, BrokerError> {
+        let own = self.config.tasks.get(&job.task).and_then(|task| task.results.as_deref());
+        match own.or(self.config.defaults.results.as_deref()) {
+            Some(name) if !replies => self.routes.queue(name).await.map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The queue that the sender wants the result on.
@@ -379,58 +494,67 @@ impl Pipeline {
         Ended { outcome, settings, run: None, follow_ons: Vec::new(), celery: Plan::default() }
     }
 
-    /// What follows from an outcome, by [`decide`]'s table.
+    /// What follows from an outcome, by [`decide`]'s table. `results` is the queue for results that the
+    /// task's settings name.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that is known of the job")]
     async fn conclude(
         &self,
         source: &Source,
         message: &Message,
         job: &Job,
         reply: Option<Queue>,
-        ended: Ended,
+        results: Option<Queue>,
+        ended: &Ended,
         way: Way,
-    ) -> Concluded {
-        let Ended { mut outcome, settings, run, follow_ons, celery } = ended;
+    ) -> Result<Concluded, PutBack> {
+        let Ended { outcome, settings, run, follow_ons, celery } = ended;
+        let mut outcome = outcome.clone();
         let asks_again = matches!(outcome, Outcome::Retry { .. });
-        let follow_ons = match self.follow_ons(source, message, job, &follow_ons).await {
+        let mut refused = false;
+        let follow_ons = match self.prepare(source, message, job, follow_ons).await {
             Ok(sends) => sends,
             Err(Unsent::For(failure)) => {
                 outcome = Outcome::Failed(failure);
+                refused = true;
                 Vec::new()
             }
-            Err(Unsent::Now(error)) => return self.put_back(source, "dispatch", &error),
+            Err(Unsent::Now(error)) => return Err(PutBack { kind: "dispatch", error }),
         };
+        let troubled = |error| PutBack { kind: "result_backend", error };
+        let end = CeleryEnd { source, message, job, settings };
         let decision = decide(outcome, job.attempt, settings.max_attempts, &settings.backoff);
-        let (mut status, mut value, dead_letter) = match decision {
+        let (mut status, mut value, mut dead_letter) = match decision {
             Decision::Release { after, spent, reason } => {
-                let failure = reason.as_ref().map(|it| (it.kind.as_str(), it.message.as_str()));
-                JobReleased { queue: &source.name, after, spent, failure }.emit();
                 let again = reason.as_ref().filter(|_| asks_again).map(|it| (after, it));
-                let end = CeleryEnd { source, message, job, settings: &settings };
-                return match self.celery_again(&end, again, celery).await {
-                    Ok(Some(sends)) => Concluded {
-                        disposal: Disposal::Finish { result: None, sends },
-                        told: Err(reason),
-                    },
-                    Ok(None) => Concluded::released(after, spent, reason),
-                    Err(trouble) => self.troubled(source, trouble),
-                };
+                match self.celery_again(&end, again, celery).await {
+                    Ok(sends) => {
+                        let failure =
+                            reason.as_ref().map(|it| (it.kind.as_str(), it.message.as_str()));
+                        JobReleased { queue: &source.name, after, spent, failure }.emit();
+                        let disposal = sends.map_or(Disposal::Release { after, spent }, |sends| {
+                            Disposal::Finish { result: None, sends }
+                        });
+                        return Ok(Concluded { disposal, finished: None, told: Err(reason) });
+                    }
+                    // Its retry cannot be sent.
+                    Err(Trouble::For(failure)) => (Status::Failed, Err(failure), true),
+                    Err(Trouble::Now(error)) => return Err(troubled(error)),
+                }
             }
             Decision::Finish { status, value, dead_letter } => (status, value, dead_letter),
         };
-        let end = CeleryEnd { source, message, job, settings: &settings };
-        let nexts =
-            match self.celery_end(&end, &mut status, &mut value, reply.as_ref(), celery).await {
-                Ok(nexts) => nexts,
-                Err(trouble) => return self.troubled(source, trouble),
-            };
-        JobFinished {
-            queue: &source.name,
-            task: if run.is_some() { &job.task } else { "" },
-            status,
-            failure: value.as_ref().err().map(|it| (it.kind.as_str(), it.message.as_str())),
-            usage: run.as_ref().map(|run| run.usage),
-        }
-        .emit();
+        let was_done = status == Status::Done;
+        let nexts = self.celery_end(&end, &mut status, &mut value, reply.as_ref(), celery).await;
+        let nexts = match nexts {
+            Ok(nexts) => nexts,
+            Err(Trouble::Now(error)) => return Err(troubled(error)),
+            // Not for what has failed already.
+            Err(Trouble::For(failure)) => {
+                return Err(troubled(BrokerError::new(Fault::Invalid, failure.message)));
+            }
+        };
+        // What cannot be carried on with is for a person to look at.
+        dead_letter |= refused || (was_done && status != Status::Done);
         let result = JobResult {
             id: job.id.clone(),
             task: job.task.clone(),
@@ -446,28 +570,22 @@ impl Pipeline {
         };
         let kept = self.keeps_results.then(|| result.envelope());
         let mut sends = Vec::with_capacity(2 + follow_ons.len());
-        let to = match (&reply, &settings.results) {
-            (Some(reply), _) => Some(reply.clone()),
-            // It was found at the start, unless its task came later.
-            (None, Some(name)) => match self.routes.queue(name).await {
-                Ok(queue) => Some(queue),
-                Err(error) => return self.put_back(source, "results", &error),
-            },
-            (None, None) => source.results.clone(),
-        };
+        let kind = if reply.is_some() { SendKind::Reply } else { SendKind::Result };
         if reply.is_some() && job.celery.is_some() {
             // It has what its client reads.
-        } else if let Some(to) = to {
+        } else if let Some(to) = reply.or(results).as_ref().or(source.results.as_ref()) {
             let format = settings.result_format.unwrap_or(source.result_format);
             let bytes = self.message_bytes;
-            sends.push(publish::result(&result, kept.as_ref(), message, &to, format, bytes));
+            let mut send = publish::result(&result, kept.as_ref(), message, to, format, bytes);
+            send.kind = kind;
+            sends.push(send);
         }
+        let mut letter = None;
         if dead_letter {
-            let reason = result.value.as_ref().err().map_or("", |failure| &failure.message);
             let to = source.dead_letters.as_ref();
             // Who invokes a function is told, so nothing is lost where no queue is set.
             if to.is_some() || way == Way::Queue {
-                DeadLettered { queue: &source.name, to: to.map(|to| &*to.name), reason }.emit();
+                letter = Some(Letter { to: to.map(|to| Arc::clone(&to.name)) });
             }
             sends.extend(to.map(|to| {
                 publish::dead_letter(message, &source.queue, to, &result, self.message_bytes)
@@ -475,8 +593,37 @@ impl Pipeline {
         }
         sends.extend(follow_ons);
         sends.extend(nexts);
+        let finished = Some(Box::new(Finished {
+            span: Span::current(),
+            queue: Arc::clone(&source.name),
+            task: if run.is_some() { job.task.clone() } else { String::new() },
+            status,
+            failure: result.value.as_ref().err().cloned(),
+            usage: run.as_ref().map(|run| run.usage),
+            dead_letter: letter,
+        }));
         let kept = kept.map(|envelope| KeptResult { job_id: result.id.clone(), envelope });
-        Concluded { disposal: Disposal::Finish { result: kept, sends }, told: Ok(result) }
+        let disposal = Disposal::Finish { result: kept, sends };
+        Ok(Concluded { disposal, finished, told: Ok(result) })
+    }
+
+    /// The messages for the jobs that a job leads to. Those of a task of Celery's are sent at once: its
+    /// state says that it succeeded before its settlement sends anything.
+    async fn prepare(
+        &self,
+        source: &Source,
+        message: &Message,
+        job: &Job,
+        follow_ons: &[FollowOn],
+    ) -> Result<Vec<crate::broker::Send>, Unsent> {
+        let sends = self.follow_ons(source, message, job, follow_ons).await?;
+        if job.celery.is_none() {
+            return Ok(sends);
+        }
+        for send in &sends {
+            self.send_now(send).await?;
+        }
+        Ok(Vec::new())
     }
 }
 

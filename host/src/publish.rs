@@ -26,13 +26,16 @@ use crate::{
     follow_on::{FollowOn, Lineage},
     job::{JSON, Job},
     message::raw::is_json,
-    outcome::Status,
+    outcome::{Failure, Status},
     result::{JobResult, whole_millis},
     text::one_line,
 };
 
 /// How many attributes SQS lets a message have.
 const MAX_ATTRIBUTES: usize = 10;
+
+/// The attribute by which a client of Celery's tells states on its queue apart.
+pub const CORRELATION_ID: &str = "correlation_id";
 
 /// How long the reason in a dead letter may be, in bytes.
 const REASON_BYTES: usize = 1024;
@@ -78,16 +81,10 @@ pub fn refused(send: &Send, error: &BrokerError) -> Option<Send> {
     const TOO_LARGE: &str = "result_too_large";
     const REFUSED: &str = "result_refused";
     let kind = if error.fault == Fault::TooLarge { TOO_LARGE } else { REFUSED };
-    let failure = json!({
-        "kind": kind,
-        "message": one_line(&format!("the result cannot be published: {error}"), REASON_BYTES),
-    });
-    let failed = Status::Failed.as_str();
-    let mut outgoing = send.message.clone();
-    let parsed = Fields::parse(&outgoing.body);
+    let why = one_line(&format!("the result cannot be published: {error}"), REASON_BYTES);
+    let parsed = Fields::parse(&send.message.body);
     let fields = parsed.as_ref();
-    let bare = outgoing.attributes.get(attribute::STATUS);
-    let (status, was) = match bare {
+    let (status, was) = match send.message.attributes.get(attribute::STATUS) {
         Some(status) => (Some(status.clone()), fields.and_then(|it| it.text("kind"))),
         None => (
             fields.and_then(|it| it.text("status")),
@@ -95,25 +92,45 @@ pub fn refused(send: &Send, error: &BrokerError) -> Option<Send> {
         ),
     };
     let again = was.is_some_and(|was| [TOO_LARGE, REFUSED].contains(&was.as_str()));
-    if again && status.as_deref() == Some(failed) {
+    if again && status.as_deref() == Some(Status::Failed.as_str()) {
         return None;
     }
-    let body = if bare.is_some() {
-        outgoing.attributes.insert(attribute::STATUS.to_owned(), failed.to_owned());
+    failed(send, &Failure::new(kind, why))
+}
+
+/// The same result, had the job failed; `None` where it cannot be read.
+pub fn failed(send: &Send, failure: &Failure) -> Option<Send> {
+    let mut outgoing = send.message.clone();
+    let body = if outgoing.attributes.contains_key(attribute::STATUS) {
+        let failed = Status::Failed.as_str().to_owned();
+        outgoing.attributes.insert(attribute::STATUS.to_owned(), failed);
         outgoing.attributes.insert(attribute::CONTENT_TYPE.to_owned(), JSON.to_owned());
         outgoing.attributes.remove(attribute::CONTENT_ENCODING);
-        failure.to_string()
+        error_object(failure)
     } else {
-        let Fields(mut envelope) = parsed?;
-        for value in ["data", "data_base64", "content_type"] {
-            envelope.remove(value);
-        }
-        envelope.insert("status".to_owned(), to_raw_value(failed).ok()?);
-        envelope.insert("error".to_owned(), to_raw_value(&failure).ok()?);
-        serde_json::to_string(&envelope).ok()?
+        envelope_of_failure(&outgoing.body, failure)?
     };
     outgoing.body = escape_json(&body).into_owned().into();
     Some(Send { kind: send.kind, to: send.to.clone(), message: outgoing })
+}
+
+/// The same envelope, had the job failed; `None` where it cannot be read.
+pub fn failed_envelope(envelope: &Bytes, failure: &Failure) -> Option<Bytes> {
+    envelope_of_failure(envelope, failure).map(Bytes::from)
+}
+
+fn envelope_of_failure(envelope: &[u8], failure: &Failure) -> Option<String> {
+    let Fields(mut envelope) = Fields::parse(envelope)?;
+    for value in ["data", "data_base64", "content_type"] {
+        envelope.remove(value);
+    }
+    envelope.insert("status".to_owned(), to_raw_value(Status::Failed.as_str()).ok()?);
+    envelope.insert("error".to_owned(), RawValue::from_string(error_object(failure)).ok()?);
+    serde_json::to_string(&envelope).ok()
+}
+
+fn error_object(failure: &Failure) -> String {
+    json!({"kind": failure.kind, "message": failure.message}).to_string()
 }
 
 /// The fields of a JSON object, unread: what a guest gave back may be nested deeper than a reader
@@ -268,7 +285,7 @@ pub fn celery_state(
 /// The same, however large.
 pub fn celery_state_whole(state: &Meta, message: &Message, to: &Queue) -> Send {
     let attributes = Attributes::from([
-        ("correlation_id".to_owned(), state.id.clone()),
+        (CORRELATION_ID.to_owned(), state.id.clone()),
         ("content_type".to_owned(), JSON.to_owned()),
     ]);
     let outgoing = Outgoing {
@@ -366,10 +383,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{
-        broker::Receipt,
-        outcome::{Failure, Output},
-    };
+    use crate::{broker::Receipt, outcome::Output};
 
     fn queue(name: &str) -> Queue {
         let is_fifo = name.split('.').next_back() == Some("fifo");
@@ -502,6 +516,26 @@ mod tests {
             (&"failed".into(), &"result_too_large".into())
         );
         assert_eq!(refused(&failure, &error), None, "there is nothing smaller");
+    }
+
+    #[test]
+    fn a_result_can_be_turned_into_that_of_a_job_that_failed() {
+        let failure = Failure::new("dispatch", "no such queue");
+        for format in [ResultFormat::Envelope, ResultFormat::Bare] {
+            let sent = result(&done("42"), None, &message("1"), &queue("r"), format, 9999);
+            let failed = super::failed(&sent, &failure).unwrap();
+            let body: Value = serde_json::from_slice(&failed.message.body).unwrap();
+            let error = json!({"kind": "dispatch", "message": "no such queue"});
+            if format == ResultFormat::Bare {
+                assert_eq!(
+                    (&body, &*failed.message.attributes["lovage-status"]),
+                    (&error, "failed")
+                );
+            } else {
+                assert_eq!((&body["status"], &body["error"]), (&json!("failed"), &error));
+                assert_eq!((&body["id"], body.get("data")), (&json!("job 1"), None));
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! letters go. Resolved once at the start, so that a missing queue is told before a job runs.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
@@ -11,8 +12,9 @@ use tokio::sync::Mutex;
 
 use crate::{
     broker::{Broker, BrokerError, Fault, Queue, Send},
+    celery::sqs_name,
     config::{BrokerKind, Config, DISCARD, QueueConfig, ResultFormat},
-    message::{Defaults, Trust},
+    message::{Defaults, Format, Trust},
 };
 
 /// How many queues named by `reply_to` are remembered. Senders choose those names, so the number
@@ -60,7 +62,10 @@ pub fn matches_pattern(pattern: &str, name: &str) -> bool {
 pub struct Routes {
     broker: Arc<dyn Broker>,
     config: Arc<Config>,
-    opened: Mutex<HashMap<String, Queue>>,
+    /// Queues that the configuration names.
+    own: Mutex<HashMap<String, Queue>>,
+    /// Queues that senders name. Apart, so that no number of them displaces the operator's.
+    senders: Mutex<SenderQueues>,
     celery_tasks: Arc<BTreeMap<String, String>>,
 }
 
@@ -68,39 +73,81 @@ impl Routes {
     /// Routes as a configuration says them.
     pub fn new(broker: Arc<dyn Broker>, config: Arc<Config>) -> Self {
         let celery_tasks = Arc::new(config.celery.tasks.clone());
-        Self { broker, config, opened: Mutex::default(), celery_tasks }
+        Self { broker, config, own: Mutex::default(), senders: Mutex::default(), celery_tasks }
     }
 
-    /// A queue by its name in the configuration, or by its address.
+    /// A queue that the operator names: by its name in the configuration, or by its address.
     pub async fn queue(&self, name: &str) -> Result<Queue, BrokerError> {
-        if let Some(queue) = self.opened.lock().await.get(name) {
+        if let Some(queue) = self.own.lock().await.get(name) {
             return Ok(queue.clone());
         }
         // Not under the lock: a broker that does not answer must not hold up other queues.
-        let queue = self.broker.open(self.config.address(name)).await?;
+        let queue = self.broker.open(&self.address(name)).await?;
         self.know(name, queue.clone()).await;
         Ok(queue)
     }
 
-    /// Remembers a queue that was found in another way.
-    pub async fn know(&self, name: &str, queue: Queue) {
-        let mut opened = self.opened.lock().await;
-        if opened.len() >= REMEMBERED {
-            opened.clear();
-        }
-        opened.insert(name.to_owned(), queue);
+    /// What the broker knows a queue of the configuration by. A queue of Celery's without an address
+    /// of its own has the name that kombu gives it.
+    fn address<'a>(&'a self, name: &'a str) -> Cow<'a, str> {
+        let settings = self.config.queues.get(name);
+        let named = settings.is_some_and(|it| it.format == Format::Celery && it.address.is_none());
+        if named { self.celery_name(name) } else { Cow::Borrowed(self.config.address(name)) }
     }
 
-    /// Sends a message by itself, to learn what its queue has against it.
+    /// The broker's name for a queue that is Celery's `name`.
+    pub fn celery_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        match self.config.broker.kind {
+            BrokerKind::Sqs if !is_address(name) => sqs_name(name),
+            _ => Cow::Borrowed(name),
+        }
+    }
+
+    /// A queue that a sender names. What it may name is for the caller to check.
+    async fn senders_queue(&self, name: &str) -> Result<Queue, BrokerError> {
+        if let Some(queue) = self.senders.lock().await.get(name) {
+            return Ok(queue);
+        }
+        let queue = self.broker.open(&self.address(name)).await?;
+        self.senders.lock().await.insert(name, queue.clone());
+        Ok(queue)
+    }
+
+    /// A queue that a workflow of Celery's names, by Celery's name. What it may name is for the
+    /// caller to check. It cannot name a queue by an address: that is for the operator.
+    pub async fn celery_queue(&self, name: &str) -> Result<Queue, BrokerError> {
+        if self.config.queues.contains_key(name) {
+            return self.queue(name).await;
+        }
+        match self.config.broker.kind {
+            BrokerKind::Sqs => self.senders_queue(&sqs_name(name)).await,
+            BrokerKind::Local => self.senders_queue(name).await,
+        }
+    }
+
+    /// A queue that the operator names by Celery's name, or by its address.
+    pub async fn operators_celery_queue(&self, name: &str) -> Result<Queue, BrokerError> {
+        if self.config.queues.contains_key(name) {
+            return self.queue(name).await;
+        }
+        self.queue(&self.celery_name(name)).await
+    }
+
+    /// Remembers a queue that the operator names and that was found in another way.
+    pub async fn know(&self, name: &str, queue: Queue) {
+        self.own.lock().await.insert(name.to_owned(), queue);
+    }
+
+    /// Sends a message by itself.
     pub async fn send(&self, send: &Send) -> Result<(), BrokerError> {
-        let queue = self.broker.open(&send.to).await?;
+        let queue = at(&send.to);
         let answers = self.broker.send(&queue, std::slice::from_ref(&send.message)).await;
         answers.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
-    /// Looks for the queue anew when it is asked for the next time.
+    /// Looks for a queue that a sender names anew when it is asked for the next time.
     pub async fn forget(&self, name: &str) {
-        self.opened.lock().await.remove(name);
+        self.senders.lock().await.remove(name);
     }
 
     /// A queue to take jobs from, and the queues that belong to it.
@@ -191,7 +238,54 @@ impl Routes {
                 ),
             ));
         }
-        self.queue(reply_to).await
+        self.senders_queue(reply_to).await
+    }
+}
+
+/// A queue by its address, unseen: all that it takes to send to it.
+pub fn at(address: &Arc<str>) -> Queue {
+    Queue {
+        name: address.rsplit('/').next().unwrap_or(address).into(),
+        address: Arc::clone(address),
+        fifo: address.strip_suffix(".fifo").is_some(),
+        visibility_timeout: Duration::from_secs(30),
+        redrive_target: None,
+    }
+}
+
+/// True for a URL or an ARN, which only the operator writes.
+fn is_address(name: &str) -> bool {
+    ["https://", "http://", "arn:"].iter().any(|start| name.starts_with(start))
+}
+
+/// Queues that senders name, of which about [`REMEMBERED`] are remembered: of two generations, the
+/// older goes when the younger is full.
+#[derive(Debug, Default)]
+struct SenderQueues {
+    young: HashMap<String, Queue>,
+    old: HashMap<String, Queue>,
+}
+
+impl SenderQueues {
+    fn get(&mut self, name: &str) -> Option<Queue> {
+        if let Some(queue) = self.young.get(name) {
+            return Some(queue.clone());
+        }
+        let queue = self.old.remove(name)?;
+        self.insert(name, queue.clone());
+        Some(queue)
+    }
+
+    fn insert(&mut self, name: &str, queue: Queue) {
+        if self.young.len() >= REMEMBERED / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(name.to_owned(), queue);
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.young.remove(name);
+        self.old.remove(name);
     }
 }
 

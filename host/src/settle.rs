@@ -1,28 +1,42 @@
 //! Carrying out what becomes of messages, in batches, until the broker has taken it.
 //!
 //! What gathers while one batch is under way makes up the next, so batches grow with the load and
-//! a lone job does not wait. A failed publish leaves its message where it is: it is tried again
-//! while the lease is held, and what was accepted is not sent twice. What is refused for good is
-//! settled in another way, where there is one ([`Recourse`]). After that the message is put back,
-//! without an attempt being spent: a queue that is away is not the job's fault.
+//! a lone job does not wait. A job has run when it comes here, and is not run again because its result
+//! cannot be published:
+//!
+//! - What may pass (a queue that is away, missing or denied by the operator's mistake) is tried again
+//!   with back-off for as long as the lease is held. What was accepted is not sent twice. A result that
+//!   waits for its queue blocks that queue in the [`PublishGate`], so that no more jobs are taken whose
+//!   results go there.
+//! - What is refused for good is decided once, in another way ([`Fallback`]): a result becomes the
+//!   failure that says so, a job whose next step cannot be sent has failed.
+//! - When the lease ends first, the message comes again, and what is left to be done with it is kept
+//!   for its next delivery here.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    broker::{Broker, BrokerError, Disposal, Fault, Message, Queue, Settlement, Unsettled},
+    broker::{
+        Broker, BrokerError, Disposal, Fault, Message, Queue, SendKind, Settlement, Unsettled,
+    },
     events::SettleFailed,
     lease::Lease,
+    pipeline::{Concluded, Finished},
+    publish_gate::{HeldResult, PublishGate},
     retry::Backoff,
+    supervise::Supervisor,
 };
 
 /// How settling behaves.
 #[derive(Debug, Clone, Copy)]
 pub struct SettleOptions {
-    /// How often a settlement is tried before its message is put back.
+    /// How often it is tried before a refusal that might pass is taken for final, and before a
+    /// message that is put back is left to the end of its lease.
     pub tries: u32,
     /// The delays between tries.
     pub backoff: Backoff,
@@ -32,12 +46,42 @@ pub struct SettleOptions {
     pub backlog_bytes: usize,
 }
 
-/// Finds another way to settle what is refused for good.
+/// Knows what to do where a settlement is refused, or its lease is lost.
 #[async_trait]
-pub trait Recourse: Send + Sync {
-    /// What is to be done with a message in place of `disposal`; `None` where there is no other
-    /// way than to put it back.
-    async fn instead(&self, message: &Message, disposal: &Disposal) -> Option<Disposal>;
+pub trait Fallback: Send + Sync {
+    /// What is to be done with a message in place of `disposal`, of which the send at `at` was
+    /// refused; `None` where there is no other way than to try again. Where the job has failed for
+    /// that, `finished` says so afterwards.
+    async fn instead(
+        &self,
+        message: &Message,
+        disposal: &Disposal,
+        at: usize,
+        error: &BrokerError,
+        finished: &mut Option<Box<Finished>>,
+    ) -> Option<Disposal>;
+
+    /// Keeps what is left to be done with a message whose lease is lost, for its next delivery.
+    fn keep(&self, message: &Message, disposal: Disposal, finished: Option<Box<Finished>>);
+}
+
+/// All that it takes to settle the messages of one queue.
+#[derive(Clone)]
+pub struct Settling {
+    /// The broker.
+    pub broker: Arc<dyn Broker>,
+    /// The queue that the messages came from.
+    pub queue: Queue,
+    /// How settling behaves.
+    pub options: SettleOptions,
+    /// What to do where a settlement is refused.
+    pub fallback: Arc<dyn Fallback>,
+    /// Where results that wait block their queues.
+    pub gate: PublishGate,
+    /// Who is told of a panic.
+    pub supervisor: Supervisor,
+    /// After this nothing is tried again.
+    pub now: CancellationToken,
 }
 
 /// Settles the messages of one queue. Cheap to clone.
@@ -50,36 +94,40 @@ pub struct Settler {
     most_bytes: u32,
 }
 
+#[derive(Debug)]
 struct Item {
     settlement: Settlement,
+    rest: Rest,
+}
+
+/// What belongs to a settlement, beside what the broker is given.
+#[derive(Debug)]
+struct Rest {
+    finished: Option<Box<Finished>>,
+    /// How often it was tried as it is.
+    tries: u32,
+    /// Blocks the queue that does not take its result.
+    held: Option<HeldResult>,
     // Held until the message is settled.
     lease: Lease,
-    room: [OwnedSemaphorePermit; 2],
+    _room: [OwnedSemaphorePermit; 2],
     settled: Option<oneshot::Sender<bool>>,
 }
 
 struct Shared {
-    broker: Arc<dyn Broker>,
-    queue: Queue,
-    options: SettleOptions,
-    recourse: Arc<dyn Recourse>,
-    now: CancellationToken,
+    settling: Settling,
+    tasks: TaskTracker,
 }
 
 impl Settler {
     /// Starts settling on `tasks`; it ends when the last clone is dropped and all is settled.
-    /// After `now` nothing is tried again.
-    pub fn start(
-        broker: Arc<dyn Broker>,
-        queue: Queue,
-        options: SettleOptions,
-        recourse: Arc<dyn Recourse>,
-        tasks: &TaskTracker,
-        now: CancellationToken,
-    ) -> Self {
+    pub fn start(settling: Settling, tasks: &TaskTracker) -> Self {
         let (items, received) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared { broker, queue, options, recourse, now });
-        tasks.spawn(gather(shared, received, tasks.clone()));
+        let options = settling.options;
+        let supervisor = settling.supervisor.clone();
+        let task = format!("settler of the queue `{}`", settling.queue.name);
+        let shared = Arc::new(Shared { settling, tasks: tasks.clone() });
+        tasks.spawn(async move { supervisor.run(&task, gather(shared, received)).await });
         // The semaphores bound the channel, and what has left the channel to be tried again.
         let most_bytes = kibibytes(options.backlog_bytes);
         let bytes = Arc::new(Semaphore::new(most_bytes as usize));
@@ -87,26 +135,26 @@ impl Settler {
     }
 
     /// Hands over a message with what becomes of it; waits while too many are before it.
-    pub async fn settle(&self, message: Arc<Message>, disposal: Disposal, lease: Lease) {
-        self.hand_over(message, disposal, lease, None).await;
+    pub async fn settle(&self, message: Arc<Message>, concluded: Concluded, lease: Lease) {
+        self.hand_over(message, concluded, lease, None).await;
     }
 
     /// [`settle`](Self::settle), and waits until it is done. Whether the message is gone.
     pub async fn settle_now(
         &self,
         message: Arc<Message>,
-        disposal: Disposal,
+        concluded: Concluded,
         lease: Lease,
     ) -> bool {
         let (settled, answer) = oneshot::channel();
-        self.hand_over(message, disposal, lease, Some(settled)).await;
+        self.hand_over(message, concluded, lease, Some(settled)).await;
         answer.await.unwrap_or(false)
     }
 
     async fn hand_over(
         &self,
         message: Arc<Message>,
-        disposal: Disposal,
+        Concluded { disposal, finished, .. }: Concluded,
         lease: Lease,
         settled: Option<oneshot::Sender<bool>>,
     ) {
@@ -115,14 +163,15 @@ impl Settler {
         // Closed never: the semaphores live as long as their settlers.
         let Ok(place) = Arc::clone(&self.backlog).acquire_owned().await else { return };
         let Ok(bytes) = Arc::clone(&self.bytes).acquire_many_owned(weight).await else { return };
-        let item = Item { settlement, lease, room: [place, bytes], settled };
+        let _room = [place, bytes];
+        let rest = Rest { finished, tries: 0, held: None, lease, _room, settled };
         // The receiver ends only after the last sender.
-        let _ = self.items.send(item);
+        let _ = self.items.send(Item { settlement, rest });
     }
 }
 
-async fn gather(shared: Arc<Shared>, mut items: mpsc::UnboundedReceiver<Item>, tasks: TaskTracker) {
-    let limits = shared.broker.limits();
+async fn gather(shared: Arc<Shared>, mut items: mpsc::UnboundedReceiver<Item>) {
+    let limits = shared.settling.broker.limits();
     let slots = Arc::new(Semaphore::new(limits.settle_concurrency.max(1)));
     let mut batch = Vec::new();
     loop {
@@ -139,68 +188,96 @@ async fn gather(shared: Arc<Shared>, mut items: mpsc::UnboundedReceiver<Item>, t
                 batch.push(item);
             }
         }
-        let batch = std::mem::take(&mut batch);
-        tasks.spawn(carry_out(Arc::clone(&shared), batch, slot));
+        shared.carry_out(std::mem::take(&mut batch), Some(slot));
     }
 }
 
 /// Settles one batch; what fails is tried again, with the slot given up meanwhile.
-async fn carry_out(shared: Arc<Shared>, batch: Vec<Item>, slot: OwnedSemaphorePermit) {
-    let mut slot = Some(slot);
-    let mut batch = batch;
+async fn carry_out(
+    shared: Arc<Shared>,
+    mut batch: Vec<Item>,
+    mut slot: Option<OwnedSemaphorePermit>,
+) {
+    let Settling { broker, queue, options, now, .. } = &shared.settling;
     for tries in 1.. {
-        batch = still_ours(batch).await;
+        batch = shared.still_ours(batch).await;
         if batch.is_empty() {
             return;
         }
         for item in &batch {
-            item.lease.rest(matches!(item.settlement.disposal, Disposal::Release { .. }));
+            item.rest.lease.rest(matches!(item.settlement.disposal, Disposal::Release { .. }));
         }
-        let (settlements, rest): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .map(|item| (item.settlement, (item.lease, item.room, item.settled)))
-            .unzip();
-        let answers = shared.broker.settle(&shared.queue, &settlements).await;
+        let (settlements, rests): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|Item { settlement, rest }| (settlement, rest)).unzip();
+        let answers = broker.settle(queue, &settlements).await;
         let mut failed = Vec::new();
-        let mut errors = Vec::new();
-        for ((Settlement { message, disposal }, (lease, room, settled)), answer) in
-            settlements.into_iter().zip(rest).zip(answers)
+        for ((Settlement { message, disposal }, rest), answer) in
+            settlements.into_iter().zip(rests).zip(answers)
         {
             match answer {
-                Ok(()) => tell(settled, matches!(disposal, Disposal::Finish { .. })),
-                Err(Unsettled { error, left, .. }) => {
-                    lease.rest(false);
+                Ok(()) => rest.is_settled(matches!(disposal, Disposal::Finish { .. })),
+                Err(Unsettled { error, at, left }) => {
                     let settlement = Settlement { message, disposal: *left };
-                    failed.push(Item { settlement, lease, room, settled });
-                    errors.push(error);
+                    failed.push(Failed { item: Item { settlement, rest }, error, at });
                 }
             }
         }
         drop(slot.take());
-        let again = shared.sort_failed(failed, &errors, tries).await;
-        if again.is_empty() {
+        if failed.is_empty() {
             return;
         }
-        let pause = shared.options.backoff.delay(tries);
-        tokio::select! {
-            () = shared.now.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
+        let Again { now: at_once, later } = shared.sort_failed(failed, tries).await;
+        if !at_once.is_empty() {
+            shared.carry_out(at_once, None);
         }
-        batch = again;
+        if later.is_empty() {
+            return;
+        }
+        let held = later.iter().find_map(|item| item.rest.held.as_ref());
+        let another_accepted = held.map(HeldResult::another_accepted);
+        let another_accepted = async {
+            match &another_accepted {
+                Some(told) => told.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = now.cancelled() => {}
+            () = another_accepted => {}
+            () = tokio::time::sleep(options.backoff.delay(tries)) => {}
+        }
+        batch = later;
     }
 }
 
-/// Those of which the lease still holds: what was lost is somebody else's to publish.
-async fn still_ours(batch: Vec<Item>) -> Vec<Item> {
-    let mut ours = Vec::with_capacity(batch.len());
-    for item in batch {
-        if item.lease.still_holds().await {
-            ours.push(item);
-        } else {
-            tell(item.settled, false);
+/// A settlement that was not carried out to its end.
+struct Failed {
+    /// With what is left to be done.
+    item: Item,
+    error: BrokerError,
+    at: Option<usize>,
+}
+
+/// What to try again.
+#[derive(Default)]
+struct Again {
+    /// At once, since it is to be done in another way.
+    now: Vec<Item>,
+    /// After a pause.
+    later: Vec<Item>,
+}
+
+impl Rest {
+    /// The broker has done it all; whether the message is gone.
+    fn is_settled(self, gone: bool) {
+        if let Some(held) = &self.held {
+            held.accepted();
         }
+        if let Some(finished) = self.finished.filter(|_| gone) {
+            finished.tell();
+        }
+        tell(self.settled, gone);
     }
-    ours
 }
 
 /// How many bytes a settlement holds, about.
@@ -220,59 +297,117 @@ fn kibibytes(bytes: usize) -> u32 {
 }
 
 impl Shared {
+    /// Carries out one batch on a task of its own.
+    fn carry_out(self: &Arc<Self>, batch: Vec<Item>, slot: Option<OwnedSemaphorePermit>) {
+        let (shared, supervisor) = (Arc::clone(self), self.settling.supervisor.clone());
+        let task = format!("settler of the queue `{}`", self.settling.queue.name);
+        // Boxed, since the future would otherwise contain itself.
+        let batch: BoxFuture<'static, ()> = Box::pin(carry_out(shared, batch, slot));
+        self.tasks.spawn(async move { supervisor.run(&task, batch).await });
+    }
+
+    /// Those of which the lease still holds: what was lost is somebody else's to publish.
+    async fn still_ours(&self, batch: Vec<Item>) -> Vec<Item> {
+        // Together: asked one after the other, later leases could end meanwhile.
+        let held = join_all(batch.iter().map(|item| item.rest.lease.still_holds())).await;
+        let mut ours = Vec::with_capacity(batch.len());
+        for (item, held) in batch.into_iter().zip(held) {
+            if held {
+                ours.push(item);
+            } else {
+                self.lose(item);
+            }
+        }
+        ours
+    }
+
+    /// The lease of a message is lost: it comes again, and what is left to be done with it is kept.
+    fn lose(&self, item: Item) {
+        let Item { settlement: Settlement { message, disposal }, rest } = item;
+        let Rest { finished, settled, .. } = rest;
+        if matches!(disposal, Disposal::Finish { .. }) {
+            self.settling.fallback.keep(&message, disposal, finished);
+        }
+        tell(settled, false);
+    }
+
     /// What to try again of what failed; the rest is told and left to the end of its lease.
-    async fn sort_failed(
-        &self,
-        failed: Vec<Item>,
-        errors: &[BrokerError],
-        tries: u32,
-    ) -> Vec<Item> {
-        let mut again = Vec::new();
-        for (index, (mut item, error)) in failed.into_iter().zip(errors).enumerate() {
-            let lost = error.fault == Fault::Stale;
-            let releases = matches!(item.settlement.disposal, Disposal::Release { .. });
-            let spent_out = tries >= self.options.tries || self.now.is_cancelled();
-            let given_up = lost || (releases && spent_out);
-            let retry_in = (!given_up).then(|| self.options.backoff.bound(tries));
+    async fn sort_failed(&self, failed: Vec<Failed>, tries: u32) -> Again {
+        let Settling { queue, options, now, .. } = &self.settling;
+        let mut again = Again::default();
+        let mut told = false;
+        for Failed { mut item, error, at } in failed {
+            item.rest.lease.rest(false);
+            item.rest.tries += 1;
+            let (lost, hurried) = (error.fault == Fault::Stale, now.is_cancelled());
+            let finishes = matches!(item.settlement.disposal, Disposal::Finish { .. });
+            let given_up = lost || (!finishes && (hurried || item.rest.tries >= options.tries));
+            let retry_in = (!given_up).then(|| options.backoff.bound(tries));
             // One line tells of a batch that failed as one.
-            if index == 0 {
-                SettleFailed { queue: &self.queue.name, error, tries, retry_in }.emit();
+            if !std::mem::replace(&mut told, true) {
+                SettleFailed { queue: &queue.name, error: &error, tries, retry_in }.emit();
             }
-            if retry_in.is_none() {
-                tell(item.settled, false);
-                continue;
+            if lost {
+                self.lose(item);
+            } else if given_up {
+                tell(item.rest.settled, false);
+            } else if !finishes {
+                again.later.push(item);
+            } else if hurried {
+                item.settlement.disposal = self.give_back(&item.settlement.disposal, &error);
+                again.later.push(item);
+            } else if self.decide(&mut item, at, &error).await {
+                again.now.push(item);
+            } else {
+                self.hold(&mut item, at, &error);
+                again.later.push(item);
             }
-            // What may pass is tried as often as was agreed, the rest not even twice.
-            if spent_out || !error.fault.may_pass() {
-                item.settlement.disposal = self.otherwise(&item.settlement, error).await;
-            }
-            again.push(item);
         }
         again
     }
 
-    /// What becomes of a message that cannot be settled as it was to be.
-    async fn otherwise(&self, settlement: &Settlement, error: &BrokerError) -> Disposal {
-        let Settlement { message, disposal } = settlement;
+    /// Settles in another way what is refused for good. False where there is none, or it may pass.
+    async fn decide(&self, item: &mut Item, at: Option<usize>, error: &BrokerError) -> bool {
+        let Settling { fallback, options, .. } = &self.settling;
+        let Some(at) = at else { return false };
+        // What may pass is tried as often as was agreed, the rest not even twice.
+        if !error.is_final() && !(error.is_refusal() && item.rest.tries >= options.tries) {
+            return false;
+        }
+        let Settlement { message, disposal } = &item.settlement;
+        match fallback.instead(message, disposal, at, error, &mut item.rest.finished).await {
+            Some(instead) => {
+                item.settlement.disposal = instead;
+                item.rest.tries = 0;
+                item.rest.held = None;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Waits with a settlement, and has its queue of results blocked meanwhile, where it is for that.
+    fn hold(&self, item: &mut Item, at: Option<usize>, error: &BrokerError) {
+        let Disposal::Finish { sends, .. } = &item.settlement.disposal else { return };
+        let Some(send) = at.and_then(|at| sends.get(at)) else { return };
+        if let Some(held) = item.rest.held.as_ref().filter(|held| *held.queue() == send.to) {
+            held.refused_again(error);
+        } else if send.kind == SendKind::Result && (error.is_refusal() || item.rest.tries > 1) {
+            // One failure that the next try may well mend blocks nobody.
+            item.rest.held = Some(self.settling.gate.hold(&send.to, error));
+        }
+    }
+
+    /// The end of a settlement that the worker has no time for any more: the message goes back, to be
+    /// run by somebody else at once. That its result was not taken is not the job's fault, and so
+    /// spends none of its attempts. What is refused for what it is spends them, or it would be tried
+    /// for ever; and of a message that all was sent of, which cannot be deleted, no copy may be made.
+    fn give_back(&self, disposal: &Disposal, error: &BrokerError) -> Disposal {
         let all_sent =
             matches!(disposal, Disposal::Finish { result: None, sends } if sends.is_empty());
-        if error.fault != Fault::Unavailable
-            && !all_sent
-            && !self.now.is_cancelled()
-            && let Some(instead) = self.recourse.instead(message, disposal).await
-        {
-            return instead;
-        }
-        // In a hurry somebody else may try his luck at once.
-        let cap =
-            if self.now.is_cancelled() { Duration::from_secs(1) } else { self.options.backoff.cap };
+        let cap = self.settling.options.backoff.cap.min(Duration::from_secs(1));
         let after = (cap / 2).mul_f64(1.0 + fastrand::f64());
-        // Nobody takes the result: the message goes back, to be run again later. A queue that is
-        // away is not the job's fault, and so spends none of its attempts. What is refused for
-        // what it is spends them, or it would be tried for ever; and of a message that all was
-        // sent of, which cannot be deleted, no copy may be made.
-        let spent = all_sent || !error.fault.may_pass();
-        Disposal::Release { after, spent }
+        Disposal::Release { after, spent: all_sent || error.is_final() }
     }
 }
 

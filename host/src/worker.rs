@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -30,10 +30,11 @@ use crate::{
         WorkerStopped,
     },
     lease::{Lease, Leases},
-    pipeline::Pipeline,
+    pipeline::{Concluded, Finished, Pipeline},
     retry::Backoff,
     routes::Source,
-    settle::{Recourse, SettleOptions, Settler},
+    settle::{Fallback, SettleOptions, Settler, Settling},
+    supervise::{Panicked, Supervisor},
     tenancy::{Place, Refused},
 };
 
@@ -58,6 +59,14 @@ pub struct Stop {
     pub drain: CancellationToken,
     /// Cut running jobs short and give their messages back. Implies `drain`.
     pub now: CancellationToken,
+    panicked: Arc<OnceLock<Panicked>>,
+}
+
+impl Stop {
+    /// Who watches over the tasks that the worker needs: a panic in one of them drains it.
+    pub fn supervisor(&self) -> Supervisor {
+        Supervisor::new(self.drain.clone(), Arc::clone(&self.panicked))
+    }
 }
 
 /// A worker over one broker.
@@ -68,16 +77,27 @@ pub struct Worker {
     config: WorkerConfig,
 }
 
-/// What a job's pipeline does about a settlement that is refused.
-struct PipelineRecourse {
+/// What the pipeline does where a settlement of a source's is refused, or its lease is lost.
+struct SourceFallback {
     pipeline: Arc<Pipeline>,
     source: Arc<Source>,
 }
 
 #[async_trait]
-impl Recourse for PipelineRecourse {
-    async fn instead(&self, message: &Message, disposal: &Disposal) -> Option<Disposal> {
-        self.pipeline.instead(&self.source, message, disposal).await
+impl Fallback for SourceFallback {
+    async fn instead(
+        &self,
+        message: &Message,
+        disposal: &Disposal,
+        at: usize,
+        error: &BrokerError,
+        finished: &mut Option<Box<Finished>>,
+    ) -> Option<Disposal> {
+        self.pipeline.instead(&self.source, message, disposal, at, error, finished).await
+    }
+
+    fn keep(&self, message: &Message, disposal: Disposal, finished: Option<Box<Finished>>) {
+        self.pipeline.keep(&self.source, message, disposal, finished);
     }
 }
 
@@ -124,7 +144,17 @@ impl Worker {
 
     /// Works until told to stop. `sources` come with the number of their jobs at once, if that is
     /// less than the worker's.
-    pub async fn run(self: Arc<Self>, sources: Vec<(Source, Option<usize>)>, stop: Stop) {
+    ///
+    /// # Errors
+    ///
+    /// A task that the worker needs panicked, under [`Stop::supervisor`], and the worker was drained
+    /// for that.
+    pub async fn run(
+        self: Arc<Self>,
+        sources: Vec<(Source, Option<usize>)>,
+        stop: Stop,
+    ) -> Result<(), Panicked> {
+        let supervisor = stop.supervisor();
         let permits = Arc::new(Semaphore::new(self.config.concurrency.get()));
         let running = Arc::new(AtomicUsize::new(0));
         let given_back = Arc::new(AtomicUsize::new(0));
@@ -145,18 +175,23 @@ impl Worker {
                 source.visibility,
                 max_lease,
             );
-            let keeper = Arc::clone(&leases);
-            keepers.spawn(async move { keeper.keep().await });
+            let (keeper, watch) = (Arc::clone(&leases), supervisor.clone());
+            let task = format!("lease keeper of the queue `{}`", source.name);
+            keepers.spawn(async move { watch.keep_running(&task, || keeper.keep()).await });
             let settler = Settler::start(
-                Arc::clone(&self.broker),
-                source.queue.clone(),
-                self.settle_options(),
-                Arc::new(PipelineRecourse {
-                    pipeline: Arc::clone(&self.pipeline),
-                    source: Arc::clone(&source),
-                }),
+                Settling {
+                    broker: Arc::clone(&self.broker),
+                    queue: source.queue.clone(),
+                    options: self.settle_options(),
+                    fallback: Arc::new(SourceFallback {
+                        pipeline: Arc::clone(&self.pipeline),
+                        source: Arc::clone(&source),
+                    }),
+                    gate: self.pipeline.publish_gate().clone(),
+                    supervisor: supervisor.clone(),
+                    now: stop.now.clone(),
+                },
                 &settling,
-                stop.now.clone(),
             );
             let own = concurrency.unwrap_or_else(|| self.config.concurrency.get());
             let intake = Arc::new(Intake {
@@ -174,7 +209,7 @@ impl Worker {
                 given_back: Arc::clone(&given_back),
                 stop: stop.clone(),
             });
-            receivers.spawn(intake.receive(receivers.clone(), false));
+            intake.start_receiver(&receivers, false);
         }
         tokio::select! {
             () = stop.drain.cancelled() => {}
@@ -201,6 +236,7 @@ impl Worker {
             let _ = tokio::time::timeout(GIVE_BACK, drained).await;
         }
         WorkerStopped { given_back: given_back.load(Ordering::Relaxed) }.emit();
+        supervisor.verdict()
     }
 
     fn error_backoff(&self) -> Backoff {
@@ -223,6 +259,16 @@ impl Worker {
 }
 
 impl Intake {
+    /// Starts a receiver on `receivers`.
+    fn start_receiver(self: &Arc<Self>, receivers: &TaskTracker, extra: bool) {
+        let (supervisor, task) =
+            (self.stop.supervisor(), format!("receiver of the queue `{}`", self.source.name));
+        // Boxed, since the future would otherwise contain itself.
+        let receiver: futures_util::future::BoxFuture<'static, ()> =
+            Box::pin(Arc::clone(self).receive(receivers.clone(), extra));
+        receivers.spawn(async move { supervisor.run(&task, receiver).await });
+    }
+
     /// Receives until told to stop; an extra receiver only while there is plenty to receive.
     async fn receive(self: Arc<Self>, receivers: TaskTracker, extra: bool) {
         let mut plenty = extra;
@@ -258,16 +304,14 @@ impl Intake {
             (now < most && self.own_permits.available_permits() > 0).then_some(now + 1)
         };
         if self.receivers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
-            // Boxed, since the future would otherwise contain itself.
-            let help: futures_util::future::BoxFuture<'static, ()> =
-                Box::pin(Arc::clone(self).receive(receivers.clone(), true));
-            receivers.spawn(help);
+            self.start_receiver(receivers, true);
         }
     }
 
     /// Places for one message, or for as many as a receive may bring; `None` when stopping.
     async fn permits(&self, plenty: bool) -> Option<Vec<Permit>> {
         let first = async {
+            self.publishing_works().await;
             let own = Arc::clone(&self.own_permits).acquire_owned().await.ok()?;
             let all = Arc::clone(&self.permits).acquire_owned().await.ok()?;
             Some(Permit { _all: all, _own: own })
@@ -289,6 +333,13 @@ impl Intake {
             }
         }
         Some(permits)
+    }
+
+    /// Waits until results can be published: what would be received now could only be held.
+    async fn publishing_works(&self) {
+        if let Some(results) = &self.source.results {
+            self.worker.pipeline.publish_gate().opens(&results.address).await;
+        }
     }
 
     async fn receive_once(&self, max: usize) -> Result<Vec<Message>, BrokerError> {
@@ -346,12 +397,12 @@ impl Intake {
 
     /// Puts back a message that was not run to its end, for somebody else to have at once. In a
     /// hurry that is when no receive of ours that was dropped can catch it any more.
-    fn give_back(&self) -> Disposal {
+    fn give_back(&self) -> Concluded {
         self.given_back.fetch_add(1, Ordering::Relaxed);
         let dropped =
             self.receives().iter().max().filter(|_| self.stop.now.is_cancelled()).copied();
         let after = dropped.map(|end| end.saturating_duration_since(Instant::now()));
-        Disposal::Release { after: after.unwrap_or_default(), spent: false }
+        Concluded::released(after.unwrap_or_default(), false, None)
     }
 
     async fn pause(&self, error: &BrokerError, failures: u32) {
@@ -379,8 +430,8 @@ impl Intake {
                 let intake = Arc::clone(self);
                 self.tasks.spawn(async move {
                     let _permit = permit;
-                    if let Some((disposal, _place)) = intake.run(&message, &lease).await {
-                        intake.settler.settle(message, disposal, lease).await;
+                    if let Some((concluded, _place)) = intake.run(&message, &lease).await {
+                        intake.settler.settle(message, concluded, lease).await;
                     }
                 });
             }
@@ -400,14 +451,14 @@ impl Intake {
     async fn run_in_order(self: Arc<Self>, group: Vec<Held>) {
         let mut in_order = true;
         for (message, lease, _permit) in group {
-            let disposal = if in_order {
+            let concluded = if in_order {
                 self.run(&message, &lease).await
             } else {
                 Some((self.give_back(), None))
             };
-            in_order = match disposal {
-                Some((disposal, _place)) => {
-                    self.settler.settle_now(message, disposal, lease).await && in_order
+            in_order = match concluded {
+                Some((concluded, _place)) => {
+                    self.settler.settle_now(message, concluded, lease).await && in_order
                 }
                 None => false,
             };
@@ -416,7 +467,7 @@ impl Intake {
 
     /// What becomes of a message, with its tenant's place, which is held until it is settled;
     /// `None` where it is no longer ours.
-    async fn run(&self, message: &Message, lease: &Lease) -> Option<(Disposal, Option<Place>)> {
+    async fn run(&self, message: &Message, lease: &Lease) -> Option<(Concluded, Option<Place>)> {
         // Received, but not begun: somebody else can have it right now.
         if self.stop.drain.is_cancelled() {
             return Some((self.give_back(), None));
@@ -432,20 +483,24 @@ impl Intake {
         let _running = Running(&self.running);
         let process =
             AssertUnwindSafe(self.worker.pipeline.work(&self.source, message, decoded, None));
-        let disposal = tokio::select! {
+        let concluded = tokio::select! {
             biased;
-            disposal = process.catch_unwind() => disposal.unwrap_or_else(|_| {
+            concluded = process.catch_unwind() => concluded.unwrap_or_else(|_| {
                 HostPanicked { queue: &self.source.name }.emit();
-                Disposal::Release { after: self.worker.error_backoff().cap, spent: true }
+                Concluded::released(self.worker.error_backoff().cap, true, None)
             }),
             () = lease.lost() => return None,
             () = self.stop.now.cancelled() => self.give_back(),
         };
-        lease.still_holds().await.then_some((disposal, place))
+        if lease.still_holds().await {
+            return Some((concluded, place));
+        }
+        self.worker.pipeline.keep_unsettled(&self.source, message, concluded);
+        None
     }
 
     /// Puts back a message whose tenant has as much as it may; no attempt is spent.
-    fn hold_back(&self, message: &Message, tenant: &str, refused: Refused) -> Disposal {
+    fn hold_back(&self, message: &Message, tenant: &str, refused: Refused) -> Concluded {
         let Refused { want, mut after, tell } = refused;
         // It is not asked for again until there is room: so it need not wait for longer than that.
         let is_left_alone = self.worker.broker.limits().takes_turns
@@ -457,7 +512,7 @@ impl Intake {
         let known = self.worker.pipeline.tenancy().knows(tenant);
         let queue = &self.source.name;
         TenantHeldBack { queue, tenant, known, want: want.as_str(), after, tell }.emit();
-        Disposal::Release { after, spent: false }
+        Concluded::released(after, false, None)
     }
 }
 

@@ -16,6 +16,7 @@ use lovage::{
     load,
     pipeline::Pipeline,
     routes::Routes,
+    supervise::Panicked,
     worker::{Stop, Worker},
 };
 use serde_json::Value;
@@ -89,7 +90,7 @@ pub struct Ready {
 /// A worker in this process.
 pub struct Running {
     stop: Stop,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), Panicked>>,
 }
 
 impl Ready {
@@ -113,7 +114,7 @@ impl Ready {
 impl Running {
     pub async fn stop(self) {
         self.stop.drain.cancel();
-        self.task.await.unwrap();
+        self.task.await.unwrap().unwrap();
     }
 }
 

@@ -120,8 +120,10 @@ pub struct Outgoing {
 /// sent depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SendKind {
-    /// The job's result, as a message.
+    /// The job's result, to the operator's own queue for results.
     Result,
+    /// The job's result, to the queue that its sender named.
+    Reply,
     /// The message itself, given up, with the reason.
     DeadLetter,
     /// A job that the guest asked for.

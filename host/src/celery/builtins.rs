@@ -100,7 +100,7 @@ fn group(request: &Request, publisher: &mut Publisher<'_>) -> Result<Builtin, St
         let call = Map::from_iter([("group_id", id.clone())]);
         canvas.apply(task, &partial, &Map::new(), call, false)?;
     }
-    let mut plan = Plan { steps: canvas.steps, children: Vec::new() };
+    let mut plan = Plan { steps: canvas.steps, ..Plan::default() };
     if to_parent {
         plan.children.extend(ResultRef::parse(&result));
     }
@@ -121,7 +121,7 @@ fn chord(request: &Request, publisher: &mut Publisher<'_>) -> Result<Builtin, St
     let mut canvas = Canvas::new(publisher, Some(Parent::of(request)));
     let signature = Signature::chord(header, body);
     let result = canvas.apply(signature, &partial, &Map::new(), Map::new(), true)?;
-    let plan = Plan { steps: canvas.steps, children: canvas.children };
+    let plan = Plan { steps: canvas.steps, children: canvas.children, body: None };
     Ok(Builtin::Done { result: result.json(), plan })
 }
 
@@ -140,7 +140,7 @@ fn chunks(request: &Request, publisher: &mut Publisher<'_>) -> Result<Builtin, S
     let mut canvas = Canvas::new(publisher, Some(Parent::of(request)));
     let group = Signature::group(pieces.collect());
     let result = canvas.apply(group, &[], &Map::new(), Map::new(), true)?;
-    let plan = Plan { steps: canvas.steps, children: canvas.children };
+    let plan = Plan { steps: canvas.steps, children: canvas.children, body: None };
     Ok(Builtin::Done { result: result.json(), plan })
 }
 

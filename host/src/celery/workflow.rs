@@ -77,6 +77,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What the task has led to, for its result.
     pub children: Vec<ResultRef>,
+    /// The chord's body that the steps call: where it cannot be sent, the chord has failed
+    /// ([`body_refused`]).
+    pub body: Option<Box<Signature>>,
 }
 
 impl Plan {
@@ -155,7 +158,7 @@ pub fn succeeded(
         call.set("chain", Signature::list(rest));
         apply(next.clone(), call)?;
     }
-    let mut plan = Plan { steps: canvas.steps, children: canvas.children };
+    let mut plan = Plan { steps: canvas.steps, children: canvas.children, body: None };
     if let Some(owner) = storing.owner(request) {
         let meta = Meta::success(&owner, result.clone(), &plan.children, now);
         plan.steps.push(Step::Store(meta));
@@ -179,7 +182,7 @@ pub fn failed(
     steps.extend(part(request, &State::Failure, &exception.json()));
     fail_chain(&request.chain, exception, stores, now, &mut steps);
     call_errbacks(&request.errbacks, &request.id, request.root(), publisher, &mut steps);
-    Plan { steps, children: Vec::new() }
+    Plan { steps, ..Plan::default() }
 }
 
 /// A task was not run, or was stopped: `revoked`, `expired` or `terminated`. As in Celery, neither
@@ -189,7 +192,7 @@ pub fn revoked(request: &Request, reason: &str, storing: Storing<'_>, now: Times
     let owner = storing.owner(request);
     steps.extend(owner.map(|owner| Step::Store(Meta::revoked(&owner, reason, now))));
     steps.extend(part(request, &State::Revoked, &Exception::revoked(reason).json()));
-    Plan { steps, children: Vec::new() }
+    Plan { steps, ..Plan::default() }
 }
 
 /// A task is tried once more, not before `eta`, for what went wrong.
@@ -204,7 +207,7 @@ pub fn retried(
     let mut steps = vec![Step::Send(Box::new(again))];
     let owner = storing.owner(request);
     steps.extend(owner.map(|owner| Step::Store(Meta::retry(&owner, exception))));
-    Plan { steps, children: Vec::new() }
+    Plan { steps, ..Plan::default() }
 }
 
 /// All of a chord's header is done: its body is called with the results, in the order of the header.
@@ -218,12 +221,22 @@ pub fn chord_done(
     let args = [Json::list(results)];
     let mut canvas = Canvas::new(publisher, Some(last.clone()));
     match canvas.apply(body.clone(), &args, &Map::new(), Map::new(), true) {
-        Ok(_) => Plan { steps: canvas.steps, children: canvas.children },
+        Ok(_) => {
+            let body = Some(Box::new(body.clone()));
+            Plan { steps: canvas.steps, children: canvas.children, body }
+        }
         Err(why) => {
             let exception = Exception::chord(&format!("Callback error: TypeError({why:?})"));
             chord_failed(body, &exception, None, publisher)
         }
     }
+}
+
+/// All of a chord's header is done, and its body cannot be sent: the body has failed with a
+/// `ChordError`, as in Celery (`Backend.chord_error_from_stack`), and its errbacks are called.
+pub fn body_refused(body: &Signature, why: &Exception, publisher: &mut Publisher<'_>) -> Plan {
+    let exception = Exception::chord(&format!("Callback error: {}", why.repr()));
+    chord_failed(body, &exception, None, publisher)
 }
 
 /// What a chord's body fails with where a task of its header failed.
@@ -255,7 +268,7 @@ pub fn chord_failed(
     }
     let chain = listed(&body.options, "chain");
     fail_chain(&chain, exception, true, now, &mut steps);
-    Plan { steps, children: Vec::new() }
+    Plan { steps, ..Plan::default() }
 }
 
 /// A result that will not be: its errbacks are called, it is stored as failed, and counted where a

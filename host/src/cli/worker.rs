@@ -5,7 +5,6 @@ use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, time::
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use super::Misuse;
 use crate::{
@@ -58,7 +57,8 @@ impl Worker {
 
     pub(super) async fn execute(self, config: Config) -> anyhow::Result<ExitCode> {
         let stop = Stop::default();
-        tokio::spawn(watch_signals(stop.clone())?);
+        let (supervisor, signals) = (stop.supervisor(), watch_signals(stop.clone())?);
+        tokio::spawn(async move { supervisor.run("watcher of signals", signals).await });
         serve(config, stop).await
     }
 }
@@ -67,12 +67,13 @@ impl Worker {
 pub(super) async fn serve(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
     // Nothing is held before the start is over, so that it can be broken off anywhere.
     let (worker, sources, sandbox) = tokio::select! {
-        started = start(Arc::new(config), stop.drain.clone()) => started?,
+        started = start(Arc::new(config), &stop) => started?,
         () = stop.drain.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    worker.run(sources, stop).await;
+    let worked = worker.run(sources, stop).await;
     // What is not deleted by then is left to the next start.
     let _ = tokio::time::timeout(LEAVE, sandbox.close_scratch()).await;
+    worked?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -80,8 +81,9 @@ pub(super) async fn serve(config: Config, stop: Stop) -> anyhow::Result<ExitCode
 /// at once, and where those run.
 async fn start(
     config: Arc<Config>,
-    stopping: CancellationToken,
+    stop: &Stop,
 ) -> anyhow::Result<(Arc<Service>, Vec<(Source, Option<usize>)>, Sandbox)> {
+    let (stopping, supervisor) = (stop.drain.clone(), stop.supervisor());
     // Before all else, so that nothing is done for long when the address is taken.
     let metrics = match config.worker.metrics_address {
         Some(address) => Some(Metrics::start(address).await?),
@@ -115,15 +117,20 @@ async fn start(
         let registry = Arc::clone(&registry);
         metrics.serve(pipeline.totals(), move || registry.status());
     }
-    let ahead = Arc::clone(&registry);
-    tokio::spawn(async move { ahead.load_ahead().await });
+    let (ahead, watch) = (Arc::clone(&registry), supervisor.clone());
+    tokio::spawn(async move { watch.run("loader of components", ahead.load_ahead()).await });
     let wake = on_hangup()?;
-    if watches {
-        let interval = config.components.refresh_every();
-        tokio::spawn(async move { registry.watch(interval, wake, stopping).await });
-    } else {
-        tokio::spawn(async move { registry.refresh_when(wake, stopping).await });
-    }
+    let interval = config.components.refresh_every();
+    tokio::spawn(async move {
+        let watcher = async {
+            if watches {
+                registry.watch(interval, wake, stopping).await;
+            } else {
+                registry.refresh_when(wake, stopping).await;
+            }
+        };
+        supervisor.run("watcher of components", watcher).await;
+    });
     WorkerStarted {
         broker: broker.kind(),
         queues: &names,

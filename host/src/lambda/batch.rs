@@ -2,9 +2,13 @@
 //!
 //! The mapping owns leases and deletes, so the answer names the messages that are to stay
 //! (`batchItemFailures`; the mapping must have `ReportBatchItemFailures` set). A standard queue's
-//! batch runs at once, as far as `worker.concurrency` allows. A FIFO queue's runs in order and
-//! stops at its first failure: that message and all behind it stay. A message that there is no
-//! time for stays, too.
+//! batch runs at once, as far as `worker.concurrency` allows. Of a FIFO queue's, each group runs in
+//! order and stops at its first failure: that message and all behind it in its group stay, and other
+//! groups go on. A message that there is no time for stays, too.
+//!
+//! A result that cannot be published keeps its message, too. What is left to be done with it is kept by
+//! this instance, so that its next delivery here does not run the guest again; and what of the batch was
+//! not begun by then is not begun.
 //!
 //! Quotas and rates of tenants do not hold here: how many messages come at once is the mapping's
 //! affair, and what stays would count as received once more, for nothing. Whom the queue believes,
@@ -14,7 +18,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,7 +35,7 @@ use tracing::{Instrument, Span};
 use super::{Deadlines, Function, diagnostic, queue_error};
 use crate::{
     broker::{
-        Broker, BrokerError, Disposal, Fault, Message, Settlement, Unsettled,
+        Broker, BrokerError, Disposal, Fault, Message, SendKind, Settlement, Unsettled,
         sqs::{
             Left,
             attributes::TypedAttribute,
@@ -36,16 +43,22 @@ use crate::{
         },
     },
     events::{HostPanicked, JobReleased, MessagesReceived, SettleFailed},
-    pipeline::End,
+    pipeline::{Concluded, End, Finished},
+    retry::Backoff,
     routes::Source,
 };
-
-/// What becomes of a message that was not begun.
-const GIVE_BACK: Disposal = Disposal::Release { after: Duration::ZERO, spent: false };
 
 /// Why it was not.
 const NO_TIME: (&str, &str) =
     ("no_time", "the function's deadline came before there was room to run it");
+
+/// The same, where results cannot be published.
+const BLOCKED: (&str, &str) = ("results", "the queue for results takes none now");
+
+/// What becomes of a message that was not begun.
+fn give_back() -> Concluded {
+    Concluded::released(Duration::ZERO, false, None)
+}
 
 /// An event of an SQS event source mapping.
 #[derive(Debug, Deserialize)]
@@ -160,6 +173,17 @@ struct Item {
     message: Arc<Message>,
 }
 
+/// What the messages of one event have in common.
+#[derive(Debug)]
+struct Batch {
+    source: Arc<Source>,
+    deadline: Instant,
+    hard: Instant,
+    begun: Instant,
+    /// A result could not be published: what was not begun would only add to what is held.
+    blocked: AtomicBool,
+}
+
 impl Function {
     /// Runs a batch; the answer names the messages that are to stay.
     pub(super) async fn batch(
@@ -177,14 +201,17 @@ impl Function {
         let source = self.source_of_arn(&arn).await.map_err(|error| queue_error(&error))?;
         MessagesReceived { queue: &source.name, count: event.records.len() }.emit();
         let items = event.records.into_iter().enumerate().map(|(index, record)| {
-            let (id, message) = record.into_message();
+            let (id, mut message) = record.into_message();
+            self.broker.correct_attempt(Arc::make_mut(&mut message));
             Item { index, id, message }
         });
         let items: Vec<Item> = items.collect();
-        let done = if source.queue.fifo {
-            self.in_order(&source, &items, deadline, hard).await
+        let (begun, blocked) = (Instant::now(), AtomicBool::new(false));
+        let batch = Arc::new(Batch { source, deadline, hard, begun, blocked });
+        let done = if batch.source.queue.fifo {
+            self.in_order(&batch, &items).await
         } else {
-            self.at_once(&source, &items, deadline, hard).await
+            self.at_once(&batch, &items).await
         };
         // Whatever is not known to be done stays. An empty identifier would make the mapping take
         // the whole batch for failed.
@@ -194,32 +221,23 @@ impl Function {
 
     /// All at once, as far as there are slots; in the order of the event where they wait for one.
     /// Which are done.
-    async fn at_once(
-        self: &Arc<Self>,
-        source: &Arc<Source>,
-        items: &[Item],
-        deadline: Instant,
-        hard: Instant,
-    ) -> BTreeSet<usize> {
+    async fn at_once(self: &Arc<Self>, batch: &Arc<Batch>, items: &[Item]) -> BTreeSet<usize> {
         let span = Span::current();
         let most = self.broker.limits().settle_batch;
         let mut waiting = items.iter().cloned().peekable();
         let (mut running, mut settling) = (JoinSet::new(), JoinSet::new());
         let mut ended = Vec::new();
         let mut until = Instant::now();
-        let begun = Instant::now();
         while waiting.peek().is_some() || !running.is_empty() {
             tokio::select! {
                 biased;
-                slot = self.slot(deadline), if waiting.peek().is_some() => {
+                slot = self.slot(batch.deadline), if waiting.peek().is_some() => {
                     let Some(item) = waiting.next() else { continue };
-                    let (function, source) = (Arc::clone(self), Arc::clone(source));
-                    // What had to wait for the ones before it may not have its whole time.
-                    let end = End { at: deadline, late: begun.elapsed() > PROMPT };
+                    let (function, batch) = (Arc::clone(self), Arc::clone(batch));
                     // A task of its own, so that guests that compute use all processors there are.
                     let run = async move {
-                        let disposal = function.run(&source, &item.message, end, slot).await;
-                        (item, disposal)
+                        let concluded = function.run(&batch, &item.message, slot).await;
+                        (item, concluded)
                     };
                     running.spawn(run.instrument(span.clone()));
                 }
@@ -235,48 +253,53 @@ impl Function {
             // What has ended is published while others still run: they may take until the deadline.
             let all = running.is_empty() && waiting.peek().is_none();
             if all || ended.len() >= most || (!ended.is_empty() && until <= Instant::now()) {
-                let settle =
-                    Arc::clone(self).settle(Arc::clone(source), std::mem::take(&mut ended), hard);
+                let settle = Arc::clone(self).settle(Arc::clone(batch), std::mem::take(&mut ended));
                 settling.spawn(settle.instrument(span.clone()));
             }
         }
         settling.join_all().await.into_iter().flatten().collect()
     }
 
+    /// Each group in order, up to its first that is to stay; the groups at once. Which are done.
+    async fn in_order(self: &Arc<Self>, batch: &Arc<Batch>, items: &[Item]) -> BTreeSet<usize> {
+        let mut groups: BTreeMap<Option<&str>, Vec<Item>> = BTreeMap::new();
+        for item in items {
+            groups.entry(item.message.group.as_deref()).or_default().push(item.clone());
+        }
+        let mut running = JoinSet::new();
+        for group in groups.into_values() {
+            let group = Arc::clone(self).group(Arc::clone(batch), group);
+            running.spawn(group.instrument(Span::current()));
+        }
+        running.join_all().await.into_iter().flatten().collect()
+    }
+
     /// One after the other, up to the first that is to stay. Which are done.
-    async fn in_order(
-        self: &Arc<Self>,
-        source: &Arc<Source>,
-        items: &[Item],
-        deadline: Instant,
-        hard: Instant,
-    ) -> BTreeSet<usize> {
-        let mut done = BTreeSet::new();
-        let begun = Instant::now();
-        let mut items = items.iter().cloned();
-        let settle = |ended| Arc::clone(self).settle(Arc::clone(source), ended, hard);
+    async fn group(self: Arc<Self>, batch: Arc<Batch>, items: Vec<Item>) -> Vec<usize> {
+        let mut done = Vec::new();
+        let mut items = items.into_iter();
         for item in items.by_ref() {
-            let slot = self.slot(deadline).await;
-            let end = End { at: deadline, late: begun.elapsed() > PROMPT };
-            let disposal = self.run(source, &item.message, end, slot).await;
-            let settled = settle(vec![(item, disposal)]).await;
+            let slot = self.slot(batch.deadline).await;
+            let concluded = self.run(&batch, &item.message, slot).await;
+            let ended = vec![(item, concluded)];
+            let settled = Arc::clone(&self).settle(Arc::clone(&batch), ended).await;
             if settled.is_empty() {
                 break;
             }
             done.extend(settled);
         }
-        // The rest would hold up its groups until the visibility timeout ends, since nothing of a
+        // The rest would hold up its group until the visibility timeout ends, since nothing of a
         // group is delivered while one of its messages is hidden. Shown again now, it comes as
         // soon as the message that stopped it does.
-        let rest: Vec<_> = items.map(|item| (item, GIVE_BACK)).collect();
+        let rest: Vec<_> = items.map(|item| (item, give_back())).collect();
         if !rest.is_empty() {
-            settle(rest).await;
+            Arc::clone(&self).settle(batch, rest).await;
         }
         done
     }
 
     /// A place to run one job; none when there was none in time.
-    async fn slot(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn slot(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
         let slot = Arc::clone(&self.slots).acquire_owned();
         let slot = tokio::time::timeout_at(deadline.into(), slot).await.ok()?.ok()?;
         (Instant::now() < deadline).then_some(slot)
@@ -285,90 +308,182 @@ impl Function {
     /// Runs one message, if there is a slot for it.
     async fn run(
         &self,
-        source: &Source,
+        Batch { source, deadline, begun, blocked, .. }: &Batch,
         message: &Message,
-        end: End,
         slot: Option<OwnedSemaphorePermit>,
-    ) -> Disposal {
-        let Some(_slot) = slot else {
-            let (after, spent, failure) = (Duration::ZERO, false, Some(NO_TIME));
-            JobReleased { queue: &source.name, after, spent, failure }.emit();
-            return GIVE_BACK;
+    ) -> Concluded {
+        let why_not = match &slot {
+            None => Some(NO_TIME),
+            Some(_) => blocked.load(Ordering::Relaxed).then_some(BLOCKED),
         };
+        if let Some(failure) = why_not {
+            let (after, spent, failure) = (Duration::ZERO, false, Some(failure));
+            JobReleased { queue: &source.name, after, spent, failure }.emit();
+            return give_back();
+        }
+        // What had to wait for the ones before it may not have its whole time.
+        let end = End { at: *deadline, late: begun.elapsed() > PROMPT };
         let process = AssertUnwindSafe(self.pipeline.process(source, message, Some(end)));
         process.catch_unwind().await.unwrap_or_else(|_| {
             HostPanicked { queue: &source.name }.emit();
             let after = Duration::from_millis(self.config.worker.error_backoff_cap_ms.get());
-            Disposal::Release { after, spent: true }
+            Concluded::released(after, true, None)
         })
     }
 
     /// Publishes, and hides what comes again. Which are done.
     async fn settle(
         self: Arc<Self>,
-        source: Arc<Source>,
-        ended: Vec<(Item, Disposal)>,
-        hard: Instant,
+        batch: Arc<Batch>,
+        ended: Vec<(Item, Concluded)>,
     ) -> Vec<usize> {
-        let (items, disposals): (Vec<Item>, Vec<Disposal>) = ended.into_iter().unzip();
-        let settlements: Vec<_> = items
-            .iter()
-            .zip(disposals)
-            .map(|(item, disposal)| Settlement { message: Arc::clone(&item.message), disposal })
-            .collect();
-        let answers = self.settle_by(&source, settlements, hard).await;
-        let gone = |answer: &Result<Left, BrokerError>| matches!(answer, Ok(Left::Done));
-        let done = items.into_iter().zip(answers).filter(|(_, answer)| gone(answer));
-        done.map(|(item, _)| item.index).collect()
-    }
-
-    /// Settles messages of an event, and once more in another way what is refused for good; ends
-    /// before Lambda ends the function, whose answer would be lost otherwise.
-    pub(super) async fn settle_by(
-        &self,
-        source: &Source,
-        settlements: Vec<Settlement>,
-        hard: Instant,
-    ) -> Vec<Result<Left, BrokerError>> {
-        let settle = |settlements: Vec<Settlement>| async move {
-            let settled = self.broker.settle_event(&source.queue, &settlements);
-            match tokio::time::timeout_at(hard.into(), settled).await {
-                Ok(answers) => answers,
-                Err(_elapsed) => settlements.into_iter().map(out_of_time).collect(),
-            }
-        };
-        let messages: Vec<_> = settlements.iter().map(|it| Arc::clone(&it.message)).collect();
-        let mut answers = settle(settlements).await;
-        let (mut places, mut others) = (Vec::new(), Vec::new());
-        for (place, (answer, message)) in answers.iter().zip(messages).enumerate() {
-            let Err(Unsettled { error, left, .. }) = answer else { continue };
-            let retry_in = None;
-            SettleFailed { queue: &source.name, error, tries: 1, retry_in }.emit();
-            if error.fault == Fault::Unavailable {
-                continue;
-            }
-            let instead = self.pipeline.instead(source, &message, left);
-            if let Ok(Some(disposal)) = tokio::time::timeout_at(hard.into(), instead).await {
-                places.push(place);
-                others.push(Settlement { message, disposal });
-            }
+        let mut indexes = Vec::with_capacity(ended.len());
+        let mut endings = Vec::with_capacity(ended.len());
+        for (item, Concluded { disposal, finished, .. }) in ended {
+            indexes.push(item.index);
+            let settlement = Settlement { message: item.message, disposal };
+            endings.push(Ending { settlement, finished });
         }
-        if !others.is_empty() {
-            for (place, answer) in places.into_iter().zip(settle(others).await) {
-                if let Some(before) = answers.get_mut(place) {
-                    *before = answer;
+        let answers = self.settle_by(&batch.source, endings, batch.hard).await;
+        let mut done = Vec::new();
+        for (index, answer) in indexes.into_iter().zip(answers) {
+            match answer {
+                Ok(Left::Done) => done.push(index),
+                Ok(Left::Again) => {}
+                Err(Unsent { ending, is_result, .. }) => {
+                    if is_result {
+                        batch.blocked.store(true, Ordering::Relaxed);
+                    }
+                    let Ending { settlement: Settlement { message, disposal }, finished } = ending;
+                    if matches!(disposal, Disposal::Finish { .. }) {
+                        self.pipeline.keep(&batch.source, &message, disposal, finished);
+                    }
                 }
             }
         }
-        answers.into_iter().map(|answer| answer.map_err(|it| it.error)).collect()
+        done
+    }
+
+    /// Settles messages of an event. What may pass is tried again, what is refused for good is settled
+    /// in another way; all ends before Lambda ends the function, whose answer would be lost otherwise.
+    pub(super) async fn settle_by(
+        &self,
+        source: &Source,
+        endings: Vec<Ending>,
+        hard: Instant,
+    ) -> Vec<Result<Left, Unsent>> {
+        let worker = &self.config.worker;
+        let backoff = Backoff {
+            base: Duration::from_millis(worker.error_backoff_base_ms.get()),
+            cap: Duration::from_millis(worker.error_backoff_cap_ms.get()),
+        };
+        let mut answers: BTreeMap<usize, Result<Left, Unsent>> = BTreeMap::new();
+        let mut left: Vec<(usize, Ending)> = endings.into_iter().enumerate().collect();
+        for tries in 1.. {
+            let (places, endings): (Vec<usize>, Vec<Ending>) = left.into_iter().unzip();
+            let (settlements, finished): (Vec<_>, Vec<_>) =
+                endings.into_iter().map(|it| (it.settlement, it.finished)).unzip();
+            let settled = self.broker.settle_event(&source.queue, &settlements);
+            let settled = match tokio::time::timeout_at(hard.into(), settled).await {
+                Ok(answers) => answers,
+                Err(_elapsed) => settlements.iter().map(out_of_time).collect(),
+            };
+            let is_last = tries >= worker.publish_attempts.get() || hard <= Instant::now();
+            left = Vec::new();
+            let items = places.into_iter().zip(settlements).zip(finished).zip(settled);
+            for (((place, Settlement { message, disposal }), finished), answer) in items {
+                let Unsettled { error, at, left: rest } = match answer {
+                    Ok(outcome) => {
+                        if let (Left::Done, Disposal::Finish { .. }, Some(finished)) =
+                            (outcome, &disposal, finished)
+                        {
+                            finished.tell();
+                        }
+                        answers.insert(place, Ok(outcome));
+                        continue;
+                    }
+                    Err(unsettled) => unsettled,
+                };
+                let retry_in = (!is_last).then(|| backoff.bound(tries));
+                SettleFailed { queue: &source.name, error: &error, tries, retry_in }.emit();
+                let settlement = Settlement { message, disposal: *rest };
+                let mut ending = Ending { settlement, finished };
+                let decided = self.decide(source, &mut ending, at, &error, is_last, hard).await;
+                let lost = error.fault == Fault::Stale;
+                if hard <= Instant::now() || lost || (!decided && (is_last || error.is_final())) {
+                    answers.insert(place, Err(Unsent::new(error, at, ending)));
+                } else {
+                    left.push((place, ending));
+                }
+            }
+            if left.is_empty() {
+                break;
+            }
+            let pause = Instant::now() + backoff.delay(tries);
+            tokio::time::sleep_until(pause.min(hard).into()).await;
+        }
+        answers.into_values().collect()
+    }
+
+    /// Settles in another way what is refused for good. False where there is none, or it may pass.
+    async fn decide(
+        &self,
+        source: &Source,
+        ending: &mut Ending,
+        at: Option<usize>,
+        error: &BrokerError,
+        is_last: bool,
+        hard: Instant,
+    ) -> bool {
+        let Some(at) = at.filter(|_| error.is_final() || (error.is_refusal() && is_last)) else {
+            return false;
+        };
+        let Ending { settlement: Settlement { message, disposal }, finished } = ending;
+        let instead = self.pipeline.instead(source, message, disposal, at, error, finished);
+        match tokio::time::timeout_at(hard.into(), instead).await {
+            Ok(Some(instead)) => {
+                *disposal = instead;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What is to be done with a message of an event.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub settlement: Settlement,
+    pub finished: Option<Box<Finished>>,
+}
+
+/// What could not be done with a message of an event.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    pub error: BrokerError,
+    /// What is left to be done.
+    ending: Ending,
+    /// Whether it is its result that could not be published.
+    is_result: bool,
+}
+
+impl Unsent {
+    fn new(error: BrokerError, at: Option<usize>, ending: Ending) -> Self {
+        let is_result = match &ending.settlement.disposal {
+            Disposal::Finish { sends, .. } => at
+                .and_then(|at| sends.get(at))
+                .is_some_and(|send| send.kind == SendKind::Result && !error.is_final()),
+            Disposal::Release { .. } => false,
+        };
+        Self { error, ending, is_result }
     }
 }
 
 /// What is said of a settlement that did not end in time.
-fn out_of_time(settlement: Settlement) -> Result<Left, Unsettled> {
+fn out_of_time(settlement: &Settlement) -> Result<Left, Unsettled> {
     let why = "SQS did not answer before the function's deadline";
     let error = BrokerError::new(Fault::Unavailable, why);
-    Err(Unsettled { error, at: None, left: Box::new(settlement.disposal) })
+    Err(Unsettled { error, at: None, left: Box::new(settlement.disposal.clone()) })
 }
 
 fn answer(failures: Vec<String>) -> Result<Box<RawValue>, Diagnostic> {

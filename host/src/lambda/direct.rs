@@ -14,8 +14,11 @@ use bytes::Bytes;
 use lambda_runtime::{Context, Diagnostic};
 use serde_json::value::RawValue;
 
-use super::{Deadlines, Function, diagnostic, queue_error};
-use crate::broker::{Disposal, Message, Receipt, Settlement};
+use super::{Deadlines, Function, batch::Ending, diagnostic, queue_error};
+use crate::{
+    broker::{Disposal, Message, Receipt, Settlement},
+    pipeline::Concluded,
+};
 
 impl Function {
     /// Runs one job.
@@ -37,9 +40,13 @@ impl Function {
             not_before: None,
             trace_header: context.xray_trace_id.clone(),
         });
-        let _slot = self.slots.acquire().await;
+        let Some(_slot) = self.slot(deadline).await else {
+            let why = "the function's deadline came before there was room to run the job; raise \
+                       worker.concurrency or the function's timeout";
+            return Err(diagnostic("Retry", why));
+        };
         let concluded = self.pipeline.invoke(&source, &message, Some(deadline)).await;
-        let result = match (concluded.told, &concluded.disposal) {
+        let result = match (concluded.told.clone(), &concluded.disposal) {
             (Ok(result), _) => result,
             (Err(why), Disposal::Release { after, .. }) => {
                 let why = why.map_or_else(
@@ -55,9 +62,10 @@ impl Function {
             }
         };
         // Nothing is deleted of an event, so of a message without a queue neither: this sends.
-        let settlement = Settlement { message, disposal: concluded.disposal };
-        for answer in self.settle_by(&source, vec![settlement], hard).await {
-            answer.map_err(|error| queue_error(&error))?;
+        let Concluded { disposal, finished, .. } = concluded;
+        let ending = Ending { settlement: Settlement { message, disposal }, finished };
+        for answer in self.settle_by(&source, vec![ending], hard).await {
+            answer.map_err(|unsent| queue_error(&unsent.error))?;
         }
         let text = String::from_utf8_lossy(&result.envelope()).into_owned();
         RawValue::from_string(text).map_err(|error| diagnostic("InternalError", error.to_string()))

@@ -11,11 +11,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{Ended, Pipeline, ready::UNKNOWN_TASK};
+use super::{Ended, Pipeline, follow::Unsent, ready::UNKNOWN_TASK};
 use crate::{
     broker::{BrokerError, Fault, Message, Queue, Send},
     celery::{
-        self, Builtin, Exception, Json, Meta, Plan, Request, State, Step, TaskMessage,
+        self, Builtin, Exception, Json, Meta, Plan, Request, Signature, State, Step, TaskMessage,
         builtins::{self, Unlocked},
         meta,
         publish::{Ids, Parent, Publisher},
@@ -27,8 +27,8 @@ use crate::{
     outcome::{Failure, Outcome, Output, Status},
     publish,
     registry::Task,
-    routes::{Source, matches_pattern},
-    settings::Settings,
+    routes::{self, Source, matches_pattern},
+    settings::{Advice, Settings},
     store::{Complete, Counted, Part, ResultStore, StoreError},
     wanted::Progress,
 };
@@ -67,6 +67,15 @@ pub(super) enum Trouble {
     Now(BrokerError),
     /// Never, and so the job has failed.
     For(Failure),
+}
+
+impl From<Unsent> for Trouble {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Now(error) => Self::Now(error),
+            Unsent::For(failure) => Self::For(failure),
+        }
+    }
 }
 
 impl From<StoreError> for Trouble {
@@ -263,7 +272,7 @@ impl Pipeline {
         &self,
         end: &CeleryEnd<'_>,
         again: Option<(Duration, &Failure)>,
-        more: Plan,
+        more: &Plan,
     ) -> Result<Option<Vec<Send>>, Trouble> {
         let Some(request) = &end.job.celery else { return Ok(None) };
         let steps = match again {
@@ -274,11 +283,11 @@ impl Pipeline {
                 let storing = self.storing(false);
                 workflow::retried(request, Some(&exception), eta, storing, &mut publisher).steps
             }
-            None if !more.steps.is_empty() => more.steps,
+            None if !more.steps.is_empty() => more.steps.clone(),
             None => return Ok(None),
         };
         let follow = Follow { pipeline: self, end, request };
-        follow.carry_out(steps, Some(&end.source.queue)).await.map(Some)
+        follow.carry_out(steps, Some(&end.source.queue), Refused::Fails).await.map(Some)
     }
 
     /// Carries out what follows from the end of a job of Celery's, but for what is to be sent, which
@@ -289,18 +298,18 @@ impl Pipeline {
         status: &mut Status,
         value: &mut Result<Output, Failure>,
         reply: Option<&Queue>,
-        more: Plan,
+        more: &Plan,
     ) -> Result<Vec<Send>, Trouble> {
         let Some(request) = &end.job.celery else { return Ok(Vec::new()) };
         let follow = Follow { pipeline: self, end, request };
         loop {
             let plan = self.plan(end, request, *status, value, reply.is_some());
+            // What has failed already tells its end all the same: what cannot be called is left out.
+            let refused = if *status == Status::Done { Refused::Fails } else { Refused::IsLeftOut };
             let carried_out = match plan {
-                Ok(mut plan) => {
+                Ok(plan) => {
                     let states = self.replies(&plan, request, reply, end.message);
-                    let mut steps = more.steps.clone();
-                    steps.append(&mut plan.steps);
-                    follow.carry_out(steps, None).await.map(|mut sends| {
+                    follow.all(more, plan, refused).await.map(|mut sends| {
                         sends.extend(states);
                         sends
                     })
@@ -310,15 +319,10 @@ impl Pipeline {
                 }
             };
             match carried_out {
-                // It failed for this, unless it had failed already: then its end is told, and what
-                // cannot be called is left out.
+                // It failed for this.
                 Err(Trouble::For(failure)) if *status == Status::Done => {
                     *status = Status::Failed;
                     *value = Err(failure);
-                }
-                Err(Trouble::For(failure)) => {
-                    tracing::warn!(reason = failure.message, "a task's errback cannot be called");
-                    return Ok(Vec::new());
                 }
                 other => return other,
             }
@@ -433,6 +437,83 @@ impl Pipeline {
     }
 }
 
+/// What is done where a task that follows is refused for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    /// All that follows is refused with it, and so the job has failed.
+    Fails,
+    /// The others are called all the same.
+    IsLeftOut,
+}
+
+impl Pipeline {
+    /// A task that comes next cannot be sent, although the job has ended: it has failed before it ran,
+    /// and so have those after it. Their states are stored; what follows from that is given back.
+    pub(super) async fn celery_unsendable(
+        &self,
+        source: &Source,
+        message: &Message,
+        job: &Job,
+        send: &Send,
+        reply: Option<&Queue>,
+        failure: &Failure,
+    ) -> Result<Vec<Send>, Trouble> {
+        let body = &send.message.body;
+        let most = source.defaults.celery_body_bytes.max(body.len());
+        let Ok(request) = Request::parse(body, most) else { return Ok(Vec::new()) };
+        let settings = Settings::of_task(&self.config, &job.task, Advice::default());
+        let exception = exception(Status::Failed, failure, &settings);
+        let storing = self.storing(reply.is_some());
+        let mut publisher = self.publisher(source, &request, "refused");
+        let plan = workflow::failed(&request, &exception, storing, &mut publisher);
+        let states = self.replies(&plan, &request, reply, message);
+        let end = CeleryEnd { source, message, job, settings: &settings };
+        let follow = Follow { pipeline: self, end: &end, request: &request };
+        let mut sends = follow.carry_out(plan.steps, None, Refused::IsLeftOut).await?;
+        sends.extend(states);
+        Ok(sends)
+    }
+
+    /// The state of a task that has failed after all, in place of `send`, which is a state for a client
+    /// that takes it from a queue.
+    pub(super) fn celery_failed_state(
+        &self,
+        job: &Job,
+        message: &Message,
+        send: &Send,
+        exception: &Exception,
+    ) -> Option<Send> {
+        let id = send.message.attributes.get(publish::CORRELATION_ID)?;
+        let owner = match &job.celery {
+            Some(request) => meta::Owner { id: id.clone(), ..meta::Owner::of(request, None) },
+            None => meta::Owner::id(id),
+        };
+        let meta = Meta::failure(&owner, exception, Timestamp::now());
+        Some(publish::celery_state_whole(&meta, message, &routes::at(&send.to)))
+    }
+
+    /// What takes the place of a state that its queue refuses for what it is; `None` where nothing
+    /// does.
+    pub(super) fn celery_state_refused(
+        &self,
+        job: &Job,
+        message: &Message,
+        send: &Send,
+        error: &BrokerError,
+    ) -> Option<Send> {
+        if !matches!(error.fault, Fault::Invalid | Fault::TooLarge) {
+            return None;
+        }
+        let id = send.message.attributes.get(publish::CORRELATION_ID)?;
+        let was = Meta::parse(id, &send.message.body).and_then(|meta| meta.exception());
+        let exception = Exception::of_failure(RESULT_TOO_LARGE, &error.to_string());
+        if was.is_some_and(|was| was.kind == exception.kind && was.module == exception.module) {
+            return None;
+        }
+        self.celery_failed_state(job, message, send, &exception)
+    }
+}
+
 /// A job's end that is being carried out.
 struct Follow<'a> {
     pipeline: &'a Pipeline,
@@ -441,12 +522,44 @@ struct Follow<'a> {
 }
 
 impl Follow<'_> {
+    /// Carries out what a built-in task leads to, and then what follows from every job.
+    async fn all(&self, more: &Plan, plan: Plan, refused: Refused) -> Result<Vec<Send>, Trouble> {
+        let mut sends = match self.carry_out(more.steps.clone(), None, refused).await {
+            Err(Trouble::For(failure)) if more.body.is_some() => {
+                let plan = self.body_refused(more.body.as_deref(), &failure);
+                self.carry_out(plan.steps, None, Refused::IsLeftOut).await?
+            }
+            other => other?,
+        };
+        sends.extend(self.carry_out(plan.steps, None, refused).await?);
+        Ok(sends)
+    }
+
+    /// What follows where a chord's body is refused.
+    fn body_refused(&self, body: Option<&Signature>, failure: &Failure) -> Plan {
+        let Some(body) = body else { return Plan::default() };
+        tracing::warn!(reason = failure.message, "a chord's body cannot be sent: it has failed");
+        let mut publisher = self.pipeline.publisher(self.end.source, self.request, "chord refused");
+        let why = Exception::of_failure(&failure.kind, &failure.message);
+        workflow::body_refused(body, &why, &mut publisher)
+    }
+
     /// Does all but sending. Messages go to `to` where that is given, else where they say.
-    async fn carry_out(&self, steps: Vec<Step>, to: Option<&Queue>) -> Result<Vec<Send>, Trouble> {
+    async fn carry_out(
+        &self,
+        steps: Vec<Step>,
+        to: Option<&Queue>,
+        refused: Refused,
+    ) -> Result<Vec<Send>, Trouble> {
         let mut sends = Vec::new();
         for step in steps {
             if let Step::Send(task) = step {
-                sends.push(self.send(&task, to).await?);
+                match self.send(&task, to).await {
+                    Err(Trouble::For(failure)) if refused == Refused::IsLeftOut => {
+                        left_out(&failure)
+                    }
+                    send => sends.push(send?),
+                }
                 continue;
             }
             let Some(store) = &self.pipeline.store else { continue };
@@ -502,11 +615,28 @@ impl Follow<'_> {
             }
         };
         let plan = self.complete(store, part, &complete).await?;
-        let sends = Box::pin(self.carry_out(plan.steps, None)).await?;
-        for send in &sends {
-            self.pipeline.routes.send(send).await.map_err(Trouble::Now)?;
+        // Where the chord has failed already, whoever can be told is told.
+        let refused = if plan.body.is_some() { Refused::Fails } else { Refused::IsLeftOut };
+        match self.carry_out_now(plan.steps, refused).await {
+            Err(Trouble::For(failure)) => {
+                let plan = self.body_refused(plan.body.as_deref(), &failure);
+                self.carry_out_now(plan.steps, Refused::IsLeftOut).await?;
+            }
+            other => other?,
         }
         self.pipeline.patiently(|| store.end_chord(&part.group, &complete.claim)).await?;
+        Ok(())
+    }
+
+    /// Does all, sending included.
+    async fn carry_out_now(&self, steps: Vec<Step>, refused: Refused) -> Result<(), Trouble> {
+        let sends = Box::pin(self.carry_out(steps, None, refused)).await?;
+        for send in &sends {
+            match self.pipeline.send_now(send).await {
+                Err(Unsent::For(failure)) if refused == Refused::IsLeftOut => left_out(&failure),
+                sent => sent?,
+            }
+        }
         Ok(())
     }
 
@@ -582,9 +712,17 @@ impl Follow<'_> {
         if task.queue == *source.name || Some(&task.queue) == self.request.queue().as_ref() {
             return Ok(source.queue.clone());
         }
-        let known = celery.default_queue.iter().chain(celery.routes.values());
-        let allowed = known.into_iter().any(|name| *name == task.queue)
-            || celery.queues.iter().any(|pattern| matches_pattern(pattern, &task.queue));
+        let mut known = celery.default_queue.iter().chain(celery.routes.values());
+        let operators = known.any(|name| *name == task.queue);
+        // Several of Celery's names may be one queue: `a.b` and `a-b`.
+        let translated = self.pipeline.routes.celery_name(&task.queue);
+        if !operators && *translated == *self.pipeline.routes.celery_name(&source.name) {
+            return Ok(source.queue.clone());
+        }
+        let allowed = operators
+            || celery.queues.iter().any(|pattern| {
+                matches_pattern(pattern, &task.queue) || matches_pattern(pattern, &translated)
+            });
         let refused = |why: String| {
             Trouble::For(Failure::new("dispatch", format!("the task `{}`: {why}", task.task)))
         };
@@ -595,14 +733,20 @@ impl Follow<'_> {
             )));
         }
         let name = format!("{}{}", celery.queue_prefix, task.queue);
-        self.pipeline.routes.queue(&name).await.map_err(|error| {
-            if error.fault == Fault::NotFound {
-                refused(error.to_string())
-            } else {
-                Trouble::Now(error)
-            }
+        let routes = &self.pipeline.routes;
+        let found = if operators {
+            routes.operators_celery_queue(&name).await
+        } else {
+            routes.celery_queue(&name).await
+        };
+        found.map_err(|error| {
+            if error.is_refusal() { refused(error.to_string()) } else { Trouble::Now(error) }
         })
     }
+}
+
+fn left_out(failure: &Failure) {
+    tracing::warn!(reason = failure.message, "a task that follows from a failure cannot be called");
 }
 
 /// An output as a result of Celery's: what is no JSON is text where it is UTF-8, else base64.

@@ -1,8 +1,10 @@
 //! From the jobs that a guest asked for to messages on their way.
 
+use std::time::Duration;
+
 use super::Pipeline;
 use crate::{
-    broker::{BrokerError, Fault, Message, Send},
+    broker::{BrokerError, Message, Send, SendKind},
     follow_on::FollowOn,
     job::Job,
     message::Format,
@@ -11,7 +13,11 @@ use crate::{
     routes::Source,
 };
 
-/// Why follow-on jobs cannot be sent.
+/// How long to wait before a queue that did not take a message is tried again, for a start.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Why what follows from a job cannot be sent.
+#[derive(Debug)]
 pub(super) enum Unsent {
     /// Not now; the job is to be run again later.
     Now(BrokerError),
@@ -35,7 +41,7 @@ impl Pipeline {
             let to = match named.or(self.config.defaults.queue.as_ref()) {
                 None => source.queue.clone(),
                 Some(name) => self.routes.queue(name).await.map_err(|error| {
-                    if error.fault != Fault::NotFound {
+                    if !error.is_refusal() {
                         return Unsent::Now(error);
                     }
                     let why = format!("the queue for the task `{}`: {error}", follow_on.task);
@@ -53,6 +59,7 @@ impl Pipeline {
             } else {
                 publish::follow_on(job, follow_on, message, &to, self.message_bytes)
             };
+            let sent = sent.map(|send| Send { kind: SendKind::FollowOn, ..send });
             sends.push(sent.map_err(|bytes| {
                 let limit = self.message_bytes;
                 Unsent::For(Failure::new(
@@ -66,5 +73,24 @@ impl Pipeline {
             })?);
         }
         Ok(sends)
+    }
+
+    /// Sends a message now rather than with the job's settlement. What may pass is tried as often as
+    /// publishing is.
+    pub(super) async fn send_now(&self, send: &Send) -> Result<(), Unsent> {
+        let most = self.config.worker.publish_attempts.get();
+        let mut wait = AGAIN;
+        for tries in 1.. {
+            match self.routes.send(send).await {
+                Ok(()) => break,
+                Err(error) if error.is_final() || (error.is_refusal() && tries >= most) => {
+                    return Err(Unsent::For(Failure::new("dispatch", error.to_string())));
+                }
+                Err(error) if tries >= most => return Err(Unsent::Now(error)),
+                Err(_) => tokio::time::sleep(wait).await,
+            }
+            wait = wait.saturating_mul(2);
+        }
+        Ok(())
     }
 }

@@ -279,6 +279,87 @@ async fn a_workflow_sends_only_where_it_may() {
     celery.stage.is_done().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_sent_next_fails_as_in_celery_and_nothing_runs_twice() {
+    let celery = Celery::set(&backend()).await;
+    celery.stage.configure("celery.queues = ['*']");
+    let worker = celery.stage.worker().await;
+    let found = celery.client("unsendable").await;
+    let large = &found["large"];
+    assert_eq!((&large["type"], &large["state"]), (&json!("ChordError"), &json!("FAILURE")));
+    assert!(large["text"].as_str().unwrap().starts_with("Callback error: dispatch"), "{large}");
+    assert_eq!(found["header"], json!(["SUCCESS", "SUCCESS", "SUCCESS", "SUCCESS"]), "{found}");
+    assert_eq!(found["errback"], true, "{found}");
+    for case in ["missing", "refused"] {
+        // As Celery has it where the next task cannot be called.
+        assert_eq!(found[case]["states"], json!(["FAILURE", "FAILURE", "FAILURE"]), "{found}");
+        assert_eq!(found[case]["type"], "dispatch", "{found}");
+    }
+    // Four parts, the errback, and the first tasks of two chains.
+    assert_eq!(worker.logged("attempt started").len(), 7);
+    worker.stop().await;
+    let letters = celery.stage.dead_letters().await;
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    assert!(letters.values().all(|(_, letter)| letter.as_ref().unwrap().kind == "dispatch"));
+    assert_eq!(celery.stage.depth().await, lovage::broker::Depth::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_next_step_that_its_queue_refuses_is_told_to_the_client() {
+    let celery = Celery::set(&backend()).await;
+    let next = ministack::queue("next").await;
+    let next = celery.stage.broker.open(&next).await.unwrap();
+    celery.stage.configure(
+        "celery.queues = ['next-*']
+worker.publish_attempts = 2",
+    );
+    let worker = celery.stage.worker().await;
+    let client = async |gone: &str| {
+        let mut command = celery.python(&["client.py", "next_step"]);
+        command.env("NEXT", &*next.name).env("GONE", gone);
+        finish(command).await
+    };
+    assert_eq!(client("").await["first"], 2);
+    // It is known, and gone when the next step is sent there: Celery's client makes no queue that it
+    // does not send to.
+    let sqs = ministack::sqs_client();
+    sqs.delete_queue().queue_url(&*next.address).send().await.unwrap();
+    let found = client("1").await;
+    assert_eq!(
+        (&found["type"], &found["state"]),
+        (&json!("dispatch"), &json!("FAILURE")),
+        "{found}"
+    );
+    assert_eq!(
+        (&found["states"][1], &found["errback"]),
+        (&json!("FAILURE"), &json!(true)),
+        "{found}"
+    );
+    worker.stop().await;
+    assert_eq!(celery.stage.dead_letters().await.len(), 1);
+    assert_eq!(celery.stage.depth().await, lovage::broker::Depth::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_have_the_names_that_kombu_gives_them() {
+    let celery = Celery::set(&backend()).await;
+    let translated = ministack::queue("reports-eu").await;
+    let translated = celery.stage.broker.open(&translated).await.unwrap().name.to_string();
+    let dotted = translated.replace("reports-eu", "reports.eu");
+    celery.stage.configure(&format!(
+        "celery.queues = ['reports.*']
+[queues.'{dotted}']
+format = 'celery'
+         dead_letters = 'discard'
+"
+    ));
+    let worker = celery.stage.worker().await;
+    let mut command = celery.python(&["client.py", "dotted"]);
+    command.env("DOTTED", &dotted);
+    assert_eq!(finish(command).await, json!({"value": 84, "direct": 2}));
+    worker.stop().await;
+}
+
 /// With the package in clients/python, as its users have it: from a worker that knows nothing of it
 /// but that `reply_to` may name its queues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

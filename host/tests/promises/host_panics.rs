@@ -149,7 +149,7 @@ async fn a_panic_of_the_host_ends_one_attempt_and_nothing_else() {
         assert_eq!(given_up, Some(1));
         // All places are free again, or this would not end.
         stop.drain.cancel();
-        running.await.unwrap();
+        running.await.unwrap().unwrap();
         stage.is_done().await;
     }
 }

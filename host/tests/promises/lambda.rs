@@ -14,6 +14,7 @@ use crate::support::{
 mod dispatcher;
 #[cfg(all(feature = "cli", feature = "compiler"))]
 mod from_s3;
+mod publishing;
 mod start_up;
 
 /// A worker whose results come on a queue of their own; the queue's URL.

@@ -13,6 +13,7 @@ mod logs;
 mod outages;
 mod polling;
 mod progress;
+mod publishing;
 mod quotas;
 mod results;
 mod retries;

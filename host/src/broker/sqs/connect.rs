@@ -11,6 +11,7 @@ use aws_sdk_sqs::{
 use super::{
     SqsBroker,
     doing::{Endpoint, chain, no_credentials},
+    unspent::Unspent,
 };
 use crate::broker::{BrokerError, Fault};
 
@@ -70,7 +71,7 @@ impl SqsBroker {
     pub fn with_client(client: &Client) -> Self {
         let endpoint = Endpoint::default();
         let config = client.config().to_builder().interceptor(endpoint.clone()).build();
-        Self { client: Client::from_conf(config), endpoint }
+        Self { client: Client::from_conf(config), endpoint, unspent: Unspent::default() }
     }
 }
 

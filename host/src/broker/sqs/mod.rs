@@ -10,7 +10,8 @@
 //! - **Text.** Bodies are UTF-8 in the characters that [`charset`] tells. Others are refused, with
 //!   the place; [`charset::escape_json`] makes any JSON acceptable.
 //! - **Attempts.** SQS counts receives. A delivery that spends no attempt is therefore given back
-//!   as a copy, where it can be: the head of `settle.rs` tells when.
+//!   as a copy, where it can be: the head of `settle.rs` tells when. Where it cannot, this process
+//!   remembers the delivery and takes it off the count of the next one.
 //! - **Waits.** SQS knows delays of 15 minutes and visibility timeouts of 12 hours. A message with
 //!   a longer wait carries its time with it ([`Message::not_before`]), and whoever receives it
 //!   before that gives it back for the rest. Each such hop is a copy, so neither the wait nor
@@ -39,6 +40,7 @@ mod queues;
 mod receive;
 mod send;
 mod settle;
+mod unspent;
 
 use std::time::Duration;
 
@@ -92,9 +94,16 @@ const SETTLE_CONCURRENCY: usize = 16;
 pub struct SqsBroker {
     client: Client,
     endpoint: Endpoint,
+    unspent: unspent::Unspent,
 }
 
 impl SqsBroker {
+    /// Takes the deliveries that this process put back unrun off the count of a message that came in
+    /// an event. Messages that are received here have that done already.
+    pub fn correct_attempt(&self, message: &mut Message) {
+        self.unspent.correct(message);
+    }
+
     fn doing(&self, action: Action, queue: &str) -> Doing {
         Doing::new(action, queue, &self.endpoint)
     }

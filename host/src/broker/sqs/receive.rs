@@ -69,7 +69,11 @@ impl SqsBroker {
             .messages
             .unwrap_or_default()
             .into_iter()
-            .map(|message| from_parts(Parts::from(message)))
+            .map(|message| {
+                let mut message = from_parts(Parts::from(message));
+                self.unspent.correct(&mut message);
+                message
+            })
             .collect())
     }
 

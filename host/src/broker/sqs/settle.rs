@@ -15,9 +15,13 @@
 //! rather than lost:
 //!
 //! - A FIFO queue gets no copies, as those would go to the end of the group. There, a message stays
-//!   hidden for as long as SQS allows, and its receive counts.
+//!   hidden for as long as SQS allows, and its receive counts with SQS.
 //! - Without a wait there is no copy either (a shutdown gives back messages by the dozen): the
-//!   message is shown again at once, and its receive counts.
+//!   message is shown again at once, and its receive counts with SQS.
+//!
+//! The receives of these two are remembered by the process (`unspent.rs`), which takes them off the
+//! count.
+//!
 //! - Where the copy cannot be made or sent (ten attributes already, no permission to send), the
 //!   message is hidden for as long as SQS allows, and its receive counts.
 //!
@@ -159,6 +163,13 @@ impl SqsBroker {
         .await;
         answers.extend(deleted);
         answers.extend(hidden);
+        for (index, answer) in &answers {
+            match (answer, settlements.get(*index)) {
+                (Ok(Left::Again), Some(settlement)) => self.unspent.put_back(settlement),
+                (Ok(Left::Done), Some(settlement)) => self.unspent.gone(&settlement.message.id),
+                _ => {}
+            }
+        }
         answers.sort_by_key(|(index, _)| *index);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }

@@ -180,7 +180,7 @@ fn workflows_call_and_come_to_what_they_do_with_celery() {
         let mut canvas = Canvas::new(&mut publisher, None);
         let signature = Signature::parse(&case.signature).unwrap();
         let result = canvas.apply(signature, &case.args, &Map::new(), Map::new(), true).unwrap();
-        let plan = Plan { steps: canvas.steps, children: canvas.children };
+        let plan = Plan { steps: canvas.steps, children: canvas.children, body: None };
         world.carry_out(plan, None);
         world.run();
         let sorted = |mut calls: Vec<Value>| {

@@ -297,6 +297,54 @@ def unanswered():
     return {}
 
 
+def states(result):
+    """How all of a chain ended, from its first task on."""
+    found = []
+    while result is not None:
+        found.insert(0, result.state)
+        result = result.parent
+    return found
+
+
+def told(error_id):
+    """What an errback was called with."""
+    return get(app.AsyncResult(error_id))
+
+
+def unsendable():
+    """What comes next cannot be sent: a chord's body that is too large, a queue that is not there."""
+    errback = str(uuid.uuid4())
+    parts = [echo.s("x" * 300_000) for _ in range(4)]
+    body = echo.s().on_error(echo.s().set(task_id=errback))
+    large = chord(parts, body).apply_async()
+    done = {"large": failure(large), "header": [part.state for part in large.parent.children]}
+    done["errback"] = told(errback) == large.id
+    for case, queue in [("missing", "nowhere-" + uuid.uuid4().hex), ("refused", "no queue at all")]:
+        errback = str(uuid.uuid4())
+        last = process_data.s().set(queue=queue).on_error(echo.s().set(task_id=errback))
+        result = chain(process_data.s(1), last, process_data.s()).apply_async()
+        done[case] = failure(result)
+        done[case]["states"] = states(result)
+    return done
+
+
+def dotted():
+    """A queue's name with a full stop, which SQS does not take: kombu's name for it."""
+    name = os.environ["DOTTED"]
+    result = chain(process_data.s(21), process_data.s().set(queue=name)).apply_async()
+    return {"value": get(result), "direct": get(process_data.apply_async((1,), queue=name))}
+
+
+def next_step():
+    """A chain whose last step is for a queue that may be gone."""
+    errback = str(uuid.uuid4())
+    last = process_data.s().set(queue=os.environ["NEXT"]).on_error(echo.s().set(task_id=errback))
+    result = chain(process_data.s(1), last).apply_async()
+    if os.environ.get("GONE"):
+        return {**failure(result), "states": states(result), "errback": told(errback) == result.id}
+    return {"first": get(result.parent)}
+
+
 def one():
     result = process_data.delay(21)
     return {"value": get(result), "chord": get(chord([echo.s(1), echo.s(2)], echo.s()).delay())}

@@ -16,7 +16,6 @@ use crate::support::{
 };
 
 on_both! {
-    results_that_are_refused_for_a_while_are_published_later
     a_reply_queue_that_is_gone_holds_nobody_up
     a_result_that_nobody_takes_is_a_dead_letter
     a_queue_of_jobs_that_is_gone_for_a_while_is_waited_for
@@ -59,36 +58,6 @@ fn rename(stage: &Stage, from: &str, to: &str) {
     database.busy_timeout(Duration::from_secs(10)).unwrap();
     let renamed = database.execute("UPDATE queues SET name = ?2 WHERE name = ?1", [from, to]);
     assert_eq!(renamed.unwrap(), 1, "{from}");
-}
-
-async fn results_that_are_refused_for_a_while_are_published_later(kind: Kind) {
-    let config = "worker = {publish_attempts = 2, error_backoff_cap_ms = 2000}";
-    let stage = Stage::set(kind, Setup { config, ..Setup::default() }).await;
-    let ids: Vec<_> = (0..40).map(|n| format!("job-{n}")).collect();
-    let worker = stage.worker().await;
-    take_away(&stage, &stage.results).await;
-    stage.send(&ids.iter().map(|id| job(id, "process_data", json!(1))).collect::<Vec<_>>()).await;
-    // Long enough for messages to have been put back, and to have come again.
-    until("each job ran twice", || async {
-        (worker.logged("attempt started").len() >= 3 * ids.len()).then_some(())
-    })
-    .await;
-    assert!(!worker.logged(FAILED).is_empty());
-    bring_back(&stage, &stage.results).await;
-
-    let results = stage.results_of(&ids).await;
-    worker.stop().await;
-    stage.is_done().await;
-    for result in results.into_values() {
-        let result = result.envelope;
-        // The outage is nobody's fault, least of all the job's: it spends no attempts.
-        assert_eq!(
-            (&result["status"], &result["attempt"]),
-            (&json!("done"), &json!(1)),
-            "{result}"
-        );
-    }
-    assert!(stage.dead_letters().await.is_empty());
 }
 
 /// Such as that of `lovage send --wait`, when whoever waited has gone.
