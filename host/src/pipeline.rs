@@ -8,11 +8,13 @@ mod celery;
 mod follow;
 mod ready;
 mod recourse;
+mod services;
+pub mod slot;
 mod spent;
 mod watch;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -30,6 +32,7 @@ use crate::{
     broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue},
     celery::Plan,
     config::{Config, UnknownTasks},
+    dependency::Dependency,
     events::{DeadLettered, JobFinished, JobReleased, ReplyRefused},
     follow_on::FollowOn,
     job::Job,
@@ -42,7 +45,7 @@ use crate::{
     routes::{Routes, Source},
     sandbox::Sandbox,
     settings::{Advice, Settings},
-    store::{self, ResultStore},
+    store::{self, Guarded, ResultStore},
     tenancy::Tenancy,
     text::one_line,
     usage::{Totals, Usage},
@@ -67,6 +70,9 @@ pub struct Pipeline {
     tenancy: Arc<Tenancy>,
     broker: Arc<dyn Broker>,
     store: Option<Arc<dyn ResultStore>>,
+    store_health: Option<Arc<Dependency>>,
+    /// How many jobs have ended, and wait without a slot for a store to be back.
+    held_results: Arc<AtomicUsize>,
     stopping: CancellationToken,
 }
 
@@ -169,8 +175,14 @@ impl Pipeline {
     ) -> Self {
         let limits = broker.limits();
         // That its URL is one was checked with the configuration.
-        let store = store::open(&config.celery).ok().flatten();
+        let store = store::open(&config).ok().flatten().map(Guarded::new);
+        let (store, store_health) = match store {
+            Some((store, health)) => (Some(store as Arc<dyn ResultStore>), Some(health)),
+            None => (None, None),
+        };
         Self {
+            store_health,
+            held_results: Arc::default(),
             policies: Policies::new(Arc::clone(&config)),
             tenancy: Tenancy::new(&config),
             totals: Arc::new(Totals::new(&config)),
@@ -305,7 +317,7 @@ impl Pipeline {
                 Err(outcome) => self.unrun(&job, outcome),
             };
             if let (true, Outcome::Rejected(failure)) = (refused, &ended.outcome)
-                && let Err(trouble) = self.celery_refused(&job.id, failure).await
+                && let Err(trouble) = self.celery_refused(&job, failure).await
             {
                 return self.troubled(source, trouble);
             }
@@ -475,7 +487,11 @@ impl Pipeline {
         }
         sends.extend(follow_ons);
         sends.extend(nexts);
-        let kept = kept.map(|envelope| KeptResult { job_id: result.id.clone(), envelope });
+        let kept = kept.map(|envelope| KeptResult {
+            tenant: result.tenant.clone(),
+            job_id: result.id.clone(),
+            envelope,
+        });
         Concluded { disposal: Disposal::Finish { result: kept, sends }, told: Ok(result) }
     }
 }

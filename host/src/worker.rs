@@ -30,7 +30,7 @@ use crate::{
         WorkerStopped,
     },
     lease::{Lease, Leases},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, slot},
     retry::Backoff,
     routes::Source,
     settle::{Recourse, SettleOptions, Settler},
@@ -268,6 +268,8 @@ impl Intake {
     /// Places for one message, or for as many as a receive may bring; `None` when stopping.
     async fn permits(&self, plenty: bool) -> Option<Vec<Permit>> {
         let first = async {
+            // No message is taken that could only be put back.
+            self.worker.pipeline.until_ready(&self.source).await;
             let own = Arc::clone(&self.own_permits).acquire_owned().await.ok()?;
             let all = Arc::clone(&self.permits).acquire_owned().await.ok()?;
             Some(Permit { _all: all, _own: own })
@@ -378,8 +380,8 @@ impl Intake {
             for ((message, lease), permit) in held.zip(permits) {
                 let intake = Arc::clone(self);
                 self.tasks.spawn(async move {
-                    let _permit = permit;
-                    if let Some((disposal, _place)) = intake.run(&message, &lease).await {
+                    let ended = slot::within(permit, intake.run(&message, &lease)).await;
+                    if let Some((disposal, _place)) = ended {
                         intake.settler.settle(message, disposal, lease).await;
                     }
                 });
@@ -399,9 +401,9 @@ impl Intake {
     /// goes back unrun: they must not overtake it.
     async fn run_in_order(self: Arc<Self>, group: Vec<Held>) {
         let mut in_order = true;
-        for (message, lease, _permit) in group {
+        for (message, lease, permit) in group {
             let disposal = if in_order {
-                self.run(&message, &lease).await
+                slot::within(permit, self.run(&message, &lease)).await
             } else {
                 Some((self.give_back(), None))
             };
