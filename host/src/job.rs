@@ -55,7 +55,57 @@ pub struct Job {
     pub celery: Option<Arc<Request>>,
 }
 
+/// The name under which results, progress and revocations are kept: the tenant and the job's id.
+/// Senders choose ids, so the id alone does not tell whose job it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct JobKey<'a> {
+    /// The tenant; empty where the job has none.
+    pub tenant: &'a str,
+    /// The job's id.
+    pub id: &'a str,
+}
+
+impl<'a> JobKey<'a> {
+    /// A tenant's job.
+    pub const fn new(tenant: &'a str, id: &'a str) -> Self {
+        Self { tenant, id }
+    }
+
+    /// The same, for whoever keeps it.
+    pub fn to_owned(self) -> OwnedJobKey {
+        OwnedJobKey { tenant: self.tenant.to_owned(), id: self.id.to_owned() }
+    }
+}
+
+/// A job without a tenant.
+impl<'a> From<&'a str> for JobKey<'a> {
+    fn from(id: &'a str) -> Self {
+        Self { tenant: "", id }
+    }
+}
+
+/// A [`JobKey`] that owns its names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OwnedJobKey {
+    /// The tenant; empty where the job has none.
+    pub tenant: String,
+    /// The job's id.
+    pub id: String,
+}
+
+impl OwnedJobKey {
+    /// The key.
+    pub fn as_key(&self) -> JobKey<'_> {
+        JobKey::new(&self.tenant, &self.id)
+    }
+}
+
 impl Job {
+    /// The name under which its result is kept.
+    pub fn key(&self) -> JobKey<'_> {
+        JobKey::new(&self.tenant, &self.id)
+    }
+
     /// A job with nothing but the parts that every job has.
     pub fn new(id: impl Into<String>, task: impl Into<String>, payload: impl Into<Bytes>) -> Self {
         Self {

@@ -310,7 +310,11 @@ mod tests {
             Err(unsupported())
         }
 
-        async fn result(&self, _: &str, _: Duration) -> Result<Option<Bytes>, BrokerError> {
+        async fn result(
+            &self,
+            _: crate::job::JobKey<'_>,
+            _: Duration,
+        ) -> Result<Option<Bytes>, BrokerError> {
             Err(unsupported())
         }
     }

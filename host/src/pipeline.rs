@@ -10,11 +10,13 @@ mod finished;
 mod follow;
 mod kept;
 mod ready;
+mod services;
+pub mod slot;
 mod spent;
 mod watch;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -34,6 +36,7 @@ use crate::{
     broker::{Broker, BrokerError, Disposal, Fault, KeptResult, Message, Queue, SendKind},
     celery::Plan,
     config::{Config, UnknownTasks},
+    dependency::Dependency,
     events::{JobReleased, ReplyRefused, ResultKept},
     follow_on::FollowOn,
     job::Job,
@@ -47,7 +50,7 @@ use crate::{
     routes::{Routes, Source},
     sandbox::Sandbox,
     settings::{Advice, Settings},
-    store::{self, ResultStore},
+    store::{self, Guarded, ResultStore},
     tenancy::Tenancy,
     text::one_line,
     usage::{Totals, Usage},
@@ -74,6 +77,9 @@ pub struct Pipeline {
     store: Option<Arc<dyn ResultStore>>,
     gate: PublishGate,
     kept: KeptResults,
+    store_health: Option<Arc<Dependency>>,
+    /// How many jobs have ended, and wait without a slot for a store to be back.
+    held_results: Arc<AtomicUsize>,
     stopping: CancellationToken,
 }
 
@@ -206,8 +212,14 @@ impl Pipeline {
     ) -> Self {
         let limits = broker.limits();
         // That its URL is one was checked with the configuration.
-        let store = store::open(&config.celery).ok().flatten();
+        let store = store::open(&config).ok().flatten().map(Guarded::new);
+        let (store, store_health) = match store {
+            Some((store, health)) => (Some(store as Arc<dyn ResultStore>), Some(health)),
+            None => (None, None),
+        };
         Self {
+            store_health,
+            held_results: Arc::default(),
             policies: Policies::new(Arc::clone(&config)),
             tenancy: Tenancy::new(&config),
             totals: Arc::new(Totals::new(&config)),
@@ -400,7 +412,7 @@ impl Pipeline {
                 (None, Err(outcome)) => self.unrun(&job, outcome),
             };
             if let (true, Outcome::Rejected(failure)) = (refused, &ended.outcome)
-                && let Err(trouble) = self.celery_refused(&job.id, failure).await
+                && let Err(trouble) = self.celery_refused(&job, failure).await
             {
                 return self.troubled(source, trouble);
             }
@@ -602,7 +614,11 @@ impl Pipeline {
             usage: run.as_ref().map(|run| run.usage),
             dead_letter: letter,
         }));
-        let kept = kept.map(|envelope| KeptResult { job_id: result.id.clone(), envelope });
+        let kept = kept.map(|envelope| KeptResult {
+            tenant: result.tenant.clone(),
+            job_id: result.id.clone(),
+            envelope,
+        });
         let disposal = Disposal::Finish { result: kept, sends };
         Ok(Concluded { disposal, finished, told: Ok(result) })
     }

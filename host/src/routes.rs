@@ -162,6 +162,20 @@ impl Routes {
         self.source_of(name, queue, &settings).await
     }
 
+    /// What a queue supplies where a message is silent.
+    pub fn defaults_of(&self, queue: &Queue, settings: &QueueConfig) -> Defaults {
+        Defaults {
+            format: settings.format,
+            task: settings.default_task.clone(),
+            tenant: settings.tenant.clone(),
+            trust: Trust { from: settings.tenant_from.clone(), required: settings.tenant_required },
+            content_type: settings.content_type.clone(),
+            fifo: queue.fifo,
+            celery_tasks: Arc::clone(&self.celery_tasks),
+            celery_body_bytes: self.celery_body_bytes(),
+        }
+    }
+
     /// The queues that belong to one that is already open.
     pub async fn source_of(
         &self,
@@ -184,19 +198,7 @@ impl Routes {
             .max(Duration::from_secs(1));
         Ok(Source {
             name: name.into(),
-            defaults: Defaults {
-                format: settings.format,
-                task: settings.default_task.clone(),
-                tenant: settings.tenant.clone(),
-                trust: Trust {
-                    from: settings.tenant_from.clone(),
-                    required: settings.tenant_required,
-                },
-                content_type: settings.content_type.clone(),
-                fifo: queue.fifo,
-                celery_tasks: Arc::clone(&self.celery_tasks),
-                celery_body_bytes: self.celery_body_bytes(),
-            },
+            defaults: self.defaults_of(&queue, settings),
             queue,
             results,
             result_format: settings.result_format,

@@ -21,6 +21,23 @@ pub fn shorten(text: &str, max: usize) -> String {
     short
 }
 
+/// Text with `%XX` decoded; `None` where a `%` stands before no two hexadecimal digits, or what
+/// comes out is no UTF-8.
+pub fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        let (high, low) = (digit()?, digit()?);
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// [`shorten`], with all that is not plain made visible as escapes; line feeds and tabs stay.
 pub fn printable(text: &str, max: usize) -> String {
     visible(text, max, |c| c == '\n' || c == '\t')

@@ -30,7 +30,7 @@ use crate::{
         WorkerStopped,
     },
     lease::{Lease, Leases},
-    pipeline::{Concluded, Finished, Pipeline},
+    pipeline::{Concluded, Finished, Pipeline, slot},
     retry::Backoff,
     routes::Source,
     settle::{Fallback, SettleOptions, Settler, Settling},
@@ -312,6 +312,8 @@ impl Intake {
     async fn permits(&self, plenty: bool) -> Option<Vec<Permit>> {
         let first = async {
             self.publishing_works().await;
+            // No message is taken that could only be put back.
+            self.worker.pipeline.until_ready(&self.source).await;
             let own = Arc::clone(&self.own_permits).acquire_owned().await.ok()?;
             let all = Arc::clone(&self.permits).acquire_owned().await.ok()?;
             Some(Permit { _all: all, _own: own })
@@ -429,8 +431,8 @@ impl Intake {
             for ((message, lease), permit) in held.zip(permits) {
                 let intake = Arc::clone(self);
                 self.tasks.spawn(async move {
-                    let _permit = permit;
-                    if let Some((concluded, _place)) = intake.run(&message, &lease).await {
+                    let ended = slot::within(permit, intake.run(&message, &lease)).await;
+                    if let Some((concluded, _place)) = ended {
                         intake.settler.settle(message, concluded, lease).await;
                     }
                 });
@@ -450,9 +452,9 @@ impl Intake {
     /// goes back unrun: they must not overtake it.
     async fn run_in_order(self: Arc<Self>, group: Vec<Held>) {
         let mut in_order = true;
-        for (message, lease, _permit) in group {
+        for (message, lease, permit) in group {
             let concluded = if in_order {
-                self.run(&message, &lease).await
+                slot::within(permit, self.run(&message, &lease)).await
             } else {
                 Some((self.give_back(), None))
             };

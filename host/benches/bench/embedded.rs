@@ -58,7 +58,8 @@ async fn drain(jobs: usize) -> Cost {
     let results = broker.open("results").await.unwrap();
     assert_eq!(broker.depth(&results).await.unwrap().ready, jobs as u64);
     for number in (0..jobs).step_by(97) {
-        let result = broker.result(&format!("job-{number}"), Duration::ZERO).await.unwrap();
+        let result =
+            broker.result((&*format!("job-{number}")).into(), Duration::ZERO).await.unwrap();
         worker::check(&result.unwrap());
     }
     cost
@@ -74,7 +75,8 @@ async fn ping() -> Vec<f64> {
     for number in 0..PINGS + 50 {
         let stop = stopwatch();
         broker.send(&queue, &[worker::job(number)]).await.remove(0).unwrap();
-        let result = broker.result(&format!("job-{number}"), Duration::from_secs(10)).await;
+        let result =
+            broker.result((&*format!("job-{number}")).into(), Duration::from_secs(10)).await;
         let cost = stop();
         worker::check(&result.unwrap().unwrap());
         if number >= 50 {

@@ -34,7 +34,7 @@ async fn idle() -> (f64, f64, f64) {
     let process = program.worker();
     let queue = broker.open(JOBS).await.unwrap();
     broker.send(&queue, &[worker::job(0)]).await.remove(0).unwrap();
-    let result = broker.result("job-0", Duration::from_secs(10)).await;
+    let result = broker.result("job-0".into(), Duration::from_secs(10)).await;
     worker::check(&result.unwrap().unwrap());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = cpu_of(process.0.id());

@@ -156,7 +156,7 @@ impl Stage {
             let sent = Instant::now();
             self.send(&[job]).await;
             let wait = patience.min(Duration::from_mins(2));
-            let result = self.broker.result(&id, wait).await.unwrap();
+            let result = self.broker.result(id.as_str().into(), wait).await.unwrap();
             times.push(millis(sent.elapsed()));
             match result {
                 Some(result) => worker::check(&result),
@@ -201,7 +201,9 @@ impl Stage {
     async fn stopped(&self, task: &str, round: usize, kinds: &[&str]) -> usize {
         for number in 0.. {
             let id = noise_id(task, round, number);
-            let Some(result) = self.broker.result(&id, Duration::ZERO).await.unwrap() else {
+            let Some(result) =
+                self.broker.result(id.as_str().into(), Duration::ZERO).await.unwrap()
+            else {
                 return number;
             };
             let result: Value = serde_json::from_slice(&result).unwrap();

@@ -120,7 +120,7 @@ async fn pings(broker: &Arc<LocalBroker>, queue: &Queue, kind: &str, count: usiz
             let body = format!(r#"{{"id":"{id}","data":21}}"#);
             let job = Outgoing { body: body.into(), ..Outgoing::default() };
             broker.send(&queue, &[job]).await.remove(0).unwrap();
-            let result = broker.result(&id, Duration::from_mins(1)).await;
+            let result = broker.result(id.as_str().into(), Duration::from_mins(1)).await;
             let time = millis(begin.elapsed());
             worker::check(&result.unwrap().unwrap());
             time
@@ -207,7 +207,7 @@ impl Many {
         // What was measured was really done.
         for number in (0..DRAINED).step_by(97) {
             let id = format!("{which}-{number}-{round}");
-            let result = broker.result(&id, Duration::ZERO).await.unwrap().unwrap();
+            let result = broker.result(id.as_str().into(), Duration::ZERO).await.unwrap().unwrap();
             checked(number % components, &result);
         }
         drop(process);
@@ -246,6 +246,6 @@ async fn first(broker: &Arc<LocalBroker>, id: &str) {
 async fn one_job(broker: &Arc<LocalBroker>, number: usize, id: &str) {
     let queue = broker.open(JOBS).await.unwrap();
     broker.send(&queue, &[job(number, id)]).await.remove(0).unwrap();
-    let result = broker.result(id, Duration::from_mins(5)).await;
+    let result = broker.result(id.into(), Duration::from_mins(5)).await;
     checked(number, &result.unwrap().unwrap());
 }

@@ -37,7 +37,7 @@ async fn first_job(program: &Program, broker: Arc<LocalBroker>, round: usize) ->
     broker.send(&queue, &[worker::job(round)]).await.remove(0).unwrap();
     let begin = Instant::now();
     let _worker = program.worker();
-    let result = broker.result(&format!("job-{round}"), Duration::from_secs(10)).await;
+    let result = broker.result((&*format!("job-{round}")).into(), Duration::from_secs(10)).await;
     let time = millis(begin.elapsed());
     worker::check(&result.unwrap().unwrap());
     time

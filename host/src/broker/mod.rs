@@ -22,7 +22,7 @@ mod turn;
 pub use error::{BrokerError, Fault};
 pub use turn::Turn;
 
-use crate::wanted::Progress;
+use crate::{job::JobKey, wanted::Progress};
 
 /// Names of the message attributes that Lovage reads and writes.
 pub mod attribute {
@@ -156,9 +156,11 @@ pub struct Send {
     pub message: Outgoing,
 }
 
-/// A result that the broker keeps by the job's id, where it can ([`Broker::result`]).
+/// A result that the broker keeps by the job's tenant and id, where it can ([`Broker::result`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptResult {
+    /// The job's tenant; empty where it has none.
+    pub tenant: String,
     /// The job's id.
     pub job_id: String,
     /// The result in the `envelope` format, as JSON.
@@ -339,30 +341,42 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
 
     /// Keeps how far a job is, for [`progress`](Self::progress), until its result is kept.
     /// [`Fault::Unsupported`] where the broker keeps no results either.
-    async fn report_progress(&self, job_id: &str, progress: &Progress) -> Result<(), BrokerError> {
-        let _ = (job_id, progress);
+    async fn report_progress(
+        &self,
+        job: JobKey<'_>,
+        progress: &Progress,
+    ) -> Result<(), BrokerError> {
+        let _ = (job, progress);
         Err(self.keeps_nothing())
     }
 
     /// How far a job was when that was last heard.
-    async fn progress(&self, job_id: &str) -> Result<Option<Progress>, BrokerError> {
-        let _ = job_id;
+    async fn progress(&self, job: JobKey<'_>) -> Result<Option<Progress>, BrokerError> {
+        let _ = job;
         Err(self.keeps_nothing())
     }
 
-    /// Says that nobody wants a job any more: one that has yet to run is not run, one that runs is
-    /// told so. Whether the job exists is not asked: what is said is kept for as long as results
-    /// are. [`Fault::Unsupported`] where the broker cannot keep it.
-    async fn revoke(&self, job_id: &str) -> Result<(), BrokerError> {
-        let _ = job_id;
+    /// Revokes a job: one that has yet to run is not run, one that runs is told so. `tenant` is
+    /// whose job it is; `None` revokes the id for every tenant. The job need not exist: a
+    /// revocation is kept for as long as results are. [`Fault::Unsupported`] where the broker
+    /// cannot keep it.
+    async fn revoke(&self, tenant: Option<&str>, job_id: &str) -> Result<(), BrokerError> {
+        let _ = (tenant, job_id);
         Err(self.keeps_nothing())
     }
 
-    /// Whether a job was revoked. Cheap where none is; what another process said may take a
-    /// second to be seen.
-    async fn is_revoked(&self, job_id: &str) -> Result<bool, BrokerError> {
-        let _ = job_id;
+    /// Returns true if a job was revoked. Cheap where none is; what another process said may take
+    /// a second to be seen.
+    async fn is_revoked(&self, job: JobKey<'_>) -> Result<bool, BrokerError> {
+        let _ = job;
         Ok(false)
+    }
+
+    /// The tenants that something is kept for under a job's id, for an operator who knows the id
+    /// alone; the empty name stands for jobs without a tenant.
+    async fn tenants_of(&self, job_id: &str) -> Result<Vec<String>, BrokerError> {
+        let _ = job_id;
+        Ok(Vec::new())
     }
 
     /// What a broker says that keeps nothing by the job's id.
@@ -375,5 +389,5 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
 
     /// The result kept for a job, once there is one; waits up to `wait` for it.
     /// [`Fault::Unsupported`] where the broker keeps none.
-    async fn result(&self, job_id: &str, wait: Duration) -> Result<Option<Bytes>, BrokerError>;
+    async fn result(&self, job: JobKey<'_>, wait: Duration) -> Result<Option<Bytes>, BrokerError>;
 }

@@ -18,6 +18,9 @@ pub struct Revoke {
     /// The jobs' ids
     #[arg(required = true, value_name = "JOB-ID")]
     jobs: Vec<String>,
+    /// Whose jobs they are; without it the ids are revoked for every tenant
+    #[arg(long)]
+    tenant: Option<String>,
 }
 
 impl Revoke {
@@ -26,15 +29,15 @@ impl Revoke {
         global: &Global,
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
-        let store = store::open(&config.celery).map_err(anyhow::Error::msg)?;
+        let store = store::open(config).map_err(anyhow::Error::msg)?;
         if let Some(store) = &store {
-            store.revoke(&self.jobs).await?;
+            store.revoke(self.tenant.as_deref(), &self.jobs).await?;
         }
         let broker = connect(config).await?;
         // Where there is a store, the broker need not keep anything.
         if store.is_none() || broker.limits().keeps_results {
             for job in &self.jobs {
-                broker.revoke(job).await?;
+                broker.revoke(self.tenant.as_deref(), job).await?;
             }
         }
         if global.json {

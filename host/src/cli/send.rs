@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json, value::RawValue};
 use super::{Global, Misuse, data, out, out::say};
 use crate::{
     broker::{
-        Attributes, Broker, Fault, Outgoing, Queue, Turn, attribute,
+        Attributes, Broker, Fault, Message, Outgoing, Queue, Receipt, Turn, attribute,
         sqs::{SqsBroker, charset::first_refused},
     },
     config::{BrokerKind, Config},
     connect::connect,
-    job::JSON,
-    message::raw::is_json,
+    job::{JSON, JobKey},
+    message::{decode, raw::is_json},
     outcome::Status,
     routes::Routes,
     text::nearest,
@@ -117,6 +117,7 @@ impl Send {
                 global,
                 config,
                 &*broker,
+                &routes,
                 &queue,
                 &id,
                 payload,
@@ -136,6 +137,7 @@ impl Send {
         global: &Global,
         config: &Config,
         broker: &dyn Broker,
+        routes: &Routes,
         queue: &Queue,
         id: &str,
         payload: Vec<u8>,
@@ -149,6 +151,7 @@ impl Send {
             self.message(id, payload, reply_to.or_else(|| self.reply_to.clone()))?
         };
         message.group = self.group_on(queue)?;
+        let tenant = tenant_of(routes, config, queue, &message);
         let mut answers = broker.send(queue, std::slice::from_ref(&message)).await;
         let message_id = answers.pop().context("the broker gave no answer")??;
         if !self.wait {
@@ -160,10 +163,11 @@ impl Send {
             return Ok(ExitCode::SUCCESS);
         }
         if let Some(store) = store {
-            return celery::wait(&*store, id, self.wait_timeout, global.json).await;
+            return celery::wait(&*store, JobKey::new(&tenant, id), self.wait_timeout, global.json)
+                .await;
         }
         let envelope = match replies {
-            None => broker.result(id, self.wait_timeout).await?,
+            None => broker.result(JobKey::new(&tenant, id), self.wait_timeout).await?,
             Some(replies) => replies.wait(self.wait_timeout).await?,
         };
         let Some(envelope) = envelope else {
@@ -306,6 +310,26 @@ impl Send {
         }
         body.push('}');
         Ok(body.into())
+    }
+}
+
+/// The tenant that a worker will read from a message, under which it keeps the result.
+fn tenant_of(routes: &Routes, config: &Config, queue: &Queue, sent: &Outgoing) -> String {
+    let settings = config.queue(&queue.name).unwrap_or_default();
+    let received = Message {
+        id: String::new(),
+        receipt: Receipt("".into()),
+        body: sent.body.clone(),
+        attributes: sent.attributes.clone(),
+        group: sent.group.clone(),
+        attempt: 1,
+        sent_at: None,
+        not_before: None,
+        trace_header: None,
+    };
+    match decode(&received, &routes.defaults_of(queue, &settings)) {
+        Ok(job) => job.tenant,
+        Err(malformed) => malformed.tenant,
     }
 }
 

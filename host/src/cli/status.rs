@@ -5,10 +5,11 @@ use std::{process::ExitCode, time::Duration};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Global, out, out::say};
+use super::{Global, Misuse, out, out::say};
 use crate::{
     config::Config,
     connect::connect,
+    job::JobKey,
     store,
     text::{one_line, printable},
 };
@@ -23,6 +24,9 @@ pub struct Status {
     /// The job's id
     #[arg(value_name = "JOB-ID")]
     job: String,
+    /// Whose job it is; found by itself where one tenant alone has a job of that id
+    #[arg(long)]
+    tenant: Option<String>,
 }
 
 impl Status {
@@ -32,13 +36,20 @@ impl Status {
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
         let broker = connect(config).await?;
-        let store = store::open(&config.celery).map_err(anyhow::Error::msg)?;
+        let store = store::open(config).map_err(anyhow::Error::msg)?;
+        let tenant = match &self.tenant {
+            Some(tenant) => tenant.clone(),
+            None => only_tenant(&broker.tenants_of(&self.job).await?)?,
+        };
+        let job = JobKey::new(&tenant, &self.job);
         let kept = match &store {
-            Some(store) => store.get(std::slice::from_ref(&self.job)).await?.pop().flatten(),
+            Some(store) => {
+                store.get(&tenant, std::slice::from_ref(&self.job)).await?.pop().flatten()
+            }
             None => None,
         };
         let result = match (&kept, broker.limits().keeps_results || store.is_none()) {
-            (None, true) => broker.result(&self.job, Duration::ZERO).await?,
+            (None, true) => broker.result(job, Duration::ZERO).await?,
             _ => None,
         };
         let known = match result {
@@ -47,7 +58,7 @@ impl Status {
             None if store.is_some() && !broker.limits().keeps_results => {
                 json!({"id": self.job, "status": "unknown"})
             }
-            None => match broker.progress(&self.job).await? {
+            None => match broker.progress(job).await? {
                 Some(progress) => {
                     json!({"id": self.job, "status": "running", "progress": progress})
                 }
@@ -68,5 +79,26 @@ impl Status {
             say!("{status}")?;
         }
         Ok(if status == "unknown" { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// The tenant that has a job of an id, where there is no question which.
+fn only_tenant(tenants: &[String]) -> Result<String, Misuse> {
+    match tenants {
+        [] => Ok(String::new()),
+        [only] => Ok(only.clone()),
+        several => {
+            let names: Vec<_> = several
+                .iter()
+                .map(|tenant| match tenant.as_str() {
+                    "" => "\"\" (none)".to_owned(),
+                    tenant => one_line(tenant, 200),
+                })
+                .collect();
+            Err(Misuse(format!(
+                "several tenants have a job of that id; use --tenant with one of: {}",
+                names.join(", ")
+            )))
+        }
     }
 }

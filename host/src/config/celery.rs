@@ -121,7 +121,7 @@ impl Config {
                 "celery.default_queue is empty; Celery's own default is `celery`".to_owned()
             );
         }
-        crate::store::open(celery).map(drop)
+        crate::store::open(self).map(drop)
     }
 
     /// Our name of a task that Celery calls by that name.

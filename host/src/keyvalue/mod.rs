@@ -21,7 +21,7 @@ pub mod redis;
 
 pub use error::{Quota, StoreError};
 
-use crate::{config::KeyValueConfig, events::KeyvalueFailed, quiet::Quiet};
+use crate::{config::KeyValueConfig, dependency::Dependency, events::KeyvalueFailed, quiet::Quiet};
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 1024;
@@ -216,6 +216,8 @@ pub struct KeyValue {
     store: Arc<dyn Store>,
     timeout: Duration,
     kind: &'static str,
+    /// The circuit breaker of a store that is elsewhere.
+    dependency: Option<Arc<Dependency>>,
 }
 
 impl KeyValue {
@@ -228,11 +230,14 @@ impl KeyValue {
             max_value_bytes: config.max_value_bytes,
         };
         let timeout = Duration::from_millis(config.timeout_ms.get());
+        let mut dependency = None;
         let (store, kind): (Arc<dyn Store>, _) = match config.kind {
             crate::config::KeyValueKind::Redis => {
                 let url = config.url.as_deref().unwrap_or_default();
                 let store = redis::RedisStore::new(url, &config.prefix, quotas, timeout)?;
-                (Arc::new(store), "redis")
+                let store = Arc::new(store);
+                dependency = Some(Dependency::new("keyvalue", store.clone()));
+                (store, "redis")
             }
             #[cfg(feature = "local")]
             crate::config::KeyValueKind::Local => {
@@ -245,7 +250,12 @@ impl KeyValue {
                     .to_owned());
             }
         };
-        Ok(Self { store, timeout, kind })
+        Ok(Self { store, timeout, kind, dependency })
+    }
+
+    /// The circuit breaker of a store that is elsewhere.
+    pub fn dependency(&self) -> Option<&Arc<Dependency>> {
+        self.dependency.as_ref()
     }
 
     /// The store itself.
@@ -259,9 +269,26 @@ impl KeyValue {
         &self,
         operation: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let answer = tokio::time::timeout(self.timeout, operation)
-            .await
-            .unwrap_or(Err(StoreError::Timeout(self.timeout)));
+        let admitted = self.dependency.as_ref().map_or(Ok(()), |it| it.admit());
+        let answer = match admitted {
+            Ok(()) => tokio::time::timeout(self.timeout, operation)
+                .await
+                .unwrap_or(Err(StoreError::Timeout(self.timeout))),
+            Err(reason) => Err(StoreError::Unavailable(reason)),
+        };
+        if let Some(dependency) = &self.dependency {
+            match &answer {
+                // What a guest asks for may be to blame: a probe finds out.
+                Err(StoreError::Unavailable(_) | StoreError::Timeout(_))
+                    if dependency.is_monitored() =>
+                {
+                    dependency.doubt();
+                }
+                Err(StoreError::Unavailable(reason)) => dependency.failed(reason),
+                Err(StoreError::Timeout(_)) => {}
+                _ => dependency.succeeded(),
+            }
+        }
         if let Err(error @ (StoreError::Unavailable(_) | StoreError::Timeout(_))) = &answer {
             // Guests can ask as often as they may.
             static QUIET: Quiet = Quiet::for_seconds(10);

@@ -11,7 +11,10 @@ use ::redis::{Cmd, FromRedisValue, RedisError, Script};
 use async_trait::async_trait;
 
 use super::{Namespace, PAGE_KEYS, Page, Quota, Quotas, Store, StoreError, Swap, Version};
-use crate::redis_client::{Again, RedisClient, hint};
+use crate::{
+    dependency::Probe,
+    redis_client::{Again, RedisClient, hint},
+};
 
 /// Buckets in Redis.
 #[derive(Debug)]
@@ -152,6 +155,16 @@ trait SplitOffChecked: Sized {
 impl SplitOffChecked for Vec<u8> {
     fn split_off_checked(&mut self, at: usize) -> Option<Self> {
         (at <= self.len()).then(|| self.split_off(at))
+    }
+}
+
+#[async_trait]
+impl Probe for RedisStore {
+    async fn probe(&self) -> Result<(), String> {
+        let mut command = ::redis::cmd("SET");
+        command.arg(format!("{}lovage-probe", self.prefix)).arg(1).arg("EX").arg(60);
+        let answer: Result<(), _> = self.ask(&command).await;
+        answer.map_err(|error| error.to_string())
     }
 }
 

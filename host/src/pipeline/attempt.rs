@@ -40,6 +40,9 @@ impl Pipeline {
         now: Timestamp,
         end: Option<End>,
     ) -> Ended {
+        if let Some(after) = self.held_up(job, None) {
+            return self.unrun(job, Outcome::Snooze { after });
+        }
         if let Some(request) = &job.celery
             && let Some(ended) = self.end_built_in(source, job, request, now).await
         {
@@ -79,21 +82,25 @@ impl Pipeline {
             let follow_ons = Vec::new();
             return Ended { outcome, settings, run: None, follow_ons, celery: Plan::default() };
         }
-        if self.is_revoked(&job.id).await {
+        if self.is_revoked(&job).await {
             return self.unrun(&job, Outcome::Revoked);
         }
+        let grants = self.policies.of(&job.task, &job.tenant);
+        if let Some(after) = self.held_up(&job, Some(&grants)) {
+            return self.unrun(&job, Outcome::Snooze { after });
+        }
+        let outages = self.bucket_outages(&grants);
         let digest = task.component.source.digest.clone();
         Span::current().record("component", &digest);
         AttemptStarted { queue: &source.name }.emit();
         let deadline = end.map(|end| end.at);
-        let grants = self.policies.of(&job.task, &job.tenant);
         let wanted = Wanted::until(self.stopping.clone());
         let tenant = self.config.tenants.get(&job.tenant);
         let plan = sandbox::Plan {
             limits: settings.limits,
             max_attempts: settings.max_attempts,
             deadline,
-            grants,
+            grants: Arc::clone(&grants),
             wanted: wanted.clone(),
             tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
             log_guests: self.config.log.guests,
@@ -109,7 +116,14 @@ impl Pipeline {
         unless_reported.reported();
         self.tenancy.charge(&job.tenant, report.usage.cpu);
         let fared_well = matches!(report.outcome, Outcome::Done(_) | Outcome::Snooze { .. });
-        self.registry.record(&task, !fared_well, report.usage.wall);
+        if !fared_well {
+            self.buckets_settled(&grants).await;
+        }
+        // Its buckets were away while it ran: that it failed is not its fault.
+        let bereft = !fared_well && self.bucket_outages(&grants) != outages;
+        if !bereft {
+            self.registry.record(&task, !fared_well, report.usage.wall);
+        }
         self.totals.add(&job.task, &job.tenant, report.usage);
         AttemptEnded {
             queue: &source.name,
@@ -122,6 +136,8 @@ impl Pipeline {
         let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
         let outcome = if cut_short && end.is_some_and(|end| end.late) {
             Outcome::Abandoned
+        } else if bereft && !wanted.is_revoked() {
+            Outcome::Abandoned
         } else if wanted.is_revoked() && !matches!(report.outcome, Outcome::Done(_)) {
             Outcome::Revoked
         } else {
@@ -132,12 +148,12 @@ impl Pipeline {
     }
 
     /// Whether somebody has revoked a job. Who cannot be asked is no reason not to run it.
-    pub(super) async fn is_revoked(&self, id: &str) -> bool {
-        if self.keeps_results && self.broker.is_revoked(id).await.unwrap_or(false) {
+    pub(super) async fn is_revoked(&self, job: &Job) -> bool {
+        if self.keeps_results && self.broker.is_revoked(job.key()).await.unwrap_or(false) {
             return true;
         }
         match &self.store {
-            Some(store) => store.is_revoked(id).await.unwrap_or(false),
+            Some(store) => store.is_revoked(job.key()).await.unwrap_or(false),
             None => false,
         }
     }

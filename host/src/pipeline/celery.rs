@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{Ended, Pipeline, follow::Unsent, ready::UNKNOWN_TASK};
+use super::{Ended, Pipeline, follow::Unsent, ready::UNKNOWN_TASK, slot};
 use crate::{
     broker::{BrokerError, Fault, Message, Queue, Send},
     celery::{
@@ -21,8 +21,9 @@ use crate::{
         publish::{Ids, Parent, Publisher},
         workflow::{self, ChordPart, Storing},
     },
+    events::OtherTenantsKey,
     follow_on::FollowOn,
-    job::{JSON, Job},
+    job::{JSON, Job, JobKey},
     message::raw::is_json,
     outcome::{Failure, Outcome, Output, Status},
     publish,
@@ -52,6 +53,9 @@ const BUSY: Duration = Duration::from_millis(500);
 /// How long to wait before a store that did not answer is asked again, for a start.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// The longest such wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// A job that is at its end, or at that of an attempt.
 pub(super) struct CeleryEnd<'a> {
     pub(super) source: &'a Source,
@@ -79,9 +83,28 @@ impl From<Unsent> for Trouble {
 }
 
 impl From<StoreError> for Trouble {
-    fn from(StoreError(reason): StoreError) -> Self {
-        Self::Now(BrokerError::new(Fault::Unavailable, reason))
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Away(reason) => Self::Now(BrokerError::new(Fault::Unavailable, reason)),
+            StoreError::Refused(_) | StoreError::OtherTenants => {
+                Self::For(Failure::new("result_backend", error.to_string()))
+            }
+        }
     }
+}
+
+/// The answer of a store, or nothing where the id is another tenant's: that is told, and is no
+/// reason to run the job again.
+fn unless_others<T: Default>(
+    answer: Result<T, StoreError>,
+    what: &'static str,
+    id: &str,
+) -> Result<T, StoreError> {
+    if matches!(answer, Err(StoreError::OtherTenants)) {
+        OtherTenantsKey { what, id }.emit();
+        return Ok(T::default());
+    }
+    answer
 }
 
 /// What a built-in task of Celery's comes to.
@@ -134,6 +157,7 @@ impl Pipeline {
     pub(super) async fn built_in(
         &self,
         source: &Source,
+        job: &Job,
         request: &Request,
     ) -> Result<Option<BuiltIn>, BrokerError> {
         let mut publisher = self.publisher(source, request, "built-in");
@@ -165,9 +189,9 @@ impl Pipeline {
                     }));
                 };
                 let ids: Vec<String> = unlock.ids().into_iter().map(str::to_owned).collect();
-                let known = self.known(store, &ids).await;
+                let known = self.known(store, &job.tenant, &ids).await;
                 let known = known
-                    .map_err(|StoreError(reason)| BrokerError::new(Fault::Unavailable, reason))?;
+                    .map_err(|error| BrokerError::new(Fault::Unavailable, error.to_string()))?;
                 match unlock.look(request, &|id| known.get(id), &mut publisher) {
                     Unlocked::Done(plan) => done(&Json::null(), plan),
                     // It is no failure that it is not done.
@@ -184,9 +208,10 @@ impl Pipeline {
     async fn known(
         &self,
         store: &Arc<dyn ResultStore>,
+        tenant: &str,
         ids: &[String],
     ) -> Result<HashMap<String, Meta>, StoreError> {
-        let found = self.patiently(|| store.get(ids)).await?;
+        let found = self.patiently(|| store.get(tenant, ids)).await?;
         let metas = ids.iter().zip(found);
         Ok(metas.filter_map(|(id, value)| Some((id.clone(), Meta::parse(id, &value?)?))).collect())
     }
@@ -240,7 +265,7 @@ impl Pipeline {
         if job.is_expired(now) {
             return None;
         }
-        let outcome = match self.built_in(source, request).await {
+        let outcome = match self.built_in(source, job, request).await {
             Ok(None) => return None,
             Ok(Some(BuiltIn { outcome, plan })) => {
                 let left = matches!(&outcome, Outcome::Rejected(it) if it.kind == UNKNOWN_TASK);
@@ -389,7 +414,7 @@ impl Pipeline {
     }
 
     /// Stores how far a task is, as a task of Celery's does by `update_state`.
-    pub(super) async fn celery_progress(&self, request: &Request, progress: &Progress) {
+    pub(super) async fn celery_progress(&self, job: &Job, request: &Request, progress: &Progress) {
         let Some(store) = &self.store else { return };
         if request.ignore_result == Some(true) {
             return;
@@ -401,39 +426,63 @@ impl Pipeline {
         ]);
         let owner = meta::Owner::of(request, None);
         let meta = Meta::progress(&owner, "PROGRESS", meta.into());
-        if let Err(error) = store.put(&request.id, meta.json().into()).await {
+        if let Err(error) = store.put(job.key(), meta.json().into()).await {
             tracing::debug!(%error, "progress was not stored");
         }
     }
 
     /// Stores the state of a task of which nothing but its id could be read.
-    pub(super) async fn celery_refused(&self, id: &str, failure: &Failure) -> Result<(), Trouble> {
+    pub(super) async fn celery_refused(&self, job: &Job, failure: &Failure) -> Result<(), Trouble> {
         let Some(store) = &self.store else { return Ok(()) };
         let exception = match failure.kind.as_str() {
             "unsupported_content_type" => Exception::content_disallowed(&failure.message),
             _ => Exception::invalid_task(&failure.message),
         };
-        let owner = meta::Owner::id(id);
+        let owner = meta::Owner::id(&job.id);
         let meta = Bytes::from(Meta::failure(&owner, &exception, Timestamp::now()).json());
-        self.patiently(|| store.put(id, meta.clone())).await?;
-        Ok(())
+        let put = self.patiently(|| store.put(job.key(), meta.clone())).await;
+        match unless_others(put, "result", &job.id) {
+            Err(StoreError::Refused(reason)) => {
+                tracing::warn!(reason, "the state of a task that was refused cannot be stored");
+                Ok(())
+            }
+            other => Ok(other.map(drop)?),
+        }
     }
 
-    /// Asks a store, and again where it does not answer, as long as publishing is tried: to run a
-    /// job once more because of it is the last resort.
+    /// Asks a store, and again where it does not answer: for as long as the message is ours, since
+    /// what a guest computed is kept here rather than computed once more. Meanwhile the job gives
+    /// up its slot. Where nothing tells when the store is back (in Lambda), it is asked as often as
+    /// publishing is tried.
     async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
         mut ask: impl FnMut() -> F,
     ) -> Result<T, StoreError> {
         let mut wait = AGAIN;
-        for _ in 1..self.config.worker.publish_attempts.get() {
-            if let Ok(answer) = ask().await {
-                return Ok(answer);
+        let mut tries = self.config.worker.publish_attempts.get();
+        let mut held = None;
+        loop {
+            let error = match ask().await {
+                Err(error @ (StoreError::Away(_) | StoreError::Refused(_))) => error,
+                answer => return answer,
+            };
+            let watched = self.store_health.as_deref().filter(|it| it.is_monitored());
+            match (&error, watched) {
+                (StoreError::Away(_), Some(dependency)) => {
+                    held = held.or_else(|| slot::hold(&self.held_results));
+                    dependency.until_up().await;
+                }
+                _ => {
+                    tries = tries.saturating_sub(1);
+                    if tries == 0 {
+                        return Err(error);
+                    }
+                }
             }
-            tokio::time::sleep(wait).await;
-            wait = wait.saturating_mul(2);
+            // Those who waited for the store do not come all at once.
+            tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
+            wait = wait.saturating_mul(2).min(LONGEST_PAUSE);
         }
-        ask().await
     }
 }
 
@@ -563,22 +612,32 @@ impl Follow<'_> {
                 continue;
             }
             let Some(store) = &self.pipeline.store else { continue };
+            let tenant = &self.end.job.tenant;
             match step {
                 Step::Send(_) => {}
                 Step::BeginChord { group, results } => {
                     let nested = results.children.as_deref().unwrap_or_default();
                     let nested = nested.iter().any(|it| it.children.is_some());
                     let kept = Bytes::from(meta::group(&results));
-                    let ask = || store.begin_chord(&group, kept.clone(), nested);
-                    self.pipeline.patiently(ask).await?;
+                    let key = JobKey::new(tenant, &group);
+                    let ask = || store.begin_chord(key, kept.clone(), nested);
+                    unless_others(self.pipeline.patiently(ask).await, "chord", &group)?;
                 }
                 Step::ChordSize { group, size } => {
-                    let ask = || store.chord_size(&group, size as u64);
-                    self.pipeline.patiently(ask).await?;
+                    let ask = || store.chord_size(JobKey::new(tenant, &group), size as u64);
+                    unless_others(self.pipeline.patiently(ask).await, "chord", &group)?;
                 }
                 Step::Store(meta) => {
                     let value = Bytes::from(meta.json());
-                    self.pipeline.patiently(|| store.put(&meta.id, value.clone())).await?;
+                    let key = JobKey::new(tenant, &meta.id);
+                    let put = self.pipeline.patiently(|| store.put(key, value.clone())).await;
+                    match unless_others(put, "result", &meta.id) {
+                        // Nobody waits for a state on the way.
+                        Err(StoreError::Refused(reason)) if !meta.state.is_ready() => {
+                            tracing::warn!(reason, "the state of a task cannot be stored");
+                        }
+                        other => drop(other?),
+                    }
                 }
                 Step::ChordPart(part) => self.end_part(store, &part).await?,
             }
@@ -593,14 +652,16 @@ impl Follow<'_> {
         store: &Arc<dyn ResultStore>,
         part: &ChordPart,
     ) -> Result<(), Trouble> {
+        let tenant = &self.end.job.tenant;
         if part.unless_failed {
-            let known = self.pipeline.known(store, std::slice::from_ref(&part.id)).await?;
+            let known = self.pipeline.known(store, tenant, std::slice::from_ref(&part.id)).await?;
             if known.get(&part.id).is_some_and(|meta| meta.state.propagates()) {
                 return Ok(());
             }
         }
         let encoded = meta::chord_part(&part.id, &part.state, &part.result);
         let told = Part {
+            tenant,
             group: &part.group,
             task: &part.id,
             index: part.index.and_then(|index| u64::try_from(index).ok()),
@@ -608,7 +669,8 @@ impl Follow<'_> {
             encoded: encoded.as_bytes(),
         };
         let complete = loop {
-            match self.pipeline.patiently(|| store.end_part(told)).await? {
+            let counted = self.pipeline.patiently(|| store.end_part(told)).await.map(Some);
+            match unless_others(counted, "chord", &part.group)?.unwrap_or(Counted::Waits) {
                 Counted::Waits => return Ok(()),
                 Counted::Busy => tokio::time::sleep(BUSY).await,
                 Counted::Complete(complete) => break complete,
@@ -624,7 +686,8 @@ impl Follow<'_> {
             }
             other => other?,
         }
-        self.pipeline.patiently(|| store.end_chord(&part.group, &complete.claim)).await?;
+        let key = JobKey::new(tenant, &part.group);
+        self.pipeline.patiently(|| store.end_chord(key, &complete.claim)).await?;
         Ok(())
     }
 
@@ -658,7 +721,7 @@ impl Follow<'_> {
         };
         if let Some(results) = complete.group.as_deref().and_then(meta::read_group) {
             let ids: Vec<String> = results.tasks().into_iter().map(str::to_owned).collect();
-            let known = self.pipeline.known(store, &ids).await?;
+            let known = self.pipeline.known(store, &self.end.job.tenant, &ids).await?;
             let culprit = ids
                 .iter()
                 .find(|id| known.get(*id).is_none_or(|meta| meta.state != State::Success));

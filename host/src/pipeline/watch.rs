@@ -18,15 +18,16 @@ impl Pipeline {
             tokio::time::sleep(EVERY).await;
             if let Some(progress) = wanted.news() {
                 JobProgress { queue, progress: &progress }.emit();
-                if keeps && let Err(error) = self.broker.report_progress(&job.id, &progress).await {
+                if keeps && let Err(error) = self.broker.report_progress(job.key(), &progress).await
+                {
                     tracing::debug!(%error, "progress was not stored");
                     keeps = error.fault != Fault::Unsupported;
                 }
                 if let Some(request) = &job.celery {
-                    self.celery_progress(request, &progress).await;
+                    self.celery_progress(job, request, &progress).await;
                 }
             }
-            if self.is_revoked(&job.id).await {
+            if self.is_revoked(job).await {
                 wanted.revoke();
             }
         }

@@ -206,6 +206,11 @@ impl Sandbox {
         &self.0.services
     }
 
+    /// Where buckets are kept; `None` where nobody is granted any.
+    pub fn keyvalue(&self) -> Option<&crate::keyvalue::KeyValue> {
+        self.0.services.keyvalue.as_ref()
+    }
+
     fn scratches(&self) -> &Scratches {
         &self.0.scratches
     }

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
-use aws_config::BehaviorVersion;
+use aws_config::{BehaviorVersion, timeout::TimeoutConfig};
 use aws_sdk_dynamodb::{
     Client,
     config::{Credentials, Region},
@@ -20,8 +20,15 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
-use super::{Complete, Counted, Part, ResultStore, StoreError, revoked};
-use crate::celery::{keys, meta::read_group};
+use super::{
+    Complete, Counted, Keys, PROBE_ID, PROBE_META, Part, ResultStore, StoreError, check_group,
+};
+use crate::{
+    celery::{keys, meta::read_group},
+    dependency::Probe,
+    job::JobKey,
+    text::percent_decoded,
+};
 
 /// The table where the URL names none: Celery's.
 const TABLE: &str = "celery";
@@ -30,8 +37,15 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// How many items are asked for at once.
 const AT_ONCE: usize = 32;
 
-/// How a stored success begins: as Python prints JSON, and without blanks.
-const SUCCESSES: [&[u8]; 2] = [br#"{"status": "SUCCESS""#, br#"{"status":"SUCCESS""#];
+/// How stored ends begin: as Python prints JSON, and without blanks. Successes come first.
+const ENDS: [(&str, &str); 6] = [
+    (":done1", r#"{"status": "SUCCESS""#),
+    (":done2", r#"{"status":"SUCCESS""#),
+    (":end1", r#"{"status": "FAILURE""#),
+    (":end2", r#"{"status":"FAILURE""#),
+    (":end3", r#"{"status": "REVOKED""#),
+    (":end4", r#"{"status":"REVOKED""#),
+];
 
 /// The attributes: Celery's, and one of ours beside a chord's count.
 const ID: &str = "id";
@@ -40,13 +54,18 @@ const TIMESTAMP: &str = "timestamp";
 const TTL: &str = "ttl";
 const COUNT: &str = "chord_count";
 const COUNTED: &str = "lovage_counted";
+const TENANT: &str = "lovage_tenant";
+
+/// How long a call may take with all its retries, and one attempt of it: a table that does not
+/// answer is away.
+const CALL: Duration = Duration::from_secs(8);
+const ATTEMPT: Duration = Duration::from_secs(3);
 
 /// Results in a table of `DynamoDB`.
 #[derive(Debug)]
 pub struct DynamoResults {
     place: Place,
-    /// Stands before all keys: `global_keyprefix` of Celery.
-    prefix: String,
+    keys: Keys,
     client: OnceCell<Client>,
 }
 
@@ -75,15 +94,24 @@ impl DynamoResults {
     /// Results in the table that a URL in Celery's form names:
     /// `dynamodb://[KEY:SECRET@]REGION[:PORT]/[TABLE][?ttl_seconds=N]`. A region that is `localhost`
     /// or an address means a `DynamoDB` that runs there, at that port. Credentials that it does not
-    /// name are found as every AWS tool finds them. `prefix` stands before all keys. `Err` says what
-    /// is wrong, without the URL.
-    pub fn new(url: &str, prefix: &str) -> Result<Self, String> {
-        Ok(Self { place: parse(url)?, prefix: prefix.to_owned(), client: OnceCell::new() })
+    /// name are found as every AWS tool finds them. `Err` says what is wrong, without the URL.
+    pub fn new(url: &str, keys: Keys) -> Result<Self, String> {
+        Ok(Self { place: parse(url)?, keys, client: OnceCell::new() })
     }
 
     /// A key as Celery's `DynamoDB` backend has it: a Python byte string as it is printed.
-    fn key(&self, key: &str) -> String {
-        format!("b'{}{key}'", self.prefix)
+    fn key(&self, tenant: &str, key: &str) -> String {
+        format!("b'{}'", self.keys.prefix.key(tenant, key))
+    }
+
+    /// The key of a revocation. What holds for every tenant stands under the key of none.
+    fn revocation(&self, tenant: Option<&str>, task: &str) -> String {
+        let tenant = tenant.filter(|tenant| !tenant.is_empty());
+        let key = keys::revoked(tenant, task);
+        match tenant {
+            None => key,
+            Some(tenant) => self.key(tenant, &key),
+        }
     }
 
     /// The client, with a table that is there: made where it is not, as Celery does.
@@ -91,7 +119,12 @@ impl DynamoResults {
         self.client
             .get_or_try_init(async || {
                 let Place { region, endpoint, credentials, .. } = &self.place;
+                let timeouts = TimeoutConfig::builder()
+                    .operation_timeout(CALL)
+                    .operation_attempt_timeout(ATTEMPT)
+                    .build();
                 let mut loader = aws_config::defaults(BehaviorVersion::latest());
+                loader = loader.timeout_config(timeouts);
                 if let Some(region) = region {
                     loader = loader.region(Region::new(region.clone()));
                 }
@@ -162,8 +195,8 @@ impl DynamoResults {
         }
     }
 
-    /// An item with what all have.
-    fn item(&self, key: &str) -> HashMap<String, AttributeValue> {
+    /// An item with what all have, and its tenant's mark.
+    fn item(&self, tenant: &str, key: &str) -> HashMap<String, AttributeValue> {
         let now = Timestamp::now();
         #[allow(clippy::cast_precision_loss, reason = "as Python prints a time")]
         let seconds = now.as_millisecond() as f64 / 1000.0;
@@ -171,6 +204,9 @@ impl DynamoResults {
             (ID.to_owned(), AttributeValue::S(key.to_owned())),
             (TIMESTAMP.to_owned(), AttributeValue::N(seconds.to_string())),
         ]);
+        if let Some(tenant) = self.keys.mark(tenant) {
+            item.insert(TENANT.to_owned(), AttributeValue::S(tenant.to_owned()));
+        }
         if let Some(ttl) = self.place.ttl {
             let until = now.as_second().saturating_add_unsigned(ttl);
             item.insert(TTL.to_owned(), AttributeValue::N(until.to_string()));
@@ -178,12 +214,31 @@ impl DynamoResults {
         item
     }
 
-    async fn set(&self, key: &str, name: &str, value: AttributeValue) -> Result<(), StoreError> {
-        let mut item = self.item(key);
+    /// Puts an item, unless it is another tenant's.
+    async fn set(
+        &self,
+        tenant: &str,
+        key: &str,
+        name: &str,
+        value: AttributeValue,
+    ) -> Result<(), StoreError> {
+        let mut item = self.item(tenant, key);
         item.insert(name.to_owned(), value);
         let put = self.client().await?.put_item().table_name(&self.place.table);
-        let put = put.set_item(Some(item)).send().await;
-        put.map(drop).map_err(|error| self.refused("dynamodb:PutItem", &error))
+        let put = put
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(#tenant) OR #tenant = :tenant")
+            .expression_attribute_names("#tenant", TENANT)
+            .expression_attribute_values(":tenant", AttributeValue::S(tenant.to_owned()))
+            .send()
+            .await;
+        match put {
+            Ok(_) => Ok(()),
+            Err(error) if code(&error) == Some("ConditionalCheckFailedException") => {
+                Err(StoreError::OtherTenants)
+            }
+            Err(error) => Err(self.refused("dynamodb:PutItem", &error)),
+        }
     }
 
     async fn read(&self, key: &str) -> Result<Option<HashMap<String, AttributeValue>>, StoreError> {
@@ -193,9 +248,14 @@ impl DynamoResults {
         Ok(found.map_err(|error| self.refused("dynamodb:GetItem", &error))?.item)
     }
 
-    async fn value(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        let value = self.read(key).await?.and_then(|mut item| item.remove(RESULT));
-        Ok(match value {
+    /// The value of an item that is the tenant's, or has no mark: Celery's own workers know no
+    /// tenants.
+    async fn value(&self, tenant: &str, key: &str) -> Result<Option<Bytes>, StoreError> {
+        let Some(mut item) = self.read(key).await? else { return Ok(None) };
+        if is_others(&item, tenant) {
+            return Err(StoreError::OtherTenants);
+        }
+        Ok(match item.remove(RESULT) {
             Some(AttributeValue::B(blob)) => Some(blob.into_inner().into()),
             Some(AttributeValue::S(text)) => Some(text.into()),
             _ => None,
@@ -219,11 +279,29 @@ impl DynamoResults {
                 _ => "an answer that is not understood".to_owned(),
             },
         };
-        self.failed(&format!("{action}: {said}"))
+        match error.code() {
+            // It is about what was asked; all else is about who asks, and when.
+            Some("ValidationException" | "ItemCollectionSizeLimitExceededException") => {
+                StoreError::Refused(self.told(&format!("{action}: {said}")))
+            }
+            _ => self.failed(&format!("{action}: {said}")),
+        }
     }
 
     fn failed(&self, reason: &str) -> StoreError {
-        StoreError(format!("the result store, table `{}` of DynamoDB: {reason}", self.place.table))
+        StoreError::Away(self.told(reason))
+    }
+
+    fn told(&self, reason: &str) -> String {
+        format!("the result store, table `{}` of DynamoDB: {reason}", self.place.table)
+    }
+}
+
+/// Returns true if an item has the mark of another tenant.
+fn is_others(item: &HashMap<String, AttributeValue>, tenant: &str) -> bool {
+    match item.get(TENANT) {
+        Some(AttributeValue::S(owner)) => owner != tenant,
+        _ => false,
     }
 }
 
@@ -272,100 +350,149 @@ fn parse(url: &str) -> Result<Place, String> {
 
 /// Text with `%XX` read.
 fn unescaped(text: &str) -> Result<String, String> {
-    let wrong = || "it has a `%` that stands before no two hexadecimal digits".to_owned();
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        let (high, low) = (digit().ok_or_else(wrong)?, digit().ok_or_else(wrong)?);
-        bytes.push(u8::try_from(high * 16 + low).map_err(|_| wrong())?);
+    let wrong = "it has a `%` that stands before no two hexadecimal digits, or escapes no UTF-8";
+    percent_decoded(text).ok_or_else(|| wrong.to_owned())
+}
+
+#[async_trait]
+impl Probe for DynamoResults {
+    /// Stores a value as results are stored, so that whatever would refuse those refuses this.
+    async fn probe(&self) -> Result<(), String> {
+        let (key, value) = (self.key("", &keys::task(PROBE_ID)), Blob::new(PROBE_META));
+        let set = self.set("", &key, RESULT, AttributeValue::B(value)).await;
+        set.map_err(|error| error.to_string())
     }
-    String::from_utf8(bytes).map_err(|_| "it has escapes that are no UTF-8".to_owned())
 }
 
 #[async_trait]
 impl ResultStore for DynamoResults {
-    async fn put(&self, task: &str, meta: Bytes) -> Result<bool, StoreError> {
-        let mut item = self.item(&self.key(&keys::task(task)));
+    async fn put(&self, job: JobKey<'_>, meta: Bytes) -> Result<bool, StoreError> {
+        let key = self.key(job.tenant, &keys::task(job.id));
+        let mut item = self.item(job.tenant, &key);
         item.insert(RESULT.to_owned(), AttributeValue::B(Blob::new(meta)));
-        let [python, compact] = SUCCESSES.map(|it| AttributeValue::B(Blob::new(it)));
+        // An end without a mark is no tenant's to write over: it is of a job without one, or of
+        // Celery's own worker.
+        let (kept, owner) = if job.tenant.is_empty() {
+            (2, "attribute_not_exists(#tenant) OR #tenant = :tenant")
+        } else {
+            (ENDS.len(), "#tenant = :tenant OR attribute_not_exists(#tenant)")
+        };
+        let begins: Vec<_> = ENDS
+            .iter()
+            .enumerate()
+            .take(kept)
+            .map(|(place, (name, _))| {
+                let unmarked = "attribute_not_exists(#tenant) AND ";
+                let only = if place < 2 { "" } else { unmarked };
+                format!("({only}begins_with(#result, {name}))")
+            })
+            .collect();
+        let condition = format!(
+            "attribute_not_exists(#result) OR (({owner}) AND NOT ({}))",
+            begins.join(" OR ")
+        );
         let put = self.client().await?.put_item().table_name(&self.place.table);
-        let put = put
+        let mut put = put
             .set_item(Some(item))
-            .condition_expression(
-                "attribute_not_exists(#result) OR NOT (begins_with(#result, :python) OR \
-                 begins_with(#result, :compact))",
-            )
+            .condition_expression(condition)
             .expression_attribute_names("#result", RESULT)
-            .expression_attribute_values(":python", python)
-            .expression_attribute_values(":compact", compact)
-            .send()
-            .await;
-        match put {
+            .expression_attribute_names("#tenant", TENANT)
+            .expression_attribute_values(":tenant", AttributeValue::S(job.tenant.to_owned()));
+        for (name, begin) in ENDS.iter().take(kept) {
+            let value = AttributeValue::B(Blob::new(*begin));
+            put = put.expression_attribute_values(*name, value);
+        }
+        match put.send().await {
             Ok(_) => Ok(true),
-            Err(error) if code(&error) == Some("ConditionalCheckFailedException") => Ok(false),
+            Err(error) if code(&error) == Some("ConditionalCheckFailedException") => {
+                let item = self.read(&key).await?.unwrap_or_default();
+                let unmarked = !item.contains_key(TENANT) && !job.tenant.is_empty();
+                let others = unmarked || is_others(&item, job.tenant);
+                if others { Err(StoreError::OtherTenants) } else { Ok(false) }
+            }
             Err(error) => Err(self.refused("dynamodb:PutItem", &error)),
         }
     }
 
-    async fn get(&self, tasks: &[String]) -> Result<Vec<Option<Bytes>>, StoreError> {
+    async fn get(&self, tenant: &str, tasks: &[String]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let mut found = Vec::with_capacity(tasks.len());
         for some in tasks.chunks(AT_ONCE) {
-            let keys: Vec<_> = some.iter().map(|task| self.key(&keys::task(task))).collect();
-            found.extend(try_join_all(keys.iter().map(|key| self.value(key))).await?);
+            let keys: Vec<_> =
+                some.iter().map(|task| self.key(tenant, &keys::task(task))).collect();
+            let read = async |key: &String| match self.value(tenant, key).await {
+                Err(StoreError::OtherTenants) => Ok(None),
+                other => other,
+            };
+            found.extend(try_join_all(keys.iter().map(read)).await?);
         }
         Ok(found)
     }
 
-    async fn begin_chord(&self, group: &str, result: Bytes, _: bool) -> Result<(), StoreError> {
-        self.set(&self.key(&keys::group(group)), RESULT, AttributeValue::B(Blob::new(result)))
-            .await?;
+    async fn begin_chord(
+        &self,
+        group: JobKey<'_>,
+        result: Bytes,
+        _: bool,
+    ) -> Result<(), StoreError> {
+        check_group(group.id)?;
+        let key = self.key(group.tenant, &keys::group(group.id));
+        let result = AttributeValue::B(Blob::new(result));
+        self.set(group.tenant, &key, RESULT, result).await?;
         let none = AttributeValue::N("0".to_owned());
-        self.set(&self.key(&keys::chord_counter(group)), COUNT, none).await
+        let key = self.key(group.tenant, &keys::chord_counter(group.id));
+        self.set(group.tenant, &key, COUNT, none).await
     }
 
     /// Its parts say it.
-    async fn chord_size(&self, _: &str, _: u64) -> Result<(), StoreError> {
+    async fn chord_size(&self, _: JobKey<'_>, _: u64) -> Result<(), StoreError> {
         Ok(())
     }
 
     async fn end_part(&self, part: Part<'_>) -> Result<Counted, StoreError> {
+        check_group(part.group)?;
         // Where it is gone, the chord was gone on with.
-        let Some(group) = self.value(&self.key(&keys::group(part.group))).await? else {
+        let group = self.key(part.tenant, &keys::group(part.group));
+        let Some(group) = self.value(part.tenant, &group).await? else {
             return Ok(Counted::Waits);
         };
         let size = part.size.or_else(|| {
             let results = read_group(&group)?;
             Some(results.children?.len() as u64)
         });
-        let key = self.key(&keys::chord_counter(part.group));
+        let key = self.key(part.tenant, &keys::chord_counter(part.group));
         let place = part.index.map_or_else(String::new, |index| index.to_string());
         let member = format!("{}:{place}", part.task);
         let update = self.client().await?.update_item().table_name(&self.place.table);
         let counted = update
             .key(ID, AttributeValue::S(key.clone()))
             .update_expression(
-                "SET #count = if_not_exists(#count, :none) + :one ADD #counted :part",
+                "SET #count = if_not_exists(#count, :none) + :one, #tenant = :tenant \
+                 ADD #counted :part",
             )
-            .condition_expression("attribute_not_exists(#counted) OR NOT contains(#counted, :id)")
+            .condition_expression(
+                "(attribute_not_exists(#tenant) OR #tenant = :tenant) AND \
+                 (attribute_not_exists(#counted) OR NOT contains(#counted, :id))",
+            )
             .expression_attribute_names("#count", COUNT)
             .expression_attribute_names("#counted", COUNTED)
+            .expression_attribute_names("#tenant", TENANT)
             .expression_attribute_values(":none", AttributeValue::N("0".to_owned()))
             .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
             .expression_attribute_values(":part", AttributeValue::Ss(vec![member.clone()]))
             .expression_attribute_values(":id", AttributeValue::S(member))
+            .expression_attribute_values(":tenant", AttributeValue::S(part.tenant.to_owned()))
             .return_values(ReturnValue::UpdatedNew)
             .send()
             .await;
         let item = match counted {
             Ok(updated) => updated.attributes,
-            // It was counted before, and its message came again.
+            // It was counted before, and its message came again; or the chord is another's.
             Err(error) if code(&error) == Some("ConditionalCheckFailedException") => {
-                self.read(&key).await?
+                let item = self.read(&key).await?;
+                if item.as_ref().is_some_and(|item| is_others(item, part.tenant)) {
+                    return Err(StoreError::OtherTenants);
+                }
+                item
             }
             Err(error) => return Err(self.refused("dynamodb:UpdateItem", &error)),
         };
@@ -381,23 +508,30 @@ impl ResultStore for DynamoResults {
         Ok(Counted::Complete(Complete { parts, group: Some(group), claim }))
     }
 
-    async fn end_chord(&self, group: &str, _: &str) -> Result<(), StoreError> {
+    async fn end_chord(&self, group: JobKey<'_>, _: &str) -> Result<(), StoreError> {
         // The count stays for as long as items do: a part that comes once more finds no group.
         let delete = self.client().await?.delete_item().table_name(&self.place.table);
-        let delete = delete.key(ID, AttributeValue::S(self.key(&keys::group(group)))).send().await;
+        let key = self.key(group.tenant, &keys::group(group.id));
+        let delete = delete.key(ID, AttributeValue::S(key)).send().await;
         delete.map(drop).map_err(|error| self.refused("dynamodb:DeleteItem", &error))
     }
 
-    async fn revoke(&self, tasks: &[String]) -> Result<(), StoreError> {
+    async fn revoke(&self, tenant: Option<&str>, tasks: &[String]) -> Result<(), StoreError> {
         let mark = || AttributeValue::B(Blob::new("1"));
         for task in tasks {
-            self.set(&revoked(task), RESULT, mark()).await?;
+            let owner = tenant.unwrap_or_default();
+            self.set(owner, &self.revocation(tenant, task), RESULT, mark()).await?;
         }
         Ok(())
     }
 
-    async fn is_revoked(&self, task: &str) -> Result<bool, StoreError> {
-        Ok(self.read(&revoked(task)).await?.is_some())
+    async fn is_revoked(&self, job: JobKey<'_>) -> Result<bool, StoreError> {
+        let keys = [None, Some(job.tenant).filter(|tenant| !tenant.is_empty())];
+        let own = usize::from(!job.tenant.is_empty());
+        let keys: Vec<_> =
+            keys.iter().take(1 + own).map(|tenant| self.revocation(*tenant, job.id)).collect();
+        let found = try_join_all(keys.iter().map(|key| self.read(key))).await?;
+        Ok(found.iter().any(Option::is_some))
     }
 }
 

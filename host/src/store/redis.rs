@@ -6,10 +6,14 @@ use ::redis::{Cmd, FromRedisValue, RedisError, Script};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Complete, Counted, Part, ResultStore, StoreError, revoked};
+use super::{
+    Complete, Counted, Keys, PROBE_ID, PROBE_META, Part, ResultStore, StoreError, check_group,
+};
 use crate::{
     celery::keys,
-    redis_client::{Again, RedisClient, hint},
+    dependency::Probe,
+    job::JobKey,
+    redis_client::{Again, RedisClient, hint, is_away},
 };
 
 /// How long to wait for a connection, and for an answer.
@@ -21,41 +25,45 @@ const CLAIM_SECONDS: u64 = 10;
 /// For how long it is remembered that a chord is over, in seconds.
 const OVER_SECONDS: u64 = 300;
 
+/// For how long the value of a probe is kept, in seconds.
+const PROBE_SECONDS: &[u8] = b"60";
+
 /// Results in Redis.
 #[derive(Debug)]
 pub struct RedisResults {
     redis: RedisClient,
-    /// Stands before all keys: `global_keyprefix` of Celery.
-    prefix: String,
+    keys: Keys,
     /// Seconds to keep a result; for ever when 0.
     expires: u64,
     put: Script,
+    own: Script,
     part: Script,
     end: Script,
 }
 
 impl RedisResults {
     /// Results in the Redis at `url` (`redis://`, `rediss://`), kept for `expires`, for ever when
-    /// that is zero, under keys that begin with `prefix`. `Err` says what is wrong with the URL,
-    /// without it: there may be a password in it.
-    pub fn new(url: &str, prefix: &str, expires: Duration) -> Result<Self, String> {
+    /// that is zero. `Err` says what is wrong with the URL, without it: there may be a password in
+    /// it.
+    pub fn new(url: &str, keys: Keys, expires: Duration) -> Result<Self, String> {
         Ok(Self {
             redis: RedisClient::new(url, TIMEOUT).map_err(|why| format!("it is {why}"))?,
-            prefix: prefix.to_owned(),
+            keys,
             expires: expires.as_secs(),
             put: Script::new(include_str!("redis/put.lua")),
+            own: Script::new(include_str!("redis/own.lua")),
             part: Script::new(include_str!("redis/part.lua")),
             end: Script::new(include_str!("redis/end.lua")),
         })
     }
 
-    fn key(&self, key: &str) -> String {
-        format!("{}{key}", self.prefix)
+    fn key(&self, tenant: &str, key: &str) -> String {
+        self.keys.prefix.key(tenant, key)
     }
 
     /// Sends a command. All of them come to the same, once or twice.
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        self.redis.send(Again::Harmless, command).await.map_err(|error| self.unavailable(&error))
+        self.redis.send(Again::Harmless, command).await.map_err(|error| self.refused(&error))
     }
 
     async fn run<T: FromRedisValue>(
@@ -65,13 +73,13 @@ impl RedisResults {
         arguments: &[&[u8]],
     ) -> Result<T, StoreError> {
         let answer = self.redis.run(Again::Harmless, script, keys, arguments).await;
-        answer.map_err(|error| self.unavailable(&error))
+        answer.map_err(|error| self.refused(&error))
     }
 
     /// `SET`, for as long as results are kept.
     async fn set(&self, key: &str, value: &[u8], expires: u64) -> Result<(), StoreError> {
         let mut command = ::redis::cmd("SET");
-        command.arg(self.key(key)).arg(value);
+        command.arg(key).arg(value);
         if expires > 0 {
             command.arg("EX").arg(expires);
         }
@@ -79,108 +87,208 @@ impl RedisResults {
     }
 
     async fn value(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        let value: Option<Vec<u8>> = self.ask(::redis::cmd("GET").arg(self.key(key))).await?;
+        let value: Option<Vec<u8>> = self.ask(::redis::cmd("GET").arg(key)).await?;
         Ok(value.map(Bytes::from))
     }
 
-    fn unavailable(&self, error: &RedisError) -> StoreError {
+    fn refused(&self, error: &RedisError) -> StoreError {
         let hint = hint(error, "celery.result_backend");
-        StoreError(format!("the result store at {}: {error}{hint}", self.redis.place()))
+        let reason = format!("the result store at {}: {error}{hint}", self.redis.place());
+        if is_away(error) { StoreError::Away(reason) } else { StoreError::Refused(reason) }
     }
 
     /// The keys of a chord: results, size, added, counted, claim.
-    fn chord(&self, group: &str) -> [String; 5] {
+    fn chord(&self, group: JobKey<'_>) -> [String; 5] {
         [
-            keys::chord_results(group),
-            keys::chord_size(group),
-            keys::chord_added(group),
-            keys::chord_counted(group),
-            keys::chord_claim(group),
+            keys::chord_results(group.id),
+            keys::chord_size(group.id),
+            keys::chord_added(group.id),
+            keys::chord_counted(group.id),
+            keys::chord_claim(group.id),
         ]
-        .map(|key| self.key(&key))
+        .map(|key| self.key(group.tenant, &key))
+    }
+
+    fn owner(&self, group: JobKey<'_>) -> String {
+        self.key(group.tenant, &keys::chord_owner(group.id))
+    }
+
+    /// Makes a chord its tenant's, or refuses. `drop` is what is left of an earlier run.
+    async fn own(&self, group: JobKey<'_>, drop: Option<String>) -> Result<(), StoreError> {
+        check_group(group.id)?;
+        let keys: Vec<_> = [self.owner(group)].into_iter().chain(drop).collect();
+        let (tenant, expires) = (keys::encoded(group.tenant), self.expires.to_string());
+        let ours = self.run(&self.own, &keys, &[tenant.as_bytes(), expires.as_bytes()]).await?;
+        if ours { Ok(()) } else { Err(StoreError::OtherTenants) }
+    }
+}
+
+/// A value with its tenant in front, where it has a mark.
+fn marked(tenant: Option<&str>, meta: Bytes) -> Bytes {
+    match (tenant, meta.strip_prefix(b"{")) {
+        (Some(tenant), Some(rest)) => {
+            let mut value = format!("{MARK}{}\",", keys::encoded(tenant)).into_bytes();
+            value.extend_from_slice(rest);
+            value.into()
+        }
+        _ => meta,
+    }
+}
+
+/// How a value begins that has a mark.
+const MARK: &str = r#"{"lovage_tenant":""#;
+
+/// A value as Celery writes it, if it is the tenant's to read: what has no mark was written by
+/// Celery's own workers, which know no tenants.
+fn readable(tenant: &str, value: Vec<u8>) -> Option<Bytes> {
+    let Some(rest) = value.strip_prefix(MARK.as_bytes()) else { return Some(value.into()) };
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    let (owner, rest) = rest.split_at_checked(end)?;
+    if owner != keys::encoded(tenant).as_bytes() {
+        return None;
+    }
+    Some([b"{", rest.strip_prefix(b"\",")?].concat().into())
+}
+
+#[async_trait]
+impl Probe for RedisResults {
+    /// Stores a value as results are stored, so that whatever would refuse those refuses this.
+    async fn probe(&self) -> Result<(), String> {
+        let key = self.key("", &keys::task(PROBE_ID));
+        let arguments: [&[u8]; 3] = [PROBE_META.as_bytes(), PROBE_SECONDS, b""];
+        let kept: Result<u64, _> = self.run(&self.put, &[key], &arguments).await;
+        kept.map(drop).map_err(|error| error.to_string())
     }
 }
 
 #[async_trait]
 impl ResultStore for RedisResults {
-    async fn put(&self, task: &str, meta: Bytes) -> Result<bool, StoreError> {
-        let key = self.key(&keys::task(task));
-        let expires = self.expires.to_string();
-        self.run(&self.put, &[key], &[&meta, expires.as_bytes()]).await
+    async fn put(&self, job: JobKey<'_>, meta: Bytes) -> Result<bool, StoreError> {
+        let key = self.key(job.tenant, &keys::task(job.id));
+        let (tenant, expires) = (keys::encoded(job.tenant), self.expires.to_string());
+        let meta = marked(self.keys.mark(job.tenant), meta);
+        let arguments: [&[u8]; 3] = [&meta, expires.as_bytes(), tenant.as_bytes()];
+        match self.run(&self.put, &[key], &arguments).await? {
+            0_u64 => Ok(false),
+            1 => Ok(true),
+            _ => Err(StoreError::OtherTenants),
+        }
     }
 
-    async fn get(&self, tasks: &[String]) -> Result<Vec<Option<Bytes>>, StoreError> {
+    async fn get(&self, tenant: &str, tasks: &[String]) -> Result<Vec<Option<Bytes>>, StoreError> {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
         let mut command = ::redis::cmd("MGET");
-        command.arg(tasks.iter().map(|task| self.key(&keys::task(task))).collect::<Vec<_>>());
+        let keys = tasks.iter().map(|task| self.key(tenant, &keys::task(task)));
+        command.arg(keys.collect::<Vec<_>>());
         let values: Vec<Option<Vec<u8>>> = self.ask(&command).await?;
-        Ok(values.into_iter().map(|value| value.map(Bytes::from)).collect())
+        Ok(values.into_iter().map(|value| readable(tenant, value?)).collect())
     }
 
     async fn begin_chord(
         &self,
-        group: &str,
+        group: JobKey<'_>,
         result: Bytes,
         nested: bool,
     ) -> Result<(), StoreError> {
+        self.own(group, None).await?;
         // Of others the parts say all there is to know.
-        if nested { self.set(&keys::group(group), &result, self.expires).await } else { Ok(()) }
+        if nested {
+            let key = self.key(group.tenant, &keys::group(group.id));
+            self.set(&key, &result, self.expires).await
+        } else {
+            Ok(())
+        }
     }
 
-    async fn chord_size(&self, group: &str, size: u64) -> Result<(), StoreError> {
-        let claim = self.key(&keys::chord_claim(group));
-        // Of a run before, where a workflow is sent once more under the same ids.
-        let _: u64 = self.ask(::redis::cmd("DEL").arg(claim)).await?;
-        self.set(&keys::chord_size(group), size.to_string().as_bytes(), self.expires).await
+    async fn chord_size(&self, group: JobKey<'_>, size: u64) -> Result<(), StoreError> {
+        // A claim of a run before, where a workflow is sent once more under the same ids.
+        let claim = self.key(group.tenant, &keys::chord_claim(group.id));
+        self.own(group, Some(claim)).await?;
+        let key = self.key(group.tenant, &keys::chord_size(group.id));
+        self.set(&key, size.to_string().as_bytes(), self.expires).await
     }
 
     async fn end_part(&self, part: Part<'_>) -> Result<Counted, StoreError> {
-        let group = part.group;
+        let group = JobKey::new(part.tenant, part.group);
+        check_group(group.id)?;
         let mut keys = self.chord(group).to_vec();
-        keys.push(self.key(&keys::group(group)));
+        keys.push(self.key(group.tenant, &keys::group(group.id)));
+        keys.push(self.owner(group));
         let claim = uuid::Uuid::new_v4().simple().to_string();
         let place = part.index.map_or_else(|| "+inf".to_owned(), |index| index.to_string());
         let (expires, hold) = (self.expires.to_string(), CLAIM_SECONDS.to_string());
-        let arguments: [&[u8]; 6] = [
+        let tenant = keys::encoded(part.tenant);
+        let arguments: [&[u8]; 7] = [
             part.task.as_bytes(),
             place.as_bytes(),
             part.encoded,
             expires.as_bytes(),
             hold.as_bytes(),
             claim.as_bytes(),
+            tenant.as_bytes(),
         ];
         let said: String = self.run(&self.part, &keys, &arguments).await?;
         match said.as_str() {
             "claimed" => {}
             "busy" => return Ok(Counted::Busy),
+            "other" => return Err(StoreError::OtherTenants),
             _ => return Ok(Counted::Waits),
         }
         let mut range = ::redis::cmd("ZRANGE");
-        range.arg(self.key(&keys::chord_results(group))).arg(0).arg(-1);
+        let results = self.key(group.tenant, &keys::chord_results(group.id));
+        range.arg(results).arg(0).arg(-1);
         let parts: Vec<Vec<u8>> = self.ask(&range).await?;
         let parts = parts.into_iter().map(Bytes::from).collect();
-        let group = self.value(&keys::group(group)).await?;
+        let group = self.value(&self.key(group.tenant, &keys::group(group.id))).await?;
         Ok(Counted::Complete(Complete { parts, group, claim }))
     }
 
-    async fn end_chord(&self, group: &str, claim: &str) -> Result<(), StoreError> {
-        let keys = self.chord(group);
+    async fn end_chord(&self, group: JobKey<'_>, claim: &str) -> Result<(), StoreError> {
+        let mut keys = self.chord(group).to_vec();
+        keys.push(self.owner(group));
         let over = OVER_SECONDS.to_string();
         let arguments: [&[u8]; 2] = [claim.as_bytes(), over.as_bytes()];
         let _: u64 = self.run(&self.end, &keys, &arguments).await?;
         Ok(())
     }
 
-    async fn revoke(&self, tasks: &[String]) -> Result<(), StoreError> {
+    async fn revoke(&self, tenant: Option<&str>, tasks: &[String]) -> Result<(), StoreError> {
         for task in tasks {
-            self.set(&revoked(task), b"1", self.expires).await?;
+            // What holds for every tenant stands under the keys of none.
+            let key = self.key(tenant.unwrap_or_default(), &keys::revoked(tenant, task));
+            self.set(&key, b"1", self.expires).await?;
         }
         Ok(())
     }
 
-    async fn is_revoked(&self, task: &str) -> Result<bool, StoreError> {
-        self.ask(::redis::cmd("EXISTS").arg(self.key(&revoked(task)))).await
+    async fn is_revoked(&self, job: JobKey<'_>) -> Result<bool, StoreError> {
+        let mut command = ::redis::cmd("EXISTS");
+        command.arg(self.key("", &keys::revoked(None, job.id)));
+        command.arg(self.key(job.tenant, &keys::revoked(Some(job.tenant), job.id)));
+        let found: u64 = self.ask(&command).await?;
+        Ok(found > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_read_by_its_tenant_alone_and_then_as_celery_wrote_it() {
+        let meta = Bytes::from_static(br#"{"status": "SUCCESS", "result": "\",\""}"#);
+        for tenant in ["", "acme", "a\"b,c", "ä:"] {
+            let value = marked(Some(tenant), meta.clone());
+            assert!(serde_json::from_slice::<serde_json::Value>(&value).is_ok());
+            assert_eq!(readable(tenant, value.to_vec()).unwrap(), meta);
+            for other in ["", "acme", "mallory", "a"] {
+                assert_eq!(readable(other, value.to_vec()).is_some(), other == tenant);
+            }
+            // Celery's workers mark nothing.
+            assert_eq!(readable(tenant, meta.to_vec()).unwrap(), meta);
+        }
+        assert_eq!(marked(None, meta.clone()), meta);
     }
 }

@@ -101,8 +101,12 @@ impl Broker for Buggy {
         self.broker.browse(queue, max).await
     }
 
-    async fn result(&self, job_id: &str, wait: Duration) -> Result<Option<Bytes>, BrokerError> {
-        self.broker.result(job_id, wait).await
+    async fn result(
+        &self,
+        job: lovage::job::JobKey<'_>,
+        wait: Duration,
+    ) -> Result<Option<Bytes>, BrokerError> {
+        self.broker.result(job, wait).await
     }
 }
 

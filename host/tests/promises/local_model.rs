@@ -200,6 +200,7 @@ impl Run {
         let disposal = Disposal::Finish {
             sends: sends.collect(),
             result: result.then(|| KeptResult {
+                tenant: String::new(),
                 job_id: job_id.clone(),
                 envelope: number.to_string().into(),
             }),
@@ -270,7 +271,7 @@ impl Run {
             assert_eq!(all, expected.len() as u64);
         }
         if let Some((job_id, number)) = self.model.results.last_key_value() {
-            let kept = self.broker.broker.result(job_id, NOW).await.unwrap();
+            let kept = self.broker.broker.result(job_id.as_str().into(), NOW).await.unwrap();
             assert_eq!(kept.unwrap(), number.to_string());
         }
     }

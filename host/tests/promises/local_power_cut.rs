@@ -63,6 +63,7 @@ async fn work(
             ending.push(number);
             let disposal = Disposal::Finish {
                 result: Some(KeptResult {
+                    tenant: String::new(),
                     job_id: number.to_string(),
                     envelope: number.to_string().into(),
                 }),
@@ -111,7 +112,7 @@ async fn check(path: &Path, before: &Journal, after: &Journal) {
     // All of a finish or nothing: message gone, follow-on message sent, result kept.
     assert!(waiting.is_disjoint(&results), "half a finish");
     for number in waiting.union(&results) {
-        let kept = broker.result(&number.to_string(), NOW).await.unwrap();
+        let kept = broker.result((&*number.to_string()).into(), NOW).await.unwrap();
         assert_eq!(kept.is_some(), results.contains(number), "half a finish: {number}");
     }
 }

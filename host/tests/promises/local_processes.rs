@@ -102,13 +102,14 @@ async fn a_result_of_another_process_ends_a_wait() {
     let queue = local.queue(Spec::standard()).await;
     let other = local.another();
     let before = Instant::now();
-    let (result, ()) = tokio::join!(local.broker.result("job", SOON), async {
+    let (result, ()) = tokio::join!(local.broker.result("job".into(), SOON), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         send(&other, &queue, &[outgoing("1")]).await;
         let message = receive_one(&other, &queue, SOON, LONG).await;
         let mut end = finish(&message);
         end.disposal = lovage::broker::Disposal::Finish {
             result: Some(lovage::broker::KeptResult {
+                tenant: String::new(),
                 job_id: "job".to_owned(),
                 envelope: "2".into(),
             }),

@@ -24,7 +24,7 @@ use crate::broker::{
     Broker, BrokerError, Depth, Disposal, Fault, Limits, Message, Outgoing, Queue, Receipt,
     Settlement, Turn, Unsettled,
 };
-use crate::wanted::Progress;
+use crate::{job::JobKey, wanted::Progress};
 
 /// The receipt of a message that was only looked at; nothing takes it.
 const LOOKED_AT: &str = "browsed";
@@ -234,27 +234,35 @@ impl Broker for LocalBroker {
         Ok(rows.into_iter().map(shown).collect())
     }
 
-    async fn report_progress(&self, job_id: &str, progress: &Progress) -> Result<(), BrokerError> {
-        self.note_progress(job_id, progress).await
+    async fn report_progress(
+        &self,
+        job: JobKey<'_>,
+        progress: &Progress,
+    ) -> Result<(), BrokerError> {
+        self.note_progress(job, progress).await
     }
 
-    async fn progress(&self, job_id: &str) -> Result<Option<Progress>, BrokerError> {
-        self.noted_progress(job_id).await
+    async fn progress(&self, job: JobKey<'_>) -> Result<Option<Progress>, BrokerError> {
+        self.noted_progress(job).await
     }
 
-    async fn revoke(&self, job_id: &str) -> Result<(), BrokerError> {
-        self.note_revoked(job_id).await
+    async fn revoke(&self, tenant: Option<&str>, job_id: &str) -> Result<(), BrokerError> {
+        self.note_revoked(tenant, job_id).await
     }
 
-    async fn is_revoked(&self, job_id: &str) -> Result<bool, BrokerError> {
-        self.noted_revoked(job_id).await
+    async fn is_revoked(&self, job: JobKey<'_>) -> Result<bool, BrokerError> {
+        self.noted_revoked(job).await
     }
 
-    async fn result(&self, job_id: &str, wait: Duration) -> Result<Option<Bytes>, BrokerError> {
+    async fn tenants_of(&self, job_id: &str) -> Result<Vec<String>, BrokerError> {
+        self.noted_tenants(job_id).await
+    }
+
+    async fn result(&self, job: JobKey<'_>, wait: Duration) -> Result<Option<Bytes>, BrokerError> {
         let (reply, answer) = oneshot::channel();
         let _waits = self.signals.wait();
         self.submit(Request::AwaitResult(AwaitResult {
-            job_id: job_id.to_owned(),
+            job: job.to_owned(),
             wait: !wait.is_zero(),
             reply,
         }))?;

@@ -1,4 +1,4 @@
-//! What is said of jobs that have no result yet: how far they are, and that nobody wants them.
+//! Notes about jobs that have no result yet: their progress and their revocation, by tenant and id.
 
 use std::{
     sync::{
@@ -11,7 +11,11 @@ use std::{
 use rusqlite::{OptionalExtension, params};
 
 use super::{LocalBroker, sql};
-use crate::{broker::BrokerError, wanted::Progress};
+use crate::{
+    broker::BrokerError,
+    job::{JobKey, OwnedJobKey},
+    wanted::Progress,
+};
 
 /// How long what other processes say may take to be seen.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -38,14 +42,14 @@ impl Revocations {
 impl LocalBroker {
     pub(super) async fn note_progress(
         &self,
-        job_id: &str,
+        job: JobKey<'_>,
         progress: &Progress,
     ) -> Result<(), BrokerError> {
-        let (job_id, progress) = (job_id.to_owned(), progress.clone());
+        let (OwnedJobKey { tenant, id }, progress) = (job.to_owned(), progress.clone());
         self.call(1, move |store| {
             store.note(
                 sql::NOTE_PROGRESS,
-                params![job_id, store.now, progress.percent, progress.message],
+                params![id, tenant, store.now, progress.percent, progress.message],
             )
         })
         .await
@@ -53,9 +57,9 @@ impl LocalBroker {
 
     pub(super) async fn noted_progress(
         &self,
-        job_id: &str,
+        job: JobKey<'_>,
     ) -> Result<Option<Progress>, BrokerError> {
-        let job_id = job_id.to_owned();
+        let OwnedJobKey { tenant, id } = job.to_owned();
         self.look(move |connection| {
             let read = |row: &rusqlite::Row<'_>| {
                 let percent: Option<u8> = row.get(0)?;
@@ -64,20 +68,25 @@ impl LocalBroker {
                     .map(|percent| Progress { percent, message: message.unwrap_or_default() }))
             };
             let mut statement = connection.prepare_cached(sql::PROGRESS)?;
-            Ok(statement.query_row([job_id], read).optional()?.flatten())
+            Ok(statement.query_row([id, tenant], read).optional()?.flatten())
         })
         .await
     }
 
-    pub(super) async fn note_revoked(&self, job_id: &str) -> Result<(), BrokerError> {
-        let job_id = job_id.to_owned();
-        self.call(1, move |store| store.note(sql::NOTE_REVOKED, params![job_id, store.now]))
+    /// `tenant` is `None` where the id is revoked for every tenant.
+    pub(super) async fn note_revoked(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+    ) -> Result<(), BrokerError> {
+        let (tenant, id) = (tenant.map(str::to_owned), id.to_owned());
+        self.call(1, move |store| store.note(sql::NOTE_REVOKED, params![id, tenant, store.now]))
             .await?;
         self.revocations.any.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    pub(super) async fn noted_revoked(&self, job_id: &str) -> Result<bool, BrokerError> {
+    pub(super) async fn noted_revoked(&self, job: JobKey<'_>) -> Result<bool, BrokerError> {
         if self.revocations.is_due() {
             let any = self
                 .look(|connection| {
@@ -90,10 +99,20 @@ impl LocalBroker {
         if !self.revocations.any.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let job_id = job_id.to_owned();
+        let OwnedJobKey { tenant, id } = job.to_owned();
         self.look(move |connection| {
             let mut statement = connection.prepare_cached(sql::IS_REVOKED)?;
-            statement.exists([job_id])
+            statement.exists([id, tenant])
+        })
+        .await
+    }
+
+    pub(super) async fn noted_tenants(&self, id: &str) -> Result<Vec<String>, BrokerError> {
+        let id = id.to_owned();
+        self.look(move |connection| {
+            let mut statement = connection.prepare_cached(sql::TENANTS_OF)?;
+            let tenants = statement.query_map([id], |row| row.get(0))?;
+            tenants.collect()
         })
         .await
     }

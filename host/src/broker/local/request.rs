@@ -10,7 +10,10 @@ use super::{
     store::{Refusal, Store},
     wire::Row,
 };
-use crate::broker::{BrokerError, Fault, Turn};
+use crate::{
+    broker::{BrokerError, Fault, Turn},
+    job::OwnedJobKey,
+};
 
 /// Where an answer goes.
 pub type Reply<T> = oneshot::Sender<Result<T, BrokerError>>;
@@ -55,7 +58,7 @@ impl Receive {
 /// Somebody who wants a job's result.
 #[derive(Debug)]
 pub struct AwaitResult {
-    pub job_id: String,
+    pub job: OwnedJobKey,
     /// Whether to wait when there is none yet; for how long is the caller's affair.
     pub wait: bool,
     pub reply: Reply<Option<Bytes>>,

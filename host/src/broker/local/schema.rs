@@ -21,7 +21,7 @@ pub fn open_writer(path: &Path) -> Result<Connection, BrokerError> {
     match identify(&connection).map_err(failed)? {
         Found::Ours => {}
         Found::Nothing => create(&mut connection).map_err(failed)?,
-        Found::Older => migrate(&mut connection).map_err(failed)?,
+        Found::Older(_) => migrate(&mut connection).map_err(failed)?,
         Found::Newer(version) => {
             return Err(refused(
                 path,
@@ -145,7 +145,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 enum Found {
     Nothing,
     Ours,
-    Older,
+    Older(i32),
     Newer(i32),
     Foreign,
 }
@@ -160,7 +160,7 @@ fn identify(connection: &Connection) -> rusqlite::Result<Found> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     Ok(match (application, version, tables) {
         (sql::APPLICATION_ID, sql::SCHEMA_VERSION, _) => Found::Ours,
-        (sql::APPLICATION_ID, 1, _) => Found::Older,
+        (sql::APPLICATION_ID, version @ (1 | 2), _) => Found::Older(version),
         (sql::APPLICATION_ID, version, _) if version > sql::SCHEMA_VERSION => Found::Newer(version),
         (0, 0, 0) => Found::Nothing,
         _ => Found::Foreign,
@@ -184,9 +184,15 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another process may have been first.
-    if matches!(identify(&transaction)?, Found::Older) {
-        transaction.execute_batch(sql::FROM_1)?;
+    if let Found::Older(version) = identify(&transaction)? {
+        if version == 1 {
+            transaction.execute_batch(sql::FROM_1)?;
+            // Version 1 had no notes: an empty table of version 2 takes their place.
+            transaction.execute_batch(sql::NOTES_2)?;
+        }
+        transaction.execute_batch(sql::FROM_2)?;
         transaction.execute_batch(sql::NOTES)?;
+        transaction.execute_batch(sql::NOTES_FROM_2)?;
         transaction.pragma_update(None, "user_version", sql::SCHEMA_VERSION)?;
     }
     transaction.commit()

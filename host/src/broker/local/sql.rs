@@ -16,7 +16,7 @@
 pub const APPLICATION_ID: i32 = 0x4C6F_7667;
 
 /// The version of the schema below. Any change to it is a new version with a migration.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// The whole schema.
 ///
@@ -61,9 +61,11 @@ CREATE TABLE bodies (
 -- ones, never changed: the oldest are the first by seq, and no index on time is needed.
 CREATE TABLE results (
     seq         INTEGER PRIMARY KEY,
-    job_id      TEXT NOT NULL UNIQUE,
+    job_id      TEXT NOT NULL,
+    tenant      TEXT NOT NULL, -- empty: the job has none
     finished_at INTEGER NOT NULL,
-    envelope    BLOB NOT NULL
+    envelope    BLOB NOT NULL,
+    UNIQUE (job_id, tenant)
 ) STRICT;
 
 CREATE TABLE deduplications (
@@ -76,8 +78,23 @@ CREATE TABLE deduplications (
 ) STRICT;
 ";
 
-/// What is said of jobs that have no result yet. Its rows are kept like those of `results`.
+/// Progress and revocation of jobs. Its rows are kept like those of `results`.
 pub const NOTES: &str = "
+CREATE TABLE notes (
+    seq        INTEGER PRIMARY KEY,
+    job_id     TEXT NOT NULL,
+    tenant     TEXT, -- null: revoked for every tenant
+    noted_at   INTEGER NOT NULL,
+    revoked    INTEGER NOT NULL,
+    percent    INTEGER,
+    message    TEXT,
+    UNIQUE (job_id, tenant)
+) STRICT;
+CREATE INDEX notes_revoked ON notes (revoked) WHERE revoked = 1;
+";
+
+/// The table of notes as version 2 had it.
+pub const NOTES_2: &str = "
 CREATE TABLE notes (
     seq        INTEGER PRIMARY KEY,
     job_id     TEXT NOT NULL UNIQUE,
@@ -97,6 +114,39 @@ UPDATE messages SET ordered = 2 WHERE ordered = 0 AND group_name IS NOT NULL;
 CREATE INDEX messages_due ON messages (queue, visible_at, leased, ordered) WHERE ordered < 2;
 CREATE INDEX messages_shared ON messages (queue, visible_at, leased, ordered) WHERE ordered = 2;
 CREATE INDEX messages_turns ON messages (queue, group_name, visible_at, ordered) WHERE ordered = 2;
+";
+
+/// From version 2, whose results and notes were kept by the job's id alone. A result's envelope
+/// names its tenant. A note does not: progress becomes that of a job without a tenant, and a
+/// revocation holds for every tenant, as it did.
+pub const FROM_2: &str = "
+ALTER TABLE results RENAME TO results_2;
+CREATE TABLE results (
+    seq         INTEGER PRIMARY KEY,
+    job_id      TEXT NOT NULL,
+    tenant      TEXT NOT NULL, -- empty: the job has none
+    finished_at INTEGER NOT NULL,
+    envelope    BLOB NOT NULL,
+    UNIQUE (job_id, tenant)
+) STRICT;
+INSERT INTO results (seq, job_id, tenant, finished_at, envelope)
+SELECT seq, job_id,
+       CASE WHEN json_valid(CAST(envelope AS TEXT))
+            THEN coalesce(CAST(json_extract(CAST(envelope AS TEXT), '$.tenant') AS TEXT), '')
+            ELSE '' END,
+       finished_at, envelope
+FROM results_2 ORDER BY seq;
+DROP TABLE results_2;
+DROP INDEX notes_revoked;
+ALTER TABLE notes RENAME TO notes_2;
+";
+
+/// The second half of [`FROM_2`], after [`NOTES`].
+pub const NOTES_FROM_2: &str = "
+INSERT INTO notes (seq, job_id, tenant, noted_at, revoked, percent, message)
+SELECT seq, job_id, CASE revoked WHEN 1 THEN NULL ELSE '' END, noted_at, revoked, percent, message
+FROM notes_2 ORDER BY seq;
+DROP TABLE notes_2;
 ";
 
 pub const QUEUE: &str = "SELECT id, fifo, visibility_ms FROM queues WHERE name = ?1";
@@ -189,29 +239,37 @@ SELECT seq, taken_at FROM deduplications WHERE seq > 0 ORDER BY seq LIMIT ?1";
 pub const FORGET_DUPLICATES: &str = "DELETE FROM deduplications WHERE seq <= ?1";
 
 pub const KEEP_RESULT: &str = "
-INSERT OR REPLACE INTO results (job_id, finished_at, envelope) VALUES (?1, ?2, ?3)";
+INSERT OR REPLACE INTO results (job_id, tenant, finished_at, envelope) VALUES (?1, ?2, ?3, ?4)";
 
 /// A note is replaced by a new one, so that rows stay in the order in which they expire.
 pub const NOTE_PROGRESS: &str = "
-INSERT OR REPLACE INTO notes (job_id, noted_at, revoked, percent, message)
-VALUES (?1, ?2, coalesce((SELECT revoked FROM notes WHERE job_id = ?1), 0), ?3, ?4)";
+INSERT OR REPLACE INTO notes (job_id, tenant, noted_at, revoked, percent, message)
+VALUES (?1, ?2, ?3,
+        coalesce((SELECT revoked FROM notes WHERE job_id = ?1 AND tenant = ?2), 0), ?4, ?5)";
 
 pub const NOTE_REVOKED: &str = "
-INSERT OR REPLACE INTO notes (job_id, noted_at, revoked, percent, message)
-VALUES (?1, ?2, 1, (SELECT percent FROM notes WHERE job_id = ?1),
-        (SELECT message FROM notes WHERE job_id = ?1))";
+INSERT OR REPLACE INTO notes (job_id, tenant, noted_at, revoked, percent, message)
+VALUES (?1, ?2, ?3, 1, (SELECT percent FROM notes WHERE job_id = ?1 AND tenant = ?2),
+        (SELECT message FROM notes WHERE job_id = ?1 AND tenant = ?2))";
 
-pub const PROGRESS: &str = "SELECT percent, message FROM notes WHERE job_id = ?1";
+pub const PROGRESS: &str = "SELECT percent, message FROM notes WHERE job_id = ?1 AND tenant = ?2";
 
 pub const ANY_REVOKED: &str = "SELECT 1 FROM notes WHERE revoked = 1 LIMIT 1";
 
-pub const IS_REVOKED: &str = "SELECT 1 FROM notes WHERE job_id = ?1 AND revoked = 1";
+pub const IS_REVOKED: &str = "
+SELECT 1 FROM notes INDEXED BY sqlite_autoindex_notes_1
+WHERE job_id = ?1 AND (tenant = ?2 OR tenant IS NULL) AND revoked = 1";
+
+/// The tenants that anything is kept for under an id. For people: it need not be cheap.
+pub const TENANTS_OF: &str = "
+SELECT tenant FROM results WHERE job_id = ?1
+UNION SELECT tenant FROM notes WHERE job_id = ?1 AND tenant IS NOT NULL ORDER BY tenant";
 
 pub const OLD_NOTES: &str = "SELECT seq, noted_at FROM notes WHERE seq > 0 ORDER BY seq LIMIT ?1";
 
 pub const FORGET_NOTES: &str = "DELETE FROM notes WHERE seq <= ?1";
 
-pub const RESULT: &str = "SELECT envelope FROM results WHERE job_id = ?1";
+pub const RESULT: &str = "SELECT envelope FROM results WHERE job_id = ?1 AND tenant = ?2";
 
 pub const OLD_RESULTS: &str = "
 SELECT seq, finished_at FROM results WHERE seq > 0 ORDER BY seq LIMIT ?1";

@@ -15,7 +15,10 @@ use super::{
     sql,
     wire::{Delivery, End, Ending, NewMessage, Row, due},
 };
-use crate::broker::Turn;
+use crate::{
+    broker::{KeptResult, Turn},
+    job::{JobKey, OwnedJobKey},
+};
 
 /// For how long a deduplication id names the message that came with it first, as on SQS.
 const DEDUPLICATION_MS: i64 = 5 * 60 * 1000;
@@ -64,7 +67,7 @@ pub struct Store<'c> {
     /// The earliest time at which something became visible, by queue.
     pub due: HashMap<i64, i64>,
     /// The jobs that left a result.
-    pub kept: Vec<String>,
+    pub kept: Vec<OwnedJobKey>,
     /// Deduplication ids taken.
     remembered: usize,
 }
@@ -283,9 +286,10 @@ impl<'c> Store<'c> {
                     self.insert(target, message)?;
                 }
                 if let Some(result) = result {
-                    let values = params![result.job_id, self.now, &result.envelope[..]];
+                    let KeptResult { tenant, job_id, envelope } = result;
+                    let values = params![job_id, tenant, self.now, &envelope[..]];
                     self.execute(sql::KEEP_RESULT, values)?;
-                    self.kept.push(result.job_id.clone());
+                    self.kept.push(JobKey::new(tenant, job_id).to_owned());
                 }
                 Ok(Ok(()))
             }
@@ -320,10 +324,12 @@ impl<'c> Store<'c> {
         Ok(true)
     }
 
-    pub fn result(&self, job_id: &str) -> rusqlite::Result<Option<Bytes>> {
+    pub fn result(&self, job: JobKey<'_>) -> rusqlite::Result<Option<Bytes>> {
         self.connection
             .prepare_cached(sql::RESULT)?
-            .query_row([job_id], |row| Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?)))
+            .query_row([job.id, job.tenant], |row| {
+                Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))
+            })
             .optional()
     }
 

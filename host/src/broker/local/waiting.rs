@@ -19,15 +19,15 @@ use super::{
     store::{Refusal, Store, Wish},
     wire::Row,
 };
-use crate::broker::BrokerError;
+use crate::{broker::BrokerError, job::OwnedJobKey};
 
 /// Everybody who waits.
 #[derive(Debug, Default)]
 pub struct Waiting {
     queues: HashMap<Arc<str>, Parked>,
-    results: HashMap<String, Vec<AwaitResult>>,
+    results: HashMap<OwnedJobKey, Vec<AwaitResult>>,
     /// Jobs whose result has yet to be looked for.
-    look_for: Vec<String>,
+    look_for: Vec<OwnedJobKey>,
     /// Served in a transaction that is not committed yet.
     served: Vec<Served>,
     /// Which group of each queue had its turn last. Each process has turns of its own.
@@ -63,8 +63,8 @@ impl Waiting {
 
     /// Lets somebody wait for a result.
     pub fn await_result(&mut self, wait: AwaitResult) {
-        self.look_for.push(wait.job_id.clone());
-        let others = self.results.entry(wait.job_id.clone()).or_default();
+        self.look_for.push(wait.job.clone());
+        let others = self.results.entry(wait.job.clone()).or_default();
         others.push(wait);
     }
 
@@ -120,7 +120,7 @@ impl Waiting {
             let Some(waits) = self.results.remove(&job) else {
                 continue;
             };
-            let found = match store.result(&job) {
+            let found = match store.result(job.as_key()) {
                 Ok(found) => found,
                 Err(error) => {
                     self.results.insert(job, waits);
@@ -157,7 +157,7 @@ impl Waiting {
                     parked.receivers.push_front(receive);
                 }
                 Served::Result(wait, _) => {
-                    self.results.entry(wait.job_id.clone()).or_default().push(wait);
+                    self.results.entry(wait.job.clone()).or_default().push(wait);
                 }
             }
         }

@@ -186,7 +186,11 @@ impl Broker for SqsBroker {
         self.look(queue, max).await
     }
 
-    async fn result(&self, _job_id: &str, _wait: Duration) -> Result<Option<Bytes>, BrokerError> {
+    async fn result(
+        &self,
+        _job: crate::job::JobKey<'_>,
+        _wait: Duration,
+    ) -> Result<Option<Bytes>, BrokerError> {
         Err(BrokerError::new(
             Fault::Unsupported,
             "SQS keeps no results; send the job with a reply queue, or read the results' queue",

@@ -15,6 +15,7 @@ use crate::{
     },
     cli::out,
     config::Config,
+    job::JobKey,
     store::{self, ResultStore},
     text::printable,
 };
@@ -30,7 +31,7 @@ pub(super) fn store_for(
     if !(send.celery && send.wait) {
         return Ok(None);
     }
-    let store = store::open(&config.celery).map_err(anyhow::Error::msg)?;
+    let store = store::open(config).map_err(anyhow::Error::msg)?;
     let missing = "--wait finds results of Celery's tasks in the result store; set \
                    celery.result_backend";
     Ok(Some(store.ok_or_else(|| Misuse(missing.to_owned()))?))
@@ -89,14 +90,15 @@ pub(super) fn message(
 /// Waits until the store has a result, and prints its value.
 pub(super) async fn wait(
     store: &dyn ResultStore,
-    id: &str,
+    job: JobKey<'_>,
     timeout: Duration,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
+    let JobKey { tenant, id } = job;
     let ids = [id.to_owned()];
     let until = tokio::time::Instant::now() + timeout;
     loop {
-        let found = store.get(&ids).await?.pop().flatten();
+        let found = store.get(tenant, &ids).await?.pop().flatten();
         if let Some(meta) = found.and_then(|value| Meta::parse(id, &value))
             && meta.state.is_ready()
         {

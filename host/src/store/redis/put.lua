@@ -1,11 +1,27 @@
--- Keeps a task's state unless it has succeeded, and tells whoever listens.
+-- Keeps a task's state unless it has succeeded, or is another tenant's, and tells whoever listens.
 --
 -- KEYS: the task's key, which is the channel, too
--- ARGV: the value, seconds to keep it
+-- ARGV: the value, seconds to keep it, the tenant (encoded; empty for none)
+--
+-- A value of ours begins with its tenant, where it has one. Answers 1 (kept), 0 (a success stands),
+-- 2 (another tenant's).
 local before = redis.call('GET', KEYS[1])
 if before then
-    local read, meta = pcall(cjson.decode, before)
-    if read and type(meta) == 'table' and meta['status'] == 'SUCCESS' then
+    local owner = string.match(before, '^{"lovage_tenant":"([^"]*)",')
+    local status = string.match(before, '^{"status": ?"(%u+)"')
+        or string.match(before, '^{"lovage_tenant":"[^"]*","status": ?"(%u+)"')
+    if not status and not owner then
+        local read, meta = pcall(cjson.decode, before)
+        status = read and type(meta) == 'table' and meta['status'] or nil
+    end
+    local ready = status == 'SUCCESS' or status == 'FAILURE' or status == 'REVOKED'
+    if owner and owner ~= ARGV[3] then
+        return 2
+    end
+    if not owner and ARGV[3] ~= '' and ready then
+        return 2
+    end
+    if status == 'SUCCESS' then
         return 0
     end
 end

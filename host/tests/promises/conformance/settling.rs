@@ -24,7 +24,11 @@ fn finish_sending(message: &Message, to: &str, outgoing: Outgoing) -> Settlement
 
 /// The end of a message that leaves a result.
 fn finish_keeping(message: &Message, job_id: &str, envelope: &str) -> Settlement {
-    let result = KeptResult { job_id: job_id.to_owned(), envelope: envelope.to_owned().into() };
+    let result = KeptResult {
+        tenant: String::new(),
+        job_id: job_id.to_owned(),
+        envelope: envelope.to_owned().into(),
+    };
     Settlement {
         message: Arc::new(message.clone()),
         disposal: Disposal::Finish { result: Some(result), sends: Vec::new() },
@@ -167,21 +171,21 @@ pub async fn takes_any_number_of_settlements(fixture: &impl Fixture) {
 pub async fn keeps_results_by_job(fixture: &impl Fixture) {
     let broker = fixture.broker();
     if !fixture.features().keeps_results {
-        let error = broker.result("job-1", Duration::ZERO).await.unwrap_err();
+        let error = broker.result("job-1".into(), Duration::ZERO).await.unwrap_err();
         assert_eq!(error.fault, Fault::Unsupported);
         return;
     }
     let queue = fixture.queue(Spec::standard()).await;
-    assert_eq!(broker.result("job-1", Duration::ZERO).await.unwrap(), None);
+    assert_eq!(broker.result("job-1".into(), Duration::ZERO).await.unwrap(), None);
     for envelope in ["{\"v\": 1}", "{\"v\": 2}"] {
         send(&*broker, &queue, &[outgoing("1")]).await;
         let message = receive_one(&*broker, &queue, SOON, LONG).await;
         settle(&*broker, &queue, &[finish_keeping(&message, "job-1", envelope)]).await;
         // A job that runs again, such as one taken from the dead letters, replaces its result.
-        let kept = broker.result("job-1", SOON).await.unwrap();
+        let kept = broker.result("job-1".into(), SOON).await.unwrap();
         assert_eq!(kept.unwrap(), envelope);
     }
-    assert_eq!(broker.result("job-2", fixture.tick()).await.unwrap(), None);
+    assert_eq!(broker.result("job-2".into(), fixture.tick()).await.unwrap(), None);
 }
 
 pub async fn a_wait_for_a_result_ends_when_it_comes(fixture: &impl Fixture) {
@@ -192,12 +196,15 @@ pub async fn a_wait_for_a_result_ends_when_it_comes(fixture: &impl Fixture) {
     let queue = fixture.queue(Spec::standard()).await;
     send(&*broker, &queue, &[outgoing("1")]).await;
     let before = Instant::now();
-    let (one, other, ()) =
-        tokio::join!(broker.result("job-w", SOON), broker.result("job-w", SOON), async {
+    let (one, other, ()) = tokio::join!(
+        broker.result("job-w".into(), SOON),
+        broker.result("job-w".into(), SOON),
+        async {
             let message = receive_one(&*broker, &queue, SOON, LONG).await;
             tokio::time::sleep(fixture.tick()).await;
             settle(&*broker, &queue, &[finish_keeping(&message, "job-w", "7")]).await;
-        });
+        }
+    );
     assert_eq!(one.unwrap().unwrap(), "7");
     assert_eq!(other.unwrap().unwrap(), "7");
     assert!(before.elapsed() < SOON / 2, "waited on");

@@ -115,7 +115,7 @@ async fn a_full_disk_refuses_new_jobs_and_keeps_those_it_has() {
         )
         .unwrap();
         let wait = crate::support::stage::SOON;
-        let result = lovage::broker::Broker::result(&broker, id, wait).await.unwrap();
+        let result = lovage::broker::Broker::result(&broker, id.into(), wait).await.unwrap();
         let result: serde_json::Value = serde_json::from_slice(&result.unwrap()).unwrap();
         assert_eq!(result["status"], "done", "{result}");
     }

@@ -181,13 +181,14 @@ async fn nobody_is_told_of_what_the_disk_did_not_take() {
             broker.receive(&queue, 1, LONG, LONG, &Turn::default()).await.unwrap()
         });
     assert_eq!(sent.unwrap_err().fault, Fault::Unavailable);
-    let result = KeptResult { job_id: "job".to_owned(), envelope: "{}".into() };
+    let result =
+        KeptResult { tenant: String::new(), job_id: "job".to_owned(), envelope: "{}".into() };
     let finish = Disposal::Finish { result: Some(result), sends: Vec::new() };
     let settlement = [Settlement { message: Arc::new(received.remove(0)), disposal: finish }];
     let (told, settled) =
-        tokio::join!(broker.result("job", LONG), broker.settle(&queue, &settlement));
+        tokio::join!(broker.result("job".into(), LONG), broker.settle(&queue, &settlement));
     assert_eq!(told.unwrap_err().fault, Fault::Unavailable);
     assert_eq!(settled[0].as_ref().unwrap_err().error.fault, Fault::Unavailable);
     // By the next request the whole log is in the database, and that on the disk.
-    assert_eq!(broker.result("job", NOW).await.unwrap().unwrap(), "{}");
+    assert_eq!(broker.result("job".into(), NOW).await.unwrap().unwrap(), "{}");
 }

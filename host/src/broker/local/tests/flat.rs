@@ -50,8 +50,11 @@ fn steps_of_a_life(connection: &Connection) -> BTreeMap<&'static str, i32> {
             ending: if n < 3 {
                 Ending::Release { after_ms: 60_000, spent: true }
             } else {
-                let result =
-                    KeptResult { job_id: uuid::Uuid::new_v4().to_string(), envelope: "{}".into() };
+                let result = KeptResult {
+                    tenant: String::new(),
+                    job_id: uuid::Uuid::new_v4().to_string(),
+                    envelope: "{}".into(),
+                };
                 Ending::Finish {
                     result: Some(result),
                     sends: vec![(name("results"), message(None, 0))],
@@ -63,7 +66,7 @@ fn steps_of_a_life(connection: &Connection) -> BTreeMap<&'static str, i32> {
             answer.unwrap();
         }
         transact(connection, |store| {
-            store.result("no such job")?;
+            store.result("no such job".into())?;
             store.purge(Duration::from_hours(1), 10)
         });
     }
@@ -100,7 +103,7 @@ fn filled(count: usize) -> (tempfile::TempDir, Connection) {
         }
         let mut keep = store.connection().prepare(sql::KEEP_RESULT)?;
         for n in 0..count {
-            keep.execute(rusqlite::params![format!("job-{n}"), store.now, b"{}"])?;
+            keep.execute(rusqlite::params![format!("job-{n}"), "", store.now, b"{}"])?;
         }
         // Last, so that nothing of them is in flight: groups whose messages wait, before and behind
         // one that has many and many that have one.

@@ -58,7 +58,7 @@ async fn a_file_of_version_1_goes_on_where_it_was() {
     let disposal = Disposal::Finish { result: None, sends: Vec::new() };
     broker.settle(&fifo, &[Settlement { message, disposal }]).await.remove(0).unwrap();
     assert_eq!(bodies(&receive(broker, "fifo", 10).await), ["f2"]);
-    assert_eq!(broker.result("job-1", Duration::ZERO).await.unwrap().unwrap(), "{}");
+    assert_eq!(broker.result("job-1".into(), Duration::ZERO).await.unwrap().unwrap(), "{}");
 }
 
 #[test]

@@ -72,7 +72,8 @@ async fn who_looks_for_a_result_waits_for_no_writer() {
         .await
         .unwrap()
         .remove(0);
-    let result = KeptResult { job_id: "a".to_owned(), envelope: "42".into() };
+    let result =
+        KeptResult { tenant: String::new(), job_id: "a".to_owned(), envelope: "42".into() };
     let settlement = Settlement {
         message: Arc::new(mine),
         disposal: Disposal::Finish { result: Some(result), sends: Vec::new() },
@@ -81,7 +82,7 @@ async fn who_looks_for_a_result_waits_for_no_writer() {
     // Another process writes, and takes its time over it.
     let other = schema::open_writer(&directory.path().join("broker.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let look = broker.result("a", Duration::from_secs(5));
+    let look = broker.result("a".into(), Duration::from_secs(5));
     let found = tokio::time::timeout(Duration::from_secs(5), look).await.unwrap().unwrap();
     assert_eq!(found.as_deref(), Some(&b"42"[..]));
     other.execute_batch("ROLLBACK").unwrap();

@@ -20,7 +20,7 @@ fn results_go_after_their_time_and_not_before() {
     let (_directory, connection) = database();
     transact(&connection, |store| {
         for (n, age) in [50, 40, 30, 20, 10].into_iter().enumerate() {
-            let values = rusqlite::params![n.to_string(), store.now - age * MINUTE_MS, b"{}"];
+            let values = rusqlite::params![n.to_string(), "", store.now - age * MINUTE_MS, b"{}"];
             store.connection().execute(sql::KEEP_RESULT, values)?;
         }
         Ok(())
@@ -65,7 +65,7 @@ async fn an_idle_broker_purges_by_itself() {
     let connection = rusqlite::Connection::open(&path).unwrap();
     // More than one step's worth.
     for n in 0..1_000 {
-        let values = rusqlite::params![n.to_string(), 0, b"{}"];
+        let values = rusqlite::params![n.to_string(), "", 0, b"{}"];
         connection.execute(sql::KEEP_RESULT, values).unwrap();
     }
     let options = LocalOptions::default();
@@ -75,5 +75,5 @@ async fn an_idle_broker_purges_by_itself() {
         assert!(std::time::Instant::now() < end, "{} are left", results(&connection));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(broker.result("0", Duration::ZERO).await.unwrap(), None);
+    assert_eq!(broker.result("0".into(), Duration::ZERO).await.unwrap(), None);
 }
