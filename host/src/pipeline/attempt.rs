@@ -109,7 +109,7 @@ impl Pipeline {
         unless_reported.reported();
         self.tenancy.charge(&job.tenant, report.usage.cpu);
         let fared_well = matches!(report.outcome, Outcome::Done(_) | Outcome::Snooze { .. });
-        self.registry.record(&task, !fared_well, report.usage.wall);
+        self.registry.record(&task, !fared_well, report.usage.wall, job.attempt);
         self.totals.add(&job.task, &job.tenant, report.usage);
         AttemptEnded {
             queue: &source.name,
