@@ -6,6 +6,7 @@
 
 pub mod abandon;
 pub mod backtraces;
+mod bounded_body;
 pub mod broker;
 pub mod celery;
 #[cfg(feature = "cli")]
@@ -28,6 +29,7 @@ pub mod lease;
 pub mod load;
 pub mod message;
 pub mod outcome;
+mod paced_write;
 pub mod pipeline;
 pub mod policy;
 pub mod publish;

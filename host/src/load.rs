@@ -2,16 +2,19 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::{
     config::{AllocatorKind, Config, KeyConfig},
     keyvalue::KeyValue,
     policy::Policies,
-    registry::{Canary, DEFAULT_KEEP, History, HistoryError, LoadOptions, Origin, Registry, Url},
+    registry::{
+        Canary, Claims, DEFAULT_KEEP, History, HistoryError, LoadOptions, Origin, Registry, Url,
+    },
     sandbox::{Allocator, EngineOptions, Limits, Network, Sandbox, Services},
     secrets::Secrets,
     settings::{Advice, Settings},
-    signature::{Key, Signatures},
+    signature::{Key, Signatures, WARN_BEFORE},
 };
 
 /// What it takes to run jobs.
@@ -66,10 +69,19 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
     {
         let compile = &mut options.compile;
         if let Some(ms) = config.components.compile_cpu_ms {
-            compile.cpu = std::time::Duration::from_millis(ms.get());
+            compile.cpu = Duration::from_millis(ms.get());
         }
         if let Some(bytes) = config.components.compile_memory_bytes {
             compile.memory_bytes = bytes.get();
+        }
+        if let Some(ms) = config.components.compile_timeout_ms {
+            compile.wall = Duration::from_millis(ms.get());
+        }
+        if let Some(bytes) = config.components.max_code_bytes {
+            compile.code_bytes = bytes.get();
+        }
+        if let Some(ratio) = config.components.max_code_ratio {
+            compile.code_ratio = ratio.get();
         }
     }
     // The pool has room for whatever some task may have.
@@ -97,6 +109,19 @@ pub async fn host(config: &Config, history: Option<History>) -> anyhow::Result<H
         let sandbox = sandbox.clone();
         tokio::task::spawn_blocking(move || sandbox.prepare_scratch()).await??;
     }
+    let origins = origins(config);
+    let options = LoadOptions {
+        history,
+        canary: canary(config),
+        on_error: config.components.on_error,
+        ..options(config)
+    };
+    let registry = Registry::load(&sandbox, &origins, &options).await?;
+    Ok(Host { registry: Arc::new(registry), sandbox })
+}
+
+/// Where the components of a configuration come from.
+pub fn origins(config: &Config) -> Vec<Origin> {
     let components = &config.components;
     let remote = |url| {
         if cfg!(feature = "compiler") {
@@ -105,7 +130,7 @@ pub async fn host(config: &Config, history: Option<History>) -> anyhow::Result<H
         let cache = components.cache_dir.clone();
         Origin::RemotePrecompiled(url, cache.unwrap_or_else(|| "/tmp/lovage".into()))
     };
-    let origins: Vec<_> = components
+    components
         .paths
         .iter()
         .cloned()
@@ -113,10 +138,7 @@ pub async fn host(config: &Config, history: Option<History>) -> anyhow::Result<H
         .chain(components.precompiled.iter().cloned().map(Origin::Precompiled))
         // Those that are none were refused with the configuration.
         .chain(components.urls.iter().filter_map(|url| Url::parse(url).ok()).map(remote))
-        .collect();
-    let options = LoadOptions { history, canary: canary(config), ..options(config) };
-    let registry = Registry::load(&sandbox, &origins, &options).await?;
-    Ok(Host { registry: Arc::new(registry), sandbox })
+        .collect()
 }
 
 /// Where the versions that are served are kept; without one where that fails, and with a warning
@@ -146,6 +168,7 @@ fn canary(config: &Config) -> Option<Canary> {
         min_calls: canary.min_calls.get(),
         failure_margin: canary.failure_margin,
         latency_ratio: canary.latency_ratio,
+        alpha: canary.alpha,
     })
 }
 
@@ -164,6 +187,7 @@ pub fn options(config: &Config) -> LoadOptions {
         limits: largest(config),
         policies: Arc::new(Policies::new(Arc::new(config.clone()))),
         signatures: Arc::new(signatures(config)),
+        claims: Arc::new(Claims::of(config)),
         ..LoadOptions::default()
     }
 }
@@ -177,8 +201,22 @@ pub fn signatures(config: &Config) -> Signatures {
     };
     Signatures {
         required: signatures.required,
+        warn_before: signatures.warn_before_ms.map_or(WARN_BEFORE, Duration::from_millis),
         keys: signatures.keys.iter().filter_map(key).collect(),
     }
+}
+
+/// What is not wrong with a configuration, but is to be known.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = signatures(config).warnings(jiff::Timestamp::now());
+    let claims = Claims::of(config);
+    warnings.extend(claims.unbound().map(|task| {
+        format!(
+            "tasks.{task}.grants is set, and tasks.{task}.component is not: any component that \
+             declares the task may have these grants"
+        )
+    }));
+    warnings
 }
 
 fn largest(config: &Config) -> Limits {
@@ -200,8 +238,6 @@ fn largest(config: &Config) -> Limits {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

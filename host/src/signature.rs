@@ -7,6 +7,7 @@
 //! of what `lovage compile` made of it, and says more: that code is run without a sandbox.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
@@ -53,7 +54,23 @@ pub struct SignedManifest {
     /// What it may be granted: a component that asks for more is not served.
     #[serde(default)]
     pub capabilities: BTreeSet<Capability>,
+    /// The tasks that it may serve: a component that declares others is not served. Any where absent,
+    /// as in manifests of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<BTreeSet<String>>,
+    /// Its place among the versions of its name: one with a lower order is not taken after one with a
+    /// higher. 0, the lowest, where absent.
+    #[serde(default, skip_serializing_if = "is_lowest")]
+    pub order: u64,
 }
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_lowest(order: &u64) -> bool {
+    *order == 0
+}
+
+/// How long before a key expires it is warned of unless somebody says otherwise.
+pub const WARN_BEFORE: Duration = Duration::from_hours(30 * 24);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -95,6 +112,13 @@ impl Key {
         })?;
         Ok(Self { id: id.to_owned(), public, not_after, precompiled: false })
     }
+
+    /// Whether it has expired, or does so within that time.
+    pub fn expires_within(&self, time: Duration, now: Timestamp) -> bool {
+        let Some(not_after) = self.not_after else { return false };
+        let left = now.duration_until(not_after);
+        jiff::SignedDuration::try_from(time).is_ok_and(|time| left <= time)
+    }
 }
 
 /// Who may sign components, and whether one has to.
@@ -102,11 +126,29 @@ impl Key {
 pub struct Signatures {
     /// Whether what is not signed is refused.
     pub required: bool,
+    /// How long before a key expires it is warned of.
+    pub warn_before: Duration,
     /// The keys.
     pub keys: Vec<Key>,
 }
 
 impl Signatures {
+    /// A warning for each key that has expired, or does so soon.
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        let expiring = self.keys.iter().filter(|key| key.expires_within(self.warn_before, now));
+        let warning = |key: &Key| {
+            let not_after = key.not_after?;
+            let has = if not_after <= now { "expired at" } else { "expires at" };
+            Some(format!(
+                "the signing key `{}` {has} {not_after}: what only this key signed is then not \
+                 loaded, as by a restart; sign with a new key, too, and name that one under \
+                 [[components.signatures.keys]]",
+                one_line(&key.id, 100)
+            ))
+        };
+        expiring.filter_map(warning).collect()
+    }
+
     /// Checks a component's envelope, where there is one or has to be. What is signed has to be
     /// checked against what the component asks for; see [`check_declared`].
     pub fn verify(
@@ -137,14 +179,18 @@ impl Signatures {
     }
 }
 
-/// Whether a component asks for nothing but what its manifest declares.
-pub fn check_declared(
+/// Checks that a component asks for nothing, and serves no task, but what its manifest declares.
+pub fn check_declared<'a>(
     manifest: &SignedManifest,
-    needs: impl Iterator<Item = Capability>,
+    mut needs: impl Iterator<Item = Capability>,
+    mut tasks: impl Iterator<Item = &'a str>,
 ) -> Result<(), SignatureError> {
-    let mut needs = needs;
-    match needs.find(|need| !manifest.capabilities.contains(need)) {
-        Some(need) => Err(SignatureError::Undeclared(need)),
+    if let Some(need) = needs.find(|need| !manifest.capabilities.contains(need)) {
+        return Err(SignatureError::Undeclared(need));
+    }
+    let Some(declared) = &manifest.tasks else { return Ok(()) };
+    match tasks.find(|task| !declared.contains(*task)) {
+        Some(task) => Err(SignatureError::UndeclaredTask(task.to_owned())),
         None => Ok(()),
     }
 }
@@ -200,6 +246,9 @@ pub enum SignatureError {
     /// It asks for what it was not signed for.
     #[error("it asks for `{}`, which its signed manifest does not declare", .0.key())]
     Undeclared(Capability),
+    /// It serves what it was not signed for.
+    #[error("it declares the task `{0}`, which its signed manifest does not")]
+    UndeclaredTask(String),
 }
 
 /// Verifies that one of `keys` signed, now, that these bytes are the component of that name.
@@ -266,6 +315,12 @@ fn check(payload: &[u8], name: &str, digest: &str) -> Result<SignedManifest, Sig
     Ok(manifest)
 }
 
+/// The manifest that an envelope holds, whoever signed it; `None` where it is no envelope.
+pub fn claimed(envelope: &[u8]) -> Option<SignedManifest> {
+    let envelope: Envelope = serde_json::from_slice(envelope).ok()?;
+    serde_json::from_slice(&STANDARD.decode(&envelope.payload).ok()?).ok()
+}
+
 /// Signs a manifest by a private key (PKCS#8, DER). Signatures by other keys in `before`, an
 /// envelope of the same manifest, are kept.
 pub fn sign(
@@ -325,7 +380,48 @@ mod tests {
             version: "1.2.0".to_owned(),
             digest: "sha256:ab".to_owned(),
             capabilities: BTreeSet::from([Capability::Http]),
+            tasks: Some(BTreeSet::from(["mail".to_owned()])),
+            order: 7,
         }
+    }
+
+    #[test]
+    fn a_manifest_of_an_earlier_version_has_the_lowest_order_and_any_tasks() {
+        let text = r#"{"name":"mail","digest":"sha256:ab","capabilities":["http"]}"#;
+        let old: SignedManifest = serde_json::from_str(text).unwrap();
+        assert_eq!((old.order, &old.tasks), (0, &None));
+        // And it is written as it was, so that a second key signs the same bytes.
+        let again = serde_json::to_string(&old).unwrap();
+        assert!(!again.contains("order") && !again.contains("tasks"), "{again}");
+        assert_eq!(check_declared(&old, [].into_iter(), ["any"].into_iter()), Ok(()));
+    }
+
+    #[test]
+    fn a_component_serves_no_task_that_it_was_not_signed_for() {
+        let check = |tasks: &[&str]| {
+            check_declared(&manifest(), [Capability::Http].into_iter(), tasks.iter().copied())
+        };
+        assert_eq!(check(&["mail"]), Ok(()));
+        let undeclared = SignatureError::UndeclaredTask("payroll".to_owned());
+        assert_eq!(check(&["mail", "payroll"]), Err(undeclared));
+    }
+
+    #[test]
+    fn keys_that_expire_soon_or_have_expired_are_warned_of() {
+        let private = new_key().unwrap();
+        let now = Timestamp::now();
+        let after = |hours: i64| Some(now + jiff::SignedDuration::from_hours(hours));
+        let keys = vec![
+            key("soon", &private, after(24)),
+            key("past", &private, after(-24)),
+            key("late", &private, after(24 * 365)),
+            key("never", &private, None),
+        ];
+        let signatures = Signatures { required: true, warn_before: WARN_BEFORE, keys };
+        let warnings = signatures.warnings(now);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("`soon` expires at"), "{warnings:?}");
+        assert!(warnings[1].contains("`past` expired at"), "{warnings:?}");
     }
 
     fn key(id: &str, private: &[u8], not_after: Option<Timestamp>) -> Key {

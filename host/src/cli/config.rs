@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{Global, environment, out, out::say};
-use crate::config::Config;
+use crate::{config::Config, load};
 
 /// Check the configuration, or show it as it holds
 #[derive(Debug, Args)]
@@ -19,7 +19,8 @@ pub struct ConfigCommand {
 enum Verb {
     /// Say whether the configuration is right, and if not what is wrong where
     #[command(after_help = "  lovage --config lovage.toml config check\n\n\
-        Exit code 1 when something is wrong.")]
+        Exit code 1 when something is wrong. Warnings, such as of signing keys that expire soon, do \
+        not change it.")]
     Check,
     /// Print the configuration with the environment over it
     #[command(after_help = "  LOVAGE__WORKER__CONCURRENCY=8 lovage config show")]
@@ -42,9 +43,17 @@ impl ConfigCommand {
             }
             Err(error) => return Err(error.into()),
         };
+        let warnings = load::warnings(&config);
         let config = config.without_passwords();
+        if matches!(self.command, Verb::Check) && !global.json {
+            for warning in &warnings {
+                eprintln!("warning: {warning}");
+            }
+        }
         match (self.command, global.json) {
-            (Verb::Check, true) => say!("{}", serde_json::json!({"ok": true})),
+            (Verb::Check, true) => {
+                say!("{}", serde_json::json!({"ok": true, "warnings": warnings}))
+            }
             (Verb::Check, false) => {
                 say!("ok: takes jobs from {}", config.consumed_queues().join(", "))
             }

@@ -1,7 +1,6 @@
 //! `lovage sign` and `lovage verify`
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
@@ -18,7 +17,6 @@ use super::{Global, Misuse, out::say};
 use crate::{
     config::Config,
     load,
-    policy::Capability,
     registry::{inspect, precompiled},
     sandbox::digest,
     signature::{self, SignatureError, Signed, SignedManifest},
@@ -50,6 +48,10 @@ pub struct Sign {
     /// The component's version, as its author counts
     #[arg(long, value_name = "VERSION", default_value = "")]
     release: String,
+    /// Its place among the versions of its name: one with a lower order is not taken after one with a
+    /// higher. The time in seconds when absent, or the order that was signed before
+    #[arg(long, value_name = "NUMBER")]
+    order: Option<u64>,
     /// What the component is called where it is served; its file's name without `.wasm` when absent
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -86,14 +88,16 @@ impl Sign {
         };
         let private = read_key(key)?;
         let signed = what_is(file);
-        let (digest, capabilities) = match signed {
+        let precompiled::Described { digest, capabilities, tasks } = match signed {
             Signed::Component => asked_for(file, config).await?,
             Signed::Precompiled => precompiled::described(file)?,
         };
         let name = self.name.clone().unwrap_or_else(|| name_of(file));
-        let manifest = SignedManifest { name, version: self.release.clone(), digest, capabilities };
+        let (version, tasks) = (self.release.clone(), Some(tasks));
         let beside = beside(file);
         let before = fs::read(&beside).ok();
+        let mut manifest = SignedManifest { name, version, digest, capabilities, tasks, order: 0 };
+        manifest.order = self.order.unwrap_or_else(|| order_of(&manifest, before.as_deref()));
         let envelope = signature::sign(key_id, &private, signed, &manifest, before.as_deref())
             .map_err(|why| anyhow::anyhow!("{}: {why}", key.display()))?;
         fs::write(&beside, envelope + "\n")
@@ -115,7 +119,7 @@ impl Verify {
             Signed::Component => {
                 digest(&fs::read(&self.file).with_context(|| format!("cannot read {file}"))?)
             }
-            Signed::Precompiled => precompiled::described(&self.file)?.0,
+            Signed::Precompiled => precompiled::described(&self.file)?.digest,
         };
         let keys = load::signatures(config).keys;
         if keys.is_empty() {
@@ -155,9 +159,19 @@ fn what_is(file: &Path) -> Signed {
     }
 }
 
-/// The digest of a component, and what it asks for. That is all that has to be known of it: whether
-/// it is granted that is for those who serve it.
-async fn asked_for(file: &Path, config: &Config) -> anyhow::Result<(String, BTreeSet<Capability>)> {
+/// The order of a version: that of the manifest which is signed already, so that a second key signs the
+/// same one; else the time.
+fn order_of(manifest: &SignedManifest, before: Option<&[u8]>) -> u64 {
+    let before = before
+        .and_then(signature::claimed)
+        .filter(|before| SignedManifest { order: before.order, ..manifest.clone() } == *before);
+    let now = || u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
+    before.map_or_else(now, |before| before.order)
+}
+
+/// The digest of a component, its tasks, and what it asks for. That is all that has to be known of it:
+/// whether it is granted that is for those who serve it.
+async fn asked_for(file: &Path, config: &Config) -> anyhow::Result<precompiled::Described> {
     let sandbox = load::sandbox(config, 1)?;
     let found = inspect(&sandbox, file, &load::options(config)).await?;
     ensure!(
@@ -166,11 +180,22 @@ async fn asked_for(file: &Path, config: &Config) -> anyhow::Result<(String, BTre
         found.file,
         found.problem.as_deref().unwrap_or("exports nothing, and so serves no task")
     );
-    Ok((found.digest, found.imports.iter().filter_map(|import| import.needs).collect()))
+    // A component that cannot be described here, such as for its grants, is signed for no task.
+    ensure!(
+        !found.tasks.is_empty(),
+        "{}: {}",
+        found.file,
+        found.problem.as_deref().unwrap_or("serves no task")
+    );
+    Ok(precompiled::Described {
+        digest: found.digest,
+        capabilities: found.imports.iter().filter_map(|import| import.needs).collect(),
+        tasks: found.tasks.into_iter().map(|task| task.name).collect(),
+    })
 }
 
 fn shown(manifest: &SignedManifest) -> String {
-    let SignedManifest { name, version, digest, capabilities } = manifest;
+    let SignedManifest { name, version, digest, capabilities, tasks, order } = manifest;
     let version = if version.is_empty() { String::new() } else { format!(" {version}") };
     let keys: Vec<&str> = capabilities.iter().map(|it| it.key()).collect();
     let asks = if keys.is_empty() {
@@ -178,7 +203,12 @@ fn shown(manifest: &SignedManifest) -> String {
     } else {
         format!("asks for {}", keys.join(", "))
     };
-    crate::text::one_line(&format!("{name}{version}, {digest}, {asks}"), 1000)
+    let tasks = match tasks {
+        Some(tasks) => tasks.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+        None => "any".to_owned(),
+    };
+    let text = format!("{name}{version}, {digest}, {asks}, tasks: {tasks}, order {order}");
+    crate::text::one_line(&text, 1000)
 }
 
 fn name_of(file: &Path) -> String {

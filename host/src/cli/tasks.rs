@@ -1,6 +1,6 @@
 //! `lovage tasks`
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -42,12 +42,12 @@ pub struct Tasks {
 enum Command {
     /// Show the versions of a component that were served on this machine
     Versions {
-        /// A task of the component, or its file's name without `.wasm`
+        /// A task of the component, its file's name without `.wasm`, or its place: a path or a URL
         task: String,
     },
     /// Serve the version before, and do not take the one of now again
     Rollback {
-        /// A task of the component, or its file's name without `.wasm`
+        /// A task of the component, its file's name without `.wasm`, or its place: a path or a URL
         task: String,
         /// The version to go back to, by the beginning of its digest; the one before when absent
         #[arg(long, value_name = "DIGEST")]
@@ -58,7 +58,7 @@ enum Command {
     },
     /// Allow a version again that was rolled back, or that its trial refused
     Allow {
-        /// A task of the component, or its file's name without `.wasm`
+        /// A task of the component, its file's name without `.wasm`, or its place: a path or a URL
         task: String,
         /// The beginning of its digest
         digest: String,
@@ -77,11 +77,13 @@ impl Tasks {
             Some(command) => {
                 let history = load::open_history(config)?;
                 match command {
-                    Command::Versions { task } => versions(&history, &task, json),
+                    Command::Versions { task } => versions(&history, config, &task, json),
                     Command::Rollback { task, to, why } => {
-                        rollback(&history, &task, to.as_deref(), &why, json)
+                        rollback((&history, config), &task, to.as_deref(), &why, json)
                     }
-                    Command::Allow { task, digest } => allow(&history, &task, &digest, json),
+                    Command::Allow { task, digest } => {
+                        allow(&history, config, &task, &digest, json)
+                    }
                 }
             }
         }
@@ -104,6 +106,9 @@ async fn list(url: Option<String>, config: &Config, json: bool) -> anyhow::Resul
     out::write(table(&all, live).as_bytes())?;
     for status in &all {
         let place = one_line(&status.place, 400);
+        if let (Some(trial), Some(compared)) = (&status.trial, &status.trial_compared) {
+            say!("\ntried: {place} {}\n  {compared}", short(&trial.digest))?;
+        }
         if let Some(refusal) = &status.refused {
             let digest = refusal.digest.as_deref().map_or("", short);
             say!("\nnot served: {place} {digest}\n  {}", one_line(&refusal.why, 1024))?;
@@ -129,6 +134,7 @@ fn last_served(record: &Record) -> Status {
         version,
         trial: None,
         trial_percent: None,
+        trial_compared: None,
         refused: None,
         gone: false,
     }
@@ -159,8 +165,13 @@ fn table(all: &[Status], live: bool) -> String {
     out::columns(&rows, 5)
 }
 
-fn versions(history: &History, task: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let record = find(history, task)?;
+fn versions(
+    history: &History,
+    config: &Config,
+    task: &str,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let record = find(history, config, task)?;
     if json {
         say!("{}", serde_json::to_string_pretty(&record)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -187,13 +198,13 @@ fn versions(history: &History, task: &str, json: bool) -> anyhow::Result<ExitCod
 }
 
 fn rollback(
-    history: &History,
+    (history, config): (&History, &Config),
     task: &str,
     to: Option<&str>,
     why: &str,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let record = find(history, task)?;
+    let record = find(history, config, task)?;
     let name = component_name(&record.place).to_owned();
     let from = record
         .current()
@@ -224,13 +235,20 @@ fn rollback(
     if json {
         say!("{}", json!({"component": record.place, "from": from, "to": target}))?;
     } else {
-        say!("{name}: {} in place of {}", short(&target), short(&from))?;
+        let place = one_line(&record.place, 400);
+        say!("{name}: {} in place of {} ({place})", short(&target), short(&from))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn allow(history: &History, task: &str, digest: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let record = find(history, task)?;
+fn allow(
+    history: &History,
+    config: &Config,
+    task: &str,
+    digest: &str,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let record = find(history, config, task)?;
     let name = component_name(&record.place);
     let denied: Vec<&str> = record.denied.iter().map(|denied| denied.digest.as_str()).collect();
     let digest = denied.get(which(&denied, digest, name)?).copied().unwrap_or_default();
@@ -243,9 +261,22 @@ fn allow(history: &History, task: &str, digest: &str, json: bool) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-/// The component that serves a task, or is called so.
-fn find(history: &History, task: &str) -> anyhow::Result<Record> {
+/// The component that serves a task, or is called so, or is at that place. Where the task came from
+/// several places, as from releases in directories of their own, it is the one that this configuration
+/// serves and that is there.
+fn find(history: &History, config: &Config, task: &str) -> anyhow::Result<Record> {
     let all = history.all()?;
+    if task.contains('/') {
+        let place = place_of(task)?;
+        let found = all.iter().find(|record| record.place == place);
+        return found.cloned().with_context(|| {
+            format!(
+                "nothing was served from {} on this machine, as {} has it",
+                one_line(&place, 400),
+                history.path().display()
+            )
+        });
+    }
     let serves = |record: &&Record| {
         record.versions.last().is_some_and(|kept| kept.tasks.iter().any(|name| name == task))
     };
@@ -254,6 +285,9 @@ fn find(history: &History, task: &str) -> anyhow::Result<Record> {
     if found.is_empty() {
         found = all.iter().filter(called).collect();
     }
+    let origins = load::origins(config);
+    narrow(&mut found, |record| origins.iter().any(|origin| origin.holds(&record.place)));
+    narrow(&mut found, |record| record.place.contains("://") || Path::new(&record.place).exists());
     match found.as_slice() {
         [one] => Ok((*one).clone()),
         [] => {
@@ -271,15 +305,29 @@ fn find(history: &History, task: &str) -> anyhow::Result<Record> {
             // The one that was served last is not for us to choose.
             let places: Vec<&str> = many.iter().map(|record| record.place.as_str()).collect();
             Err(Misuse(format!(
-                "several components serve `{}`, or did: {}; delete the records of those that are \
-                 not served any more in {}",
+                "several components serve `{}`, or did; name one of them in its place: {}",
                 one_line(task, 200),
                 one_line(&places.join(", "), 800),
-                history.path().display()
             ))
             .into())
         }
     }
+}
+
+/// Leaves those that something holds for, unless it holds for none.
+fn narrow(found: &mut Vec<&Record>, holds: impl Fn(&Record) -> bool) {
+    if found.len() > 1 && found.iter().any(|record| holds(record)) {
+        found.retain(|record| holds(record));
+    }
+}
+
+/// A place as a record names it: a URL, or a path from the root.
+fn place_of(text: &str) -> anyhow::Result<String> {
+    if text.contains("://") {
+        return Ok(text.to_owned());
+    }
+    let path = std::path::absolute(text).with_context(|| format!("{text} is no path"))?;
+    Ok(path.display().to_string())
 }
 
 /// Which of some digests begins so.

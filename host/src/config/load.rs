@@ -82,6 +82,11 @@ impl Config {
         self.components.precompiled.iter_mut().for_each(rebase);
         self.components.cache_dir.iter_mut().for_each(rebase);
         self.components.state_dir.iter_mut().for_each(rebase);
+        for component in self.tasks.values_mut().filter_map(|task| task.component.as_mut()) {
+            if component.contains('/') && !component.contains("://") {
+                *component = base.join(&*component).display().to_string();
+            }
+        }
     }
 
     /// Puts the environment's values over the file's.

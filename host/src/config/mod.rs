@@ -183,6 +183,17 @@ pub struct ComponentsConfig {
     pub compile_cpu_ms: Option<NonZeroU64>,
     /// The most memory that compiling one component may take. 4 GiB when absent.
     pub compile_memory_bytes: Option<NonZeroU64>,
+    /// The most wall time that compiling one component may take, in milliseconds. What takes longer
+    /// is tried again a few times, later. 10 minutes when absent.
+    pub compile_timeout_ms: Option<NonZeroU64>,
+    /// The most bytes of native code of one component. 256 MiB when absent.
+    pub max_code_bytes: Option<NonZeroU64>,
+    /// The most bytes of native code for each byte of a component, where it has more than 16 MiB of
+    /// native code. 16 when absent.
+    pub max_code_ratio: Option<NonZeroU64>,
+    /// What a start does with a component that is not served: it does not load, or a task of it is
+    /// another's. `serve_rest` when absent.
+    pub on_error: OnError,
     /// Whether a worker notices other versions while it runs, and serves them. Yes when absent.
     pub watch: Option<bool>,
     /// After how many milliseconds it looks for them where it is not told: 30 seconds when absent.
@@ -205,6 +216,18 @@ pub struct ComponentsConfig {
     pub signatures: SignaturesConfig,
 }
 
+/// `components.on_error`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The start fails.
+    Refuse,
+    /// All other components are served, and it is looked at again. The start fails if nothing is
+    /// served.
+    #[default]
+    ServeRest,
+}
+
 /// After how long a worker looks for other versions where it is not told of them.
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -221,6 +244,9 @@ impl ComponentsConfig {
 pub struct SignaturesConfig {
     /// Whether a component that none of the keys signed is refused.
     pub required: bool,
+    /// How long before a key expires a worker and `lovage config check` warn of it, in milliseconds.
+    /// 30 days when absent.
+    pub warn_before_ms: Option<u64>,
     /// The keys.
     pub keys: Vec<KeyConfig>,
 }
@@ -248,13 +274,18 @@ pub struct KeyConfig {
 pub struct CanaryConfig {
     /// How many of 100 jobs a new version gets, above 0 and up to 100. 5 when absent.
     pub percent: f64,
-    /// How many attempts it has to have had before it takes all jobs. 100 when absent.
+    /// How many jobs it has to have had before it takes all jobs, or is taken back. 100 when absent.
     pub min_calls: NonZeroU64,
-    /// By how much the part of attempts that fail may be greater than that of the version before
-    /// it, 0 to 1. 0.02 when absent.
+    /// By how much the part of jobs whose first attempt fails may be greater than that of the
+    /// version before it, 0 to 1. 0.02 when absent.
     pub failure_margin: f64,
-    /// How many times as long 95 of 100 attempts may take, 1 or more. 2 when absent.
+    /// A first attempt that takes longer than this many times the median of the version before it is
+    /// slow; the new version is taken back if clearly more of its attempts are. 1 or more. 2 when
+    /// absent.
     pub latency_ratio: f64,
+    /// The probability that a version that is as good as the one before it is taken back, above 0
+    /// and up to 0.5. 0.05 when absent.
+    pub alpha: f64,
 }
 
 impl Default for CanaryConfig {
@@ -264,6 +295,7 @@ impl Default for CanaryConfig {
             min_calls: NonZeroU64::MIN.saturating_add(99),
             failure_margin: 0.02,
             latency_ratio: 2.0,
+            alpha: 0.05,
         }
     }
 }
@@ -324,6 +356,9 @@ limits::with_limits! {
         pub grants: GrantsConfig,
         /// How calls of Celery's become the task's payload.
         pub celery: TaskCeleryConfig,
+        /// The one component that may serve the task: its name (its file's, without `.wasm`), its
+        /// path, or its URL. Whichever declares the task when absent. Not in `[defaults]`.
+        pub component: Option<String>,
     }
 }
 

@@ -85,6 +85,18 @@ impl Config {
                         nothing to go back to"
                 .to_owned());
         }
+        if self.defaults.component.is_some() {
+            return Err("defaults.component is set, and one component cannot have all tasks; set \
+                        tasks.NAME.component"
+                .to_owned());
+        }
+        if let Some((task, _)) =
+            self.tasks.iter().find(|(_, own)| own.component.as_ref().is_some_and(String::is_empty))
+        {
+            return Err(format!(
+                "tasks.{task}.component is empty; it takes a component's name, path or URL"
+            ));
+        }
         for url in &components.urls {
             Url::parse(url).map_err(|why| format!("components.urls: {why}"))?;
         }
@@ -113,6 +125,9 @@ impl Config {
         }
         if !(canary.latency_ratio >= 1.0 && canary.latency_ratio.is_finite()) {
             return wrong("latency_ratio", canary.latency_ratio, "1 or more");
+        }
+        if !(canary.alpha > 0.0 && canary.alpha <= 0.5) {
+            return wrong("alpha", canary.alpha, "more than 0 and up to 0.5");
         }
         Ok(())
     }

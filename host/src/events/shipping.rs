@@ -1,9 +1,10 @@
 //! What happens to components while they are served.
 
-use metrics::counter;
+use metrics::{counter, gauge};
 use tracing::{debug, error, info, warn};
 
 use super::Chain;
+use crate::registry::Comparison;
 use crate::text::component_name;
 
 /// A version took the place of the one before it.
@@ -134,8 +135,8 @@ pub struct CanaryPromoted<'a> {
     pub file: &'a str,
     /// The version's digest.
     pub digest: &'a str,
-    /// How many attempts it had.
-    pub calls: u64,
+    /// The numbers by which it was judged.
+    pub compared: &'a Comparison,
 }
 
 impl CanaryPromoted<'_> {
@@ -144,7 +145,8 @@ impl CanaryPromoted<'_> {
         info!(
             file = self.file,
             digest = self.digest,
-            calls = self.calls,
+            calls = self.compared.new_calls,
+            compared = %self.compared,
             "a version that was tried is served"
         );
         count("lovage_canaries_promoted_total", self.file);
@@ -199,6 +201,47 @@ impl VersionWentBack<'_> {
             );
         }
         count("lovage_components_rolled_back_total", file);
+    }
+}
+
+/// A key that signs components expires some day.
+pub struct SigningKeyExpires<'a> {
+    /// What it is called.
+    pub key: &'a str,
+    /// When.
+    pub not_after: jiff::Timestamp,
+    /// How long that is from now.
+    pub left: jiff::SignedDuration,
+    /// Whether to say so.
+    pub tell: bool,
+}
+
+impl SigningKeyExpires<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let Self { key, not_after, left, tell } = self;
+        gauge!("lovage_signing_key_expires_in_seconds", "key" => key.to_owned())
+            .set(left.as_secs_f64());
+        if !tell {
+            return;
+        }
+        let days = left.as_hours() / 24;
+        if left.is_positive() {
+            warn!(
+                key,
+                %not_after,
+                days,
+                "a signing key expires soon; then a component that only this key signed is not \
+                 loaded any more: sign with a new key, too"
+            );
+        } else {
+            warn!(
+                key,
+                %not_after,
+                "a signing key has expired; a component that only this key signed is not loaded by \
+                 the next start: sign with a new key"
+            );
+        }
     }
 }
 

@@ -122,7 +122,7 @@ impl Pipeline {
         // Its buckets were away while it ran: that it failed is not its fault.
         let bereft = !fared_well && self.bucket_outages(&grants) != outages;
         if !bereft {
-            self.registry.record(&task, !fared_well, report.usage.wall);
+            self.registry.record(&task, !fared_well, report.usage.wall, job.attempt);
         }
         self.totals.add(&job.task, &job.tenant, report.usage);
         AttemptEnded {

@@ -5,28 +5,50 @@ use std::sync::Arc;
 
 use super::depot::Depot;
 use super::load::{check_declared, check_grants, tell_unchecked};
-use super::supplier::{self, Offer};
+use super::start::{Candidate, Gathered};
+use super::supplier::{self, Offer, Supplier as _};
 use super::version::Version;
-use super::{Registry, RegistryError, locked, precompiled};
+use super::{Registry, RegistryError, precompiled};
 use crate::sandbox::LoadedComponent;
 
 impl Registry {
-    /// Loads all bundles that are offered at the start.
-    pub(super) async fn begin_bundles(&self) -> Result<(), RegistryError> {
+    /// Makes ready all bundles that are offered at the start.
+    pub(super) async fn gather_bundles(
+        &self,
+        gathered: &mut Gathered,
+    ) -> Result<(), RegistryError> {
         for path in &self.bundles {
-            for offer in supplier::bundles(path)? {
-                self.look_at_bundle(&offer).await?;
+            let offers = match supplier::bundles(path) {
+                Ok(offers) => offers,
+                Err(error) => {
+                    self.tell_failed(&path.display().to_string(), &error);
+                    self.go_on_without(error, gathered)?;
+                    continue;
+                }
+            };
+            for offer in offers {
+                match self.bring_bundle(&offer).await {
+                    Ok(component) => gathered.candidates.push(candidate(offer, component, None)),
+                    Err(error) => {
+                        self.refuse(&offer, &error);
+                        self.go_on_without(error, gathered)?;
+                    }
+                }
             }
         }
         for depot in &self.depots {
-            self.begin_with(depot).await?;
+            self.gather_of_depot(depot, gathered).await?;
         }
         Ok(())
     }
 
-    /// Loads what a depot offers. What does not load, or all if it cannot be asked, is as it was on
-    /// this machine before, if it was there.
-    async fn begin_with(&self, depot: &Depot) -> Result<(), RegistryError> {
+    /// Makes ready what a depot offers. What does not load, or all if it cannot be asked, is as it
+    /// was on this machine before, if it was there.
+    async fn gather_of_depot(
+        &self,
+        depot: &Depot,
+        gathered: &mut Gathered,
+    ) -> Result<(), RegistryError> {
         let (offers, down) = match depot.list().await {
             Ok(offers) => (offers, None),
             Err(error) => (depot.kept(), Some(error)),
@@ -34,30 +56,43 @@ impl Registry {
         let mut served = false;
         for offer in &offers {
             // Of what is kept the newest comes first, and one is enough.
-            if down.is_some() && self.now().slots.contains_key(&offer.place) {
+            let has = |it: &Candidate| it.offer.place == offer.place;
+            if down.is_some() && gathered.candidates.iter().any(has) {
                 continue;
             }
-            let Err(error) = self.look_at_depot(depot, offer).await else {
-                served = true;
-                continue;
+            let error = match self.bring_of_depot(depot, offer, down.is_none()).await {
+                Ok(component) => {
+                    gathered.candidates.push(candidate(offer.clone(), component, None));
+                    served = true;
+                    continue;
+                }
+                Err(error) => error,
             };
             if down.is_some() {
                 continue;
             }
             let mut before = depot.kept();
             before.retain(|it| it.place == offer.place && it.stamp != offer.stamp);
-            let mut good = false;
+            let mut good = None;
             for before in &before {
-                good = good || self.look_at_depot(depot, before).await.is_ok();
+                if good.is_none() {
+                    good = self.bring_of_depot(depot, before, false).await.ok();
+                }
             }
-            if !good {
-                return Err(error);
+            if let Some(component) = good {
+                gathered.candidates.push(candidate(offer.clone(), component, Some(error)));
+            } else {
+                self.refuse(offer, &error);
+                self.go_on_without(error, gathered)?;
             }
-            self.refuse(offer, &error);
         }
         match down {
-            Some(error) if !served => return Err(error),
-            Some(error) => self.tell_failed(&depot.shown(), &error),
+            Some(error) => {
+                self.tell_failed(&depot.shown(), &error);
+                if !served {
+                    self.go_on_without(error, gathered)?;
+                }
+            }
             None => depot.tidy(&offers),
         }
         Ok(())
@@ -68,11 +103,21 @@ impl Registry {
     pub(super) async fn look_around_bundles(&self) -> usize {
         let mut twice = 0;
         for path in &self.bundles {
-            let Ok(offers) = supplier::bundles(path) else { continue };
-            for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
-                if let Err(error) = self.look_at_bundle(offer).await {
-                    self.refuse(offer, &error);
+            let ours = supplier::Directory::new(path);
+            let offers = match supplier::bundles(path) {
+                Ok(offers) => offers,
+                Err(error) => {
+                    if error.is_empty_place() {
+                        self.forget_gone(|place| ours.holds(place), &[]);
+                    }
+                    continue;
                 }
+            };
+            self.forget_failure(&path.display().to_string());
+            self.forget_gone(|place| ours.holds(place), &offers);
+            for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
+                let brought = self.bring_bundle(offer).await;
+                twice += usize::from(self.admit_bundle(offer, brought).await);
             }
         }
         for depot in &self.depots {
@@ -83,41 +128,41 @@ impl Registry {
                     continue;
                 }
             };
-            locked(&self.refused).remove(&depot.shown());
+            self.forget_failure(&depot.shown());
+            self.forget_gone(|place| depot.holds(place), &offers);
             self.note_gone(|place| depot.holds(place), &offers);
             for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
-                if let Err(error) = self.look_at_depot(depot, offer).await {
-                    twice += usize::from(matches!(error, RegistryError::TaskTwice { .. }));
-                    self.refuse(offer, &error);
-                }
+                let brought = self.bring_of_depot(depot, offer, true).await;
+                twice += usize::from(self.admit_bundle(offer, brought).await);
             }
             depot.tidy(&offers);
         }
         twice
     }
 
-    async fn look_at_bundle(&self, offer: &Offer) -> Result<(), RegistryError> {
+    async fn bring_bundle(&self, offer: &Offer) -> Result<LoadedComponent, RegistryError> {
         let component = self.bundle(Path::new(&offer.shown)).await?;
-        self.admit_bundle(offer, component).await
+        self.check_bundle(offer, &component)?;
+        Ok(component)
     }
 
-    /// Fetches a bundle, and serves it if it is good.
-    async fn look_at_depot(&self, depot: &Depot, offer: &Offer) -> Result<(), RegistryError> {
-        let brought = match depot.bring(offer, &self.options.signatures).await {
-            Ok(brought) => brought,
-            Err(error) => {
-                if matches!(error, RegistryError::Untrusted { .. }) {
-                    // Which will not change before the offer does.
-                    let seen = (offer.stamp.clone(), offer.stamp.clone());
-                    locked(&self.seen).insert(offer.place.clone(), seen);
-                }
-                return Err(error);
-            }
-        };
+    /// Fetches a bundle, and makes it ready. It is held to the order of versions if it is offered
+    /// now, and not only kept from before.
+    async fn bring_of_depot(
+        &self,
+        depot: &Depot,
+        offer: &Offer,
+        is_offered: bool,
+    ) -> Result<LoadedComponent, RegistryError> {
+        let brought = depot.bring(offer, &self.options.signatures).await?;
         let mut component = self.bundle(&brought.code).await?;
         component.source.file.clone_from(&offer.shown);
         check_declared(&component, &brought.signed)?;
-        self.admit_bundle(offer, component).await
+        self.check_bundle(offer, &component)?;
+        if is_offered {
+            self.check_order(&offer.place, &offer.shown, &brought.signed, None).await?;
+        }
+        Ok(component)
     }
 
     async fn bundle(&self, file: &Path) -> Result<LoadedComponent, RegistryError> {
@@ -128,20 +173,50 @@ impl Registry {
         })
     }
 
+    fn check_bundle(
+        &self,
+        offer: &Offer,
+        component: &LoadedComponent,
+    ) -> Result<(), RegistryError> {
+        self.note_digest(offer, &component.source.digest);
+        self.options.claims.check(&offer.place, component)?;
+        check_grants(component, &self.options.policies)
+            .map_err(|problem| problem.of(&component.source.file))?;
+        tell_unchecked(component);
+        Ok(())
+    }
+
+    /// Serves a bundle that is good; whether a task of it is another's.
     async fn admit_bundle(
         &self,
         offer: &Offer,
-        component: LoadedComponent,
-    ) -> Result<(), RegistryError> {
-        let digest = component.source.digest.clone();
-        locked(&self.seen).insert(offer.place.clone(), (offer.stamp.clone(), digest));
-        check_grants(&component, &self.options.policies)
-            .map_err(|problem| problem.of(&component.source.file))?;
-        tell_unchecked(&component);
-        if !self.is_served(&offer.place, &component.source) {
-            self.admit(&offer.place, Version::new(Arc::new(component)), false).await?;
+        brought: Result<LoadedComponent, RegistryError>,
+    ) -> bool {
+        let admitted = match brought {
+            Ok(component) if self.is_served(&offer.place, &component.source) => Ok(()),
+            Ok(component) => match self.check_decided(&offer.place, &component) {
+                Ok(()) => self.admit(&offer.place, Version::new(Arc::new(component)), false).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        match admitted {
+            Ok(()) => {
+                self.note_accepted(offer);
+                false
+            }
+            Err(error) => {
+                self.refuse(offer, &error);
+                error.is_contended()
+            }
         }
-        locked(&self.refused).remove(&offer.place);
-        Ok(())
     }
+}
+
+fn candidate(
+    offer: Offer,
+    component: LoadedComponent,
+    instead: Option<RegistryError>,
+) -> Candidate {
+    Candidate { offer, component: Arc::new(component), instead, record: None, keeps: false }
 }

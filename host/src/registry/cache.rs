@@ -16,7 +16,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::hash::{Hash as _, Hasher};
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,9 +26,9 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::flush;
 use super::load::announce;
 use super::trust::{self, Besides, Distrust};
+use crate::paced_write;
 use crate::sandbox::{Facts, Limits, Mode, Problem, Sandbox, Source, compiler};
 
 /// How many bytes a cache holds unless somebody says otherwise: 2 GiB.
@@ -138,23 +138,38 @@ impl CompileCache {
         }
         sandbox.check_bytes(wasm)?;
         announce(source);
-        let (mode, code) = compiler::code(sandbox.options(), None, wasm, sandbox.haste())?;
-        let name = file_name(sandbox, &source.digest, mode);
-        match self.put(&name, &code) {
-            Ok(()) => {
-                if let Some(component) = self.get(sandbox, mode, &name)? {
-                    return Ok(component);
-                }
-            }
-            Err(error) => tracing::warn!(
+        match self.compile_into(sandbox, source, wasm) {
+            Ok(component) => return Ok(component),
+            Err(Problem::CodeNotWritten { reason }) => tracing::warn!(
                 cache = %self.path().display(),
-                %error,
+                error = reason,
                 file = source.file,
                 "compiled code cannot be cached, and is compiled again at the next start"
             ),
+            Err(problem) => return Err(problem),
         }
-        compiler::component(sandbox.engine_of(mode)?, &code)
-            .map_err(|error| Problem::not_taken(&error))
+        sandbox.compile(wasm)
+    }
+
+    /// Compiles a component into a file of the cache.
+    fn compile_into(
+        &self,
+        sandbox: &Sandbox,
+        source: &Source,
+        wasm: &[u8],
+    ) -> Result<Component, Problem> {
+        let not_written = |error: io::Error| Problem::CodeNotWritten { reason: error.to_string() };
+        let unfinished = self.unfinished().map_err(not_written)?;
+        let haste = sandbox.haste();
+        let mode = compiler::code(sandbox.options(), None, wasm, haste, &unfinished.file)?;
+        let name = file_name(sandbox, &source.digest, mode);
+        unfinished.persist(&name).map_err(not_written)?;
+        if let Err(error) = self.prune(&name) {
+            tracing::warn!(cache = %self.path().display(), %error, "old code stays in the cache");
+        }
+        let found = self.get(sandbox, mode, &name)?;
+        // Such as where nothing of the file system may be run.
+        found.ok_or_else(|| not_written(io::Error::other("it cannot be run from there")))
     }
 
     /// The component from the cache; `None` where it is not there.
@@ -243,49 +258,27 @@ impl CompileCache {
 
     fn load(engine: &Engine, file: &OwnedFd) -> wasmtime::Result<Component> {
         trust_file(file)?;
-        // By the open file and not by its path, which could be another file by now.
-        let path = PathBuf::from(format!("{DESCRIPTORS}/{}", file.as_raw_fd()));
-        if !path.exists() {
-            let mut code = Vec::new();
-            File::from(file.try_clone()?).read_to_end(&mut code)?;
-            return compiler::component(engine, &code);
-        }
-        // SAFETY: the file was written by this program, into a directory that only this user can
-        // write to, under a name made of what the code depends on; both are checked above and at
-        // `open`. It is only ever replaced by renaming, never written to while it is mapped.
-        #[allow(unsafe_code)]
-        unsafe {
-            Component::deserialize_file(engine, path)
-        }
-    }
-
-    /// Writes code, and makes room for it.
-    fn put(&self, name: &str, code: &[u8]) -> io::Result<()> {
-        self.write(name, code)?;
-        if let Err(error) = self.prune(name) {
-            tracing::warn!(cache = %self.path().display(), %error, "old code stays in the cache");
-        }
-        Ok(())
+        // The file was written by this program, into a directory that only this user can write to,
+        // under a name made of what the code depends on; both are checked here and at `open`. It is
+        // only ever replaced by renaming, never written to while it is mapped.
+        compiler::map(engine, file)
     }
 
     /// Writes beside, then renames: a reader sees a whole file or none, whoever else writes.
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut unfinished = self.unfinished()?;
+        // Flushed, or a crash of the machine could leave a file with holes under a good name.
+        paced_write::write_all(&mut unfinished.file, bytes)?;
+        unfinished.persist(name)
+    }
+
+    /// A new file that has no name of its own yet.
+    fn unfinished(&self) -> io::Result<Unfinished<'_>> {
         let dir = &self.0.dir;
-        let unfinished = format!("{UNFINISHED}{}", uuid::Uuid::new_v4());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = sys::openat(dir, &unfinished, flags, sys::Mode::RUSR | sys::Mode::WUSR)?;
-        let written = (|| {
-            let mut file = File::from(file);
-            // Flushed, or a crash of the machine could leave a file with holes under a good name,
-            // which wasmtime does not notice.
-            flush::write_all(&mut file, bytes)?;
-            sys::renameat(dir, &unfinished, dir, name)?;
-            Ok(())
-        })();
-        if written.is_err() {
-            let _ = sys::unlinkat(dir, &unfinished, AtFlags::empty());
-        }
-        written
+        let name = format!("{UNFINISHED}{}", uuid::Uuid::new_v4());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = sys::openat(dir, &name, flags, sys::Mode::RUSR | sys::Mode::WUSR)?;
+        Ok(Unfinished { dir, file: File::from(file), name: Some(name) })
     }
 
     /// Drops what was used least recently until the rest fits; never what was just written.
@@ -332,6 +325,32 @@ impl CompileCache {
     }
 }
 
+/// A file that is being written; gone if it is not persisted.
+struct Unfinished<'a> {
+    dir: &'a OwnedFd,
+    file: File,
+    name: Option<String>,
+}
+
+impl Unfinished<'_> {
+    /// Gives it its name. What was written is on the disk.
+    fn persist(mut self, to: &str) -> io::Result<()> {
+        if let Some(name) = &self.name {
+            sys::renameat(self.dir, name, self.dir, to)?;
+        }
+        self.name = None;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = sys::unlinkat(self.dir, name, AtFlags::empty());
+        }
+    }
+}
+
 /// What was found out about a component, and under which limits.
 #[derive(Serialize, Deserialize)]
 struct Known {
@@ -358,9 +377,6 @@ fn trust_file(file: &OwnedFd) -> wasmtime::Result<()> {
     );
     Ok(())
 }
-
-/// Where the system shows a process its open files.
-const DESCRIPTORS: &str = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
 
 /// The component's digest, and a digest of all that the code depends on besides.
 fn file_name(sandbox: &Sandbox, digest: &str, mode: Mode) -> String {

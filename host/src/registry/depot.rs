@@ -25,6 +25,9 @@ use crate::text::component_name;
 /// The most bytes of a manifest.
 const MANIFEST_BYTES: u64 = 1 << 20;
 
+/// The most bytes of code, whatever its manifest says.
+const CODE_BYTES: u64 = 1 << 30;
+
 /// The files of a bundle here. Whatever its objects are called, nothing else is a path.
 const CODE: &str = "code.cwasm";
 const MANIFEST: &str = "code.json";
@@ -167,7 +170,7 @@ impl Depot {
         let mut hash = Sha256::new();
         let code = Object { key: code_key, etag: code };
         self.s3
-            .read(&code, about.code_size, |more| {
+            .read(&code, about.code_size.min(CODE_BYTES), |more| {
                 hash.update(more);
                 file.write_all(more)
             })

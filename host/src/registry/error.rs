@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::precompiled::BundleError;
-use crate::sandbox::ComponentError;
+use super::precompiled::{BundleError, BundleProblem};
+use crate::sandbox::{ComponentError, Retry};
 use crate::signature::SignatureError;
 
 /// Why a registry is not what the operator asked for.
@@ -45,6 +45,46 @@ pub enum RegistryError {
         /// The file of the other.
         second: String,
     },
+    /// A task of it belongs to another component.
+    #[error(
+        "{file}: declares the task `{task}`, which tasks.{task}.component gives to `{component}` \
+         alone"
+    )]
+    BoundTask {
+        /// The file.
+        file: String,
+        /// The task.
+        task: String,
+        /// The component that may serve it.
+        component: String,
+    },
+    /// A task with grants of its own in several components, and nobody says whose it is.
+    #[error(
+        "the task `{task}` has grants of its own, and several components declare it: {places}; none \
+         of them is served until tasks.{task}.component says which one may"
+    )]
+    Undecided {
+        /// The task.
+        task: String,
+        /// The components.
+        places: String,
+    },
+    /// A signed version that comes before one that was served.
+    #[error(
+        "{file}: is an older version: its signed manifest has the order {order}, and {newest} with \
+         the order {served} was served already; to go back on purpose use `lovage tasks rollback`, \
+         or sign it again with a higher --order"
+    )]
+    Older {
+        /// The file.
+        file: String,
+        /// Its order.
+        order: u64,
+        /// The digest of the newest version that was served.
+        newest: String,
+        /// That one's order.
+        served: u64,
+    },
     /// The compiler panicked: a mistake of it or of ours, and no reason to end.
     #[error("{}: the compiler failed: {reason}", path.display())]
     Compiler {
@@ -83,4 +123,36 @@ pub enum RegistryError {
         /// Why.
         why: String,
     },
+}
+
+impl RegistryError {
+    /// Whether the same offer may be served another time.
+    pub(super) fn retry(&self) -> Retry {
+        match self {
+            Self::Component(error) => error.problem.retry(),
+            Self::Compiler { .. } => Retry::Few,
+            Self::Bundle(error) if !matches!(error.problem, BundleProblem::Io(_)) => Retry::Never,
+            // Signatures may come after the component, or not be readable now.
+            Self::Untrusted { error: SignatureError::Missing, .. }
+            | Self::Bundle(_)
+            | Self::Remote { .. }
+            | Self::Unreadable { .. }
+            | Self::Empty { .. } => Retry::Always,
+            _ => Retry::Never,
+        }
+    }
+
+    /// Whether it would be served if others were not.
+    pub(super) fn is_contended(&self) -> bool {
+        matches!(self, Self::TaskTwice { .. } | Self::Undecided { .. })
+    }
+
+    /// Whether a place was looked at, and offers nothing.
+    pub(super) fn is_empty_place(&self) -> bool {
+        match self {
+            Self::Empty { .. } => true,
+            Self::Unreadable { error, .. } => error.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
 }

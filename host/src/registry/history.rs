@@ -21,8 +21,8 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::flush;
 use super::trust::{self, Besides, Distrust};
+use crate::paced_write;
 use crate::sandbox::digest;
 use crate::text::component_name;
 
@@ -82,6 +82,18 @@ pub struct Record {
     /// Those that must not be served, whoever offers them.
     #[serde(default)]
     pub denied: Vec<Denied>,
+    /// The highest order of a signed manifest that was accepted, and whose it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Ordered>,
+}
+
+/// The order of a signed version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The order.
+    pub order: u64,
+    /// The version's digest.
+    pub digest: String,
 }
 
 /// A version that was served.
@@ -110,7 +122,8 @@ pub struct Denied {
 
 impl Record {
     fn new(place: &str) -> Self {
-        Self { format: FORMAT, place: place.to_owned(), versions: Vec::new(), denied: Vec::new() }
+        let (versions, denied) = (Vec::new(), Vec::new());
+        Self { format: FORMAT, place: place.to_owned(), versions, denied, order: None }
     }
 
     /// Why a version must not be served; `None` where it may.
@@ -214,6 +227,16 @@ impl History {
         Ok(())
     }
 
+    /// Notes that a signed version of that order was accepted. Blocks.
+    pub fn note_order(&self, place: &str, ordered: Ordered) -> Result<(), HistoryError> {
+        self.change(place, |record| {
+            if record.order.as_ref().is_none_or(|before| before.order < ordered.order) {
+                record.order = Some(ordered);
+            }
+        })?;
+        Ok(())
+    }
+
     /// Notes that a version must not be served any more. Blocks.
     pub fn deny(&self, place: &str, digest: &str, why: &str) -> Result<Record, HistoryError> {
         self.change(place, |record| {
@@ -299,7 +322,7 @@ impl History {
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), HistoryError> {
         let failed = |error: io::Error| HistoryError::Io { path: path.to_owned(), error };
         let mut file = tempfile::NamedTempFile::new_in(&self.dir).map_err(failed)?;
-        flush::write_all(file.as_file_mut(), bytes).map_err(failed)?;
+        paced_write::write_all(file.as_file_mut(), bytes).map_err(failed)?;
         file.persist(path).map_err(|error| failed(error.error))?;
         Ok(())
     }

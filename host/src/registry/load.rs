@@ -6,9 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wasmtime::component::Component;
 
-use super::{Canary, History, RegistryError, Url};
+use super::supplier::{Directory, Supplier as _};
+use super::{Canary, Claims, History, RegistryError, Url};
 #[cfg(feature = "compiler")]
 use super::{again, cache::CompileCache};
+use crate::config::OnError;
 use crate::policy::Policies;
 #[cfg(feature = "compiler")]
 use crate::sandbox::Bytes as Shown;
@@ -31,8 +33,21 @@ pub enum Origin {
     RemotePrecompiled(Url, PathBuf),
 }
 
+impl Origin {
+    /// Whether a component of that place is one of this origin's, offered now or not.
+    pub fn holds(&self, place: &str) -> bool {
+        match self {
+            Self::Wasm(path) | Self::Precompiled(path) => Directory::new(path).holds(place),
+            Self::Remote(url) | Self::RemotePrecompiled(url, _) => match url {
+                Url::S3 { .. } => place.starts_with(&url.to_string()),
+                Url::Oci { .. } | Url::Https { .. } => place == url.to_string(),
+            },
+        }
+    }
+}
+
 /// How components are loaded.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct LoadOptions {
     /// Where compiled code is kept; without one it is compiled at every start.
     #[cfg(feature = "compiler")]
@@ -47,6 +62,28 @@ pub struct LoadOptions {
     pub canary: Option<Canary>,
     /// Who may sign components, and whether one has to.
     pub signatures: Arc<Signatures>,
+    /// Which component may serve which task.
+    pub claims: Arc<Claims>,
+    /// What a start does with what is not served.
+    pub on_error: OnError,
+}
+
+/// A start is told by who starts something: a command that runs one component has nothing to do
+/// without it. A worker's configuration says otherwise.
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            #[cfg(feature = "compiler")]
+            cache: None,
+            limits: Limits::default(),
+            policies: Arc::default(),
+            history: None,
+            canary: None,
+            signatures: Arc::default(),
+            claims: Arc::default(),
+            on_error: OnError::Refuse,
+        }
+    }
 }
 
 /// Checks that each task of a component is granted what the component imports. Told here, at its
@@ -103,20 +140,20 @@ pub(super) fn read(sandbox: &Sandbox, file: &Path) -> Result<Vec<u8>, RegistryEr
 }
 
 /// Makes of bytes a component that is ready to serve: signed where that is wanted, compiled,
-/// described, and granted what it imports.
+/// described, and granted what it imports. Also its signed manifest, where it is signed.
 pub(super) async fn prepare(
     sandbox: &Sandbox,
     options: &LoadOptions,
     source: Source,
     wasm: Bytes,
     envelope: Option<&[u8]>,
-) -> Result<Arc<LoadedComponent>, RegistryError> {
+) -> Result<(Arc<LoadedComponent>, Option<SignedManifest>), RegistryError> {
     let untrusted = |error| RegistryError::Untrusted { file: source.file.clone(), error };
     let (name, digest) = (component_name(&source.file), &source.digest);
     let manifest = options.signatures.verify(envelope, name, digest).map_err(untrusted)?;
     let loaded = loaded(sandbox, options, source, wasm).await?;
-    if let Some(manifest) = manifest {
-        check_declared(&loaded, &manifest)?;
+    if let Some(manifest) = &manifest {
+        check_declared(&loaded, manifest)?;
     }
     check_grants(&loaded, &options.policies).map_err(|problem| problem.of(&loaded.source.file))?;
     tell_unchecked(&loaded);
@@ -127,16 +164,17 @@ pub(super) async fn prepare(
         tasks = loaded.tasks.len(),
         "component loaded"
     );
-    Ok(Arc::new(loaded))
+    Ok((Arc::new(loaded), manifest))
 }
 
-/// Checks that a component imports nothing but what it was signed for.
+/// Checks that a component imports and serves nothing but what it was signed for.
 pub(super) fn check_declared(
     component: &LoadedComponent,
     signed: &SignedManifest,
 ) -> Result<(), RegistryError> {
     let needs = component.imports.iter().filter_map(|import| import.needs);
-    signature::check_declared(signed, needs)
+    let tasks = component.tasks.iter().map(|task| task.name.as_str());
+    signature::check_declared(signed, needs, tasks)
         .map_err(|error| RegistryError::Untrusted { file: component.source.file.clone(), error })
 }
 

@@ -12,30 +12,36 @@ mod bundles;
 #[cfg(feature = "compiler")]
 mod cache;
 mod canary;
+mod claims;
 mod depot;
 mod error;
-mod flush;
 mod history;
 mod inspect;
 mod load;
+mod order;
 pub mod precompiled;
 mod refresh;
+mod seen;
+mod sequential_test;
 mod served;
+mod start;
 mod status;
 mod supplier;
+mod trial;
 mod trust;
 mod version;
 #[cfg(feature = "cli")]
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "compiler")]
 pub use self::cache::{CacheError, CompileCache, DEFAULT_MAX_BYTES};
-pub use self::canary::{Canary, Verdict};
+pub use self::canary::{Canary, Comparison, Verdict};
+pub use self::claims::Claims;
 pub use self::error::RegistryError;
 pub use self::history::{DEFAULT_KEEP, Denied, History, HistoryError, Kept, Record};
 pub use self::inspect::{Inspection, inspect};
@@ -48,6 +54,8 @@ pub use self::trust::Distrust;
 pub use self::version::{Counts, Tally, Version};
 
 use self::depot::Depot;
+use self::history::Ordered;
+use self::seen::Seen;
 use self::served::Served;
 use self::supplier::{Directory, Supplier};
 use crate::celery::arguments::Shape;
@@ -94,10 +102,18 @@ pub struct Registry {
     served: RwLock<Arc<Served>>,
     /// Whether some version is tried.
     tries: AtomicBool,
-    /// What was seen of each place: its stamp, and the digest that it had then.
-    seen: Mutex<HashMap<String, (String, String)>>,
+    /// Grows whenever what is served changes.
+    generation: AtomicU64,
+    /// What was seen of each place.
+    seen: Mutex<HashMap<String, Seen>>,
     /// What was offered and is not served, by its place.
     refused: Mutex<BTreeMap<String, Refusal>>,
+    /// Tasks that nobody gets, since several places declare them and nothing decides.
+    undecided: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    /// The highest order of a signed manifest by its component's name, and whose it was.
+    orders: Mutex<HashMap<String, Ordered>>,
+    /// When it was warned last of keys that expire.
+    warned: Mutex<Option<Instant>>,
     /// Versions that jobs asked for, those that were asked for last at the end.
     pinned: Mutex<Vec<Arc<Version>>>,
     /// Held by who looks for other versions.
@@ -105,8 +121,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Loads all components; one that does not load fails the whole, since a job for its tasks
-    /// would find nobody. Where a version of it is kept that was good, that is served instead.
+    /// Loads all components. Where one does not load and a version of it is kept that was good, that
+    /// is served instead; else [`LoadOptions::on_error`] says whether the whole fails.
     pub async fn load(
         sandbox: &Sandbox,
         origins: &[Origin],
@@ -123,8 +139,12 @@ impl Registry {
             options: options.clone(),
             served: RwLock::default(),
             tries: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
             seen: Mutex::default(),
             refused: Mutex::default(),
+            undecided: Mutex::default(),
+            orders: Mutex::default(),
+            warned: Mutex::default(),
             pinned: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         };
@@ -138,6 +158,7 @@ impl Registry {
                 }
             }
         }
+        registry.warn_of_expiring_keys();
         Box::pin(registry.begin()).await?;
         #[cfg(feature = "compiler")]
         sandbox.begin_to_serve();
@@ -196,9 +217,9 @@ impl Registry {
     }
 
     /// Counts an attempt of a task that this registry gave, and judges by it where its version is
-    /// tried.
-    pub fn record(&self, task: &Task, failed: bool, wall: Duration) {
-        task.tally.record(failed, wall);
+    /// tried. `attempt` is 1 for a job's first.
+    pub fn record(&self, task: &Task, failed: bool, wall: Duration, attempt: u32) {
+        task.tally.record(failed, wall, attempt);
         if self.tries.load(Ordering::Relaxed) {
             self.judge(task);
         }
@@ -244,7 +265,18 @@ impl Registry {
         let tries = next.slots.values().any(|slot| slot.trial.is_some());
         self.tries.store(tries, Ordering::Relaxed);
         *served = next;
+        self.note_change();
         Ok(())
+    }
+
+    /// Grows with each change of what is served.
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Notes that who was refused for somebody else may be served now.
+    fn note_change(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
     }
 }
 

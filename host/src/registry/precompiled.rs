@@ -216,13 +216,17 @@ pub async fn compile(
         .options()
         .compiler(target, Mode::Plain)
         .map_err(|error| BundleProblem::Engine(error).of(wasm_file))?;
-    let (mode, code) = compiler::code(sandbox.options(), target, &wasm, Haste::Wanted)
+    let not_written =
+        |error: io::Error| component_problem(Problem::CodeNotWritten { reason: error.to_string() });
+    let unnamed = compiler::anonymous_file().map_err(not_written)?;
+    let mode = compiler::code(sandbox.options(), target, &wasm, Haste::Wanted, &unnamed)
         .map_err(component_problem)?;
+    let code = compiler::read(&unnamed, u64::MAX).map_err(not_written)?;
     let engine = sandbox.engine_of(mode).map_err(component_problem)?;
 
     // Code for this kind of machine runs here, too; for another kind it is compiled once more,
     // for this one, to ask the component what it serves.
-    let component = match compiler::component(engine, &code) {
+    let component = match compiler::map_sealed(engine, &unnamed) {
         Ok(component) => component,
         Err(_) => sandbox.compile(&wasm).map_err(component_problem)?,
     };
@@ -319,9 +323,20 @@ pub async fn load(
     Ok(sandbox.load(source, component, Some(manifest.tasks), limits).await?)
 }
 
-/// What is signed of a bundle, named by either of its files: the digest of its manifest, and what
-/// it asks for. That the code is the one which the manifest speaks of is made sure.
-pub fn described(file: &Path) -> Result<(String, BTreeSet<Capability>), BundleError> {
+/// What is signed of something that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// Its digest; of a bundle that of its manifest.
+    pub digest: String,
+    /// What it asks for.
+    pub capabilities: BTreeSet<Capability>,
+    /// Its tasks.
+    pub tasks: BTreeSet<String>,
+}
+
+/// What is signed of a bundle, named by either of its files. That the code is the one which the
+/// manifest speaks of is made sure.
+pub fn described(file: &Path) -> Result<Described, BundleError> {
     let bundle = Bundle::beside(file);
     let read = |file: &Path| std::fs::read(file).map_err(|error| BundleProblem::Io(error).of(file));
     let json = read(&bundle.manifest)?;
@@ -331,7 +346,8 @@ pub fn described(file: &Path) -> Result<(String, BTreeSet<Capability>), BundleEr
         let expected = manifest.code_digest;
         return Err(BundleProblem::OtherDigest { found, expected }.of(&bundle.code));
     }
-    Ok((digest(&json), manifest.capabilities))
+    let tasks = manifest.tasks.into_iter().map(|task| task.name).collect();
+    Ok(Described { digest: digest(&json), capabilities: manifest.capabilities, tasks })
 }
 
 /// Checks a file, and the directory that it is really in.

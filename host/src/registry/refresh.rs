@@ -11,55 +11,30 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-use super::canary::Verdict;
 use super::history::{Kept, Record};
 use super::load::prepare;
 use super::served::{Slot, Trial};
 use super::status::Refusal;
 use super::supplier::{Fetched, Offer, Supplier};
 use super::version::{Version, real_path};
-use super::{Registry, RegistryError, Task, locked};
+use super::{Registry, RegistryError, locked};
 use crate::events::{
-    CanaryBegan, CanaryPromoted, CanaryTakenBack, ComponentGone, ComponentRefused,
-    ComponentReplaced, SupplierFailed, VersionWentBack,
+    CanaryBegan, ComponentGone, ComponentRefused, ComponentReplaced, SupplierFailed,
+    VersionWentBack,
 };
 use crate::sandbox::{LoadedComponent, Source as Named};
 
 impl Registry {
-    /// Loads what is offered at the start.
-    pub(super) async fn begin(&self) -> Result<(), RegistryError> {
-        for supplier in &self.suppliers {
-            let offers = match supplier.list().await {
-                Ok(offers) => offers,
-                Err(error) => {
-                    if !self.restore(supplier.as_ref()).await {
-                        return Err(error);
-                    }
-                    self.tell_failed(&supplier.shown(), &error);
-                    continue;
-                }
-            };
-            for offer in offers {
-                let Err(error) = self.look(supplier.as_ref(), &offer, true).await else { continue };
-                // A task in two components is no matter of versions.
-                if matches!(error, RegistryError::TaskTwice { .. }) || !self.fall_back(&offer).await
-                {
-                    return Err(error);
-                }
-                self.refuse(&offer, &error);
-            }
-        }
-        self.begin_bundles().await
-    }
-
     /// Looks whether other versions are offered, and serves those that are good. What is wrong is
     /// told by events, and in [`status`](Self::status).
     pub async fn refresh(&self) {
         let _turn = self.turn.lock().await;
+        self.warn_of_expiring_keys();
         self.follow_history().await;
         // A task may go from one component to another, which may be looked at first; and two may
         // exchange theirs.
-        if self.look_around().await > 0 && self.look_around().await > 1 {
+        if self.look_around().await > 0 {
+            self.look_around().await;
             self.exchange().await;
         }
     }
@@ -72,20 +47,27 @@ impl Registry {
             let offers = match supplier.list().await {
                 Ok(offers) => offers,
                 Err(error) => {
+                    if error.is_empty_place() {
+                        self.forget_gone(|place| supplier.holds(place), &[]);
+                    }
                     self.tell_failed(&supplier.shown(), &error);
                     continue;
                 }
             };
-            locked(&self.refused).remove(&supplier.shown());
+            self.forget_failure(&supplier.shown());
+            self.forget_gone(|place| supplier.holds(place), &offers);
             self.note_gone(|place| supplier.holds(place), &offers);
             for offer in &offers {
                 if self.is_known(offer) {
                     continue;
                 }
                 supplier.settle(offer).await;
-                if let Err(error) = self.look(supplier.as_ref(), offer, false).await {
-                    twice += usize::from(matches!(error, RegistryError::TaskTwice { .. }));
-                    self.refuse(offer, &error);
+                match self.look(supplier.as_ref(), offer).await {
+                    Ok(()) => self.note_accepted(offer),
+                    Err(error) => {
+                        twice += usize::from(error.is_contended());
+                        self.refuse(offer, &error);
+                    }
                 }
             }
         }
@@ -97,84 +79,57 @@ impl Registry {
         let mut versions = Vec::new();
         for supplier in &self.suppliers {
             let Ok(offers) = supplier.list().await else { continue };
-            for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
-                let Ok(component) = self.bring(supplier.as_ref(), offer).await else { continue };
-                versions.push((offer.place.clone(), Arc::new(Version::new(component))));
+            for offer in offers.into_iter().filter(|offer| self.is_contended(offer)) {
+                let Ok(component) = self.bring(supplier.as_ref(), &offer).await else { continue };
+                if self.check_decided(&offer.place, &component).is_ok() {
+                    versions.push((offer, Arc::new(Version::new(component))));
+                }
             }
+        }
+        if versions.len() < 2 {
+            return;
         }
         let before = self.now();
         let together = self.serve(|slots| {
-            for (place, version) in &versions {
+            for (offer, version) in &versions {
                 let slot = Slot { now: Arc::clone(version), trial: None, gone: false };
-                slots.insert(place.clone(), slot);
+                slots.insert(offer.place.clone(), slot);
             }
         });
         if together.is_err() {
             // As it was told of each.
             return;
         }
-        for (place, version) in &versions {
-            locked(&self.refused).remove(place);
-            self.tell_replaced(before.slots.get(place).map(|slot| &*slot.now), version);
-            if let Some(noted) = self.note_served(place, version) {
+        for (offer, version) in &versions {
+            self.note_accepted(offer);
+            self.tell_replaced(before.slots.get(&offer.place).map(|slot| &*slot.now), version);
+            if let Some(noted) = self.note_served(&offer.place, version) {
                 let _ = noted.await;
             }
         }
     }
 
-    /// Whether an offer is the one that was looked at, and it was served or refused for good.
-    pub(super) fn is_known(&self, offer: &Offer) -> bool {
-        let seen = locked(&self.seen);
-        let Some((stamp, digest)) = seen.get(&offer.place) else { return false };
-        if *stamp != offer.stamp {
-            return false;
-        }
-        let now = self.now();
-        let is = |version: &Version| version.digest() == digest;
-        now.slots.get(&offer.place).is_none_or(|slot| {
-            is(&slot.now) || slot.trial.as_ref().is_some_and(|trial| is(&trial.version))
-        }) || locked(&self.refused)
-            .get(&offer.place)
-            .is_some_and(|refusal| refusal.digest.as_ref() == Some(digest))
-    }
-
     /// Fetches what is offered, and serves it if it is good.
-    async fn look(
-        &self,
-        supplier: &dyn Supplier,
-        offer: &Offer,
-        start: bool,
-    ) -> Result<(), RegistryError> {
+    async fn look(&self, supplier: &dyn Supplier, offer: &Offer) -> Result<(), RegistryError> {
         let place = &offer.place;
         let (named, fetched) = self.fetch(supplier, offer).await?;
         if self.is_served(place, &named) {
-            locked(&self.refused).remove(place);
             return Ok(());
         }
-        // A start while a version was tried begins its trial again.
         let record = self.record_of(place).await;
-        let before = record.as_ref().and_then(Record::current).map(|kept| kept.digest.clone());
-        if start
-            && self.options.canary.is_some()
-            && before.is_some_and(|before| before != named.digest)
-        {
-            self.fall_back(offer).await;
-        }
-        let component = self.made(named, fetched, record.as_ref()).await?;
-        self.admit(place, Version::new(component), true).await?;
-        locked(&self.refused).remove(place);
-        Ok(())
+        let component = self.made(place, named, fetched, record.as_ref()).await?;
+        self.check_decided(place, &component)?;
+        self.admit(place, Version::new(component), true).await
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         supplier: &dyn Supplier,
         offer: &Offer,
     ) -> Result<(Named, Fetched), RegistryError> {
         let fetched = supplier.fetch(offer, &self.sandbox).await?;
         let named = Named::of(&offer.shown, &fetched.wasm);
-        let seen = (offer.stamp.clone(), named.digest.clone());
-        locked(&self.seen).insert(offer.place.clone(), seen);
+        self.note_digest(offer, &named.digest);
         Ok((named, fetched))
     }
 
@@ -186,12 +141,13 @@ impl Registry {
     ) -> Result<Arc<LoadedComponent>, RegistryError> {
         let (named, fetched) = self.fetch(supplier, offer).await?;
         let record = self.record_of(&offer.place).await;
-        self.made(named, fetched, record.as_ref()).await
+        self.made(&offer.place, named, fetched, record.as_ref()).await
     }
 
     /// Makes what was fetched ready, if it may be served at all.
-    async fn made(
+    pub(super) async fn made(
         &self,
+        place: &str,
         named: Named,
         fetched: Fetched,
         record: Option<&Record>,
@@ -203,8 +159,12 @@ impl Registry {
         }
         let Fetched { wasm, signatures } = fetched;
         let (sandbox, options) = (&self.sandbox, &self.options);
-        let component =
+        let (component, signed) =
             prepare(sandbox, options, named, wasm.clone(), signatures.as_deref()).await?;
+        options.claims.check(place, &component)?;
+        if let Some(signed) = signed {
+            self.check_order(place, &component.source.file, &signed, record).await?;
+        }
         self.keep(&digest, wasm, signatures).await;
         Ok(component)
     }
@@ -295,83 +255,15 @@ impl Registry {
         .emit();
     }
 
-    /// Judges a version that is tried by what became of its jobs.
-    pub(super) fn judge(&self, task: &Task) {
-        let now = self.now();
-        let Some((place, slot, trial)) = now.trial_of(task) else { return };
-        let (old, new) = (slot.now.tally.now().since(&trial.before), trial.version.tally.now());
-        let verdict = trial.canary.judge(&old, &new);
-        if verdict == Verdict::Wait {
-            return;
-        }
-        // Several attempts may end at once.
-        let mut first = false;
-        let promote = verdict == Verdict::Promote;
-        let changed = self.serve(|slots| {
-            let Some(slot) = slots.get_mut(place) else { return };
-            let same = |it: &Trial| Arc::ptr_eq(&it.version, &trial.version);
-            if !slot.trial.as_ref().is_some_and(same) {
-                return;
-            }
-            first = true;
-            slot.trial = None;
-            if promote {
-                slot.now = Arc::clone(&trial.version);
-            }
-        });
-        if !first || changed.is_err() {
-            return;
-        }
-        let Named { file, digest, .. } = &trial.version.component.source;
-        if let Verdict::TakeBack(why) = verdict {
-            CanaryTakenBack { file, digest, why: &why }.emit();
-            let digest = digest.clone();
-            let why = format!("taken back: {why}");
-            let mut refusal =
-                Refusal::new(&slot.now.component.source.file, Some(digest.clone()), &why);
-            refusal.denied = true;
-            locked(&self.refused).insert(place.to_owned(), refusal);
-            let _ = self.in_history(place, move |history, place| {
-                history.deny(place, &digest, &why).map(drop)
-            });
-        } else {
-            CanaryPromoted { file, digest, calls: new.calls }.emit();
-            let _ = self.note_served(place, &trial.version);
-        }
-    }
-
-    /// Serves what was served of a place that cannot be looked at; whether there is anything.
-    async fn restore(&self, supplier: &dyn Supplier) -> bool {
-        let Some(history) = self.options.history.clone() else { return false };
-        let all = tokio::task::spawn_blocking(move || history.all()).await;
-        let Ok(Ok(records)) = all else { return false };
-        let mut any = false;
-        for record in records.iter().filter(|record| supplier.holds(&record.place)) {
-            if let Some(component) = self.kept(record, &record.place).await {
-                any |= self.admit_at_once(&record.place, component);
-            }
-        }
-        any
-    }
-
-    /// Serves the last good version of a component in place of one that is not; whether there is
-    /// one.
-    async fn fall_back(&self, offer: &Offer) -> bool {
-        let Some(record) = self.record_of(&offer.place).await else { return false };
-        match self.kept(&record, &offer.shown).await {
-            Some(component) => self.admit_at_once(&offer.place, component),
-            None => false,
-        }
-    }
-
-    fn admit_at_once(&self, place: &str, component: Arc<LoadedComponent>) -> bool {
-        let slot = Slot { now: Arc::new(Version::new(component)), trial: None, gone: false };
-        self.serve(|slots| drop(slots.insert(place.to_owned(), slot))).is_ok()
-    }
-
-    /// The last version of a record that may be served and that loads.
-    async fn kept(&self, record: &Record, shown: &str) -> Option<Arc<LoadedComponent>> {
-        for kept in record.versions.iter().rev().filter(|it| record.denial(&it.digest).is_none()) {
+    /// The last version of a record that may be served and that loads, but for one.
+    pub(super) async fn kept(
+        &self,
+        record: &Record,
+        shown: &str,
+        except: &str,
+    ) -> Option<Arc<LoadedComponent>> {
+        let may_be = |kept: &&Kept| record.denial(&kept.digest).is_none() && kept.digest != except;
+        for kept in record.versions.iter().rev().filter(may_be) {
             if let Some(component) = self.kept_version(record, &kept.digest, shown).await {
                 return Some(component);
             }
@@ -391,7 +283,11 @@ impl Registry {
         let (wasm, signatures) = wasm.ok()?.ok()??;
         let named = Named::of(shown, &wasm);
         let (sandbox, options) = (&self.sandbox, &self.options);
-        match prepare(sandbox, options, named, wasm.into(), signatures.as_deref()).await {
+        let prepared = prepare(sandbox, options, named, wasm.into(), signatures.as_deref()).await;
+        let checked = prepared.and_then(|(component, _)| {
+            options.claims.check(&record.place, &component).map(|()| component)
+        });
+        match checked {
             Ok(component) => Some(component),
             Err(error) => {
                 tracing::warn!(
@@ -425,14 +321,14 @@ impl Registry {
             let Some(denied) = record.denial(slot.now.digest()) else { continue };
             let shown = slot.now.component.source.file.clone();
             let (from, why) = (slot.now.digest(), denied.why.as_str());
-            if let Some(component) = self.kept(&record, &shown).await {
+            if let Some(component) = self.kept(&record, &shown, "").await {
                 let digest = component.source.digest.clone();
                 if self.admit_at_once(place, component) {
                     VersionWentBack { file: &shown, from, to: Some(&digest), why }.emit();
                 }
             } else {
                 let error = RegistryError::NothingBefore { file: shown.clone() };
-                if self.is_news(place, &error) {
+                if self.note_refusal(place, Refusal::new(place, None, &error.to_string())) {
                     VersionWentBack { file: &shown, from, to: None, why }.emit();
                 }
             }
@@ -448,6 +344,7 @@ impl Registry {
         });
         if allowed {
             refused.remove(place);
+            locked(&self.seen).remove(place);
         }
     }
 
@@ -469,16 +366,12 @@ impl Registry {
 
     /// Notes and tells why what is offered is not served.
     pub(super) fn refuse(&self, offer: &Offer, error: &RegistryError) {
-        // Another component may give the task away, without a change of this one.
-        let for_good = !matches!(error, RegistryError::TaskTwice { .. });
-        let digest = locked(&self.seen).get(&offer.place).map(|(_, digest)| digest.clone());
-        let digest = digest.filter(|_| for_good);
-        let tell = self.is_news(&offer.place, error);
+        let digest = self.note_failed(offer, error);
         let why = crate::events::Chain(error).to_string();
         let mut refusal = Refusal::new(&offer.shown, digest, &why);
         refusal.denied = matches!(error, RegistryError::Denied { .. });
+        let tell = self.note_refusal(&offer.place, refusal);
         let serves = self.now().slots.get(&offer.place).map(|it| it.now.digest().to_owned());
-        locked(&self.refused).insert(offer.place.clone(), refusal);
         if matches!(error, RegistryError::Denied { .. }) {
             // As it was wanted: no error.
             tracing::info!(file = offer.shown, why, "a version that was taken back is offered");
@@ -489,18 +382,27 @@ impl Registry {
 
     /// Tells that a place cannot be looked at.
     pub(super) fn tell_failed(&self, place: &str, error: &RegistryError) {
-        let tell = self.is_news(place, error);
+        let mut refusal = Refusal::new(place, None, &crate::events::Chain(error).to_string());
+        refusal.listing = true;
+        // Beside what one offer of the same place may have.
+        let tell = self.note_refusal(&listing(place), refusal);
         SupplierFailed { place, error, tell }.emit();
     }
 
-    /// Whether that was not the last thing that went wrong there.
-    fn is_news(&self, place: &str, error: &RegistryError) -> bool {
-        let why = crate::events::Chain(error).to_string();
+    /// Forgets that a place could not be looked at.
+    pub(super) fn forget_failure(&self, place: &str) {
+        locked(&self.refused).remove(&listing(place));
+    }
+
+    /// Notes why something is not served; whether that was not the last thing that went wrong there.
+    fn note_refusal(&self, place: &str, mut refusal: Refusal) -> bool {
         let mut refused = locked(&self.refused);
-        let news = refused.get(place).is_none_or(|last| last.why != why);
-        if news {
-            refused.insert(place.to_owned(), Refusal::new(place, None, &why));
+        let last = refused.get(place).filter(|last| last.why == refusal.why);
+        let news = last.is_none();
+        if let Some(last) = last {
+            refusal.since = last.since;
         }
+        refused.insert(place.to_owned(), refusal);
         news
     }
 
@@ -522,7 +424,7 @@ impl Registry {
         }
     }
 
-    fn note_served(&self, place: &str, version: &Version) -> Option<JoinHandle<()>> {
+    pub(super) fn note_served(&self, place: &str, version: &Version) -> Option<JoinHandle<()>> {
         let kept = Kept {
             digest: version.digest().to_owned(),
             size: version.component.source.size,
@@ -533,7 +435,7 @@ impl Registry {
     }
 
     /// Writes to the history, on a thread for that.
-    fn in_history(
+    pub(super) fn in_history(
         &self,
         place: &str,
         write: impl FnOnce(&super::History, &str) -> Result<(), super::HistoryError> + Send + 'static,
@@ -545,6 +447,11 @@ impl Registry {
             }
         }))
     }
+}
+
+/// What a failure to look at a place is noted under.
+pub(super) fn listing(place: &str) -> String {
+    format!("{place} (listing)")
 }
 
 /// Whether two versions serve a task both.

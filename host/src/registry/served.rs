@@ -1,9 +1,11 @@
 //! What is served at one moment: components by their places, and tasks by their names.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use super::canary::Canary;
+use super::canary::{Canary, Comparison};
 use super::version::{Counts, Version};
 use super::{RegistryError, Task};
 
@@ -23,12 +25,30 @@ pub(super) struct Trial {
     pub canary: Canary,
     /// What the version that it may replace had done before.
     pub before: Counts,
+    /// Above this an attempt is slow. Fixed as soon as the old version's median is known.
+    slow: Arc<OnceLock<Duration>>,
+    /// How often it was asked whether the version takes over.
+    pub looks: Arc<AtomicU32>,
 }
 
 impl Trial {
     /// Of a version, beside the one that it may replace.
     pub(super) fn new(version: Arc<Version>, now: &Version, canary: Canary) -> Self {
-        Self { version, canary, before: now.tally.now() }
+        let before = now.tally.now();
+        let slow = Arc::new(canary.slow_above(&before).map_or_else(OnceLock::new, OnceLock::from));
+        Self { version, canary, before, slow, looks: Arc::default() }
+    }
+
+    /// Compares what both did.
+    pub(super) fn compare(&self, now: &Version) -> Comparison {
+        let all = now.tally.now();
+        if self.slow.get().is_none()
+            && let Some(slow) = self.canary.slow_above(&all)
+        {
+            let _ = self.slow.set(slow);
+        }
+        let (during, new) = (all.since(&self.before), self.version.tally.now());
+        self.canary.compare(&self.before, &during, &new, self.slow.get().copied())
     }
 }
 

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::canary::Comparison;
+use super::refresh::listing;
 use super::version::Version;
 use super::{Registry, locked};
 use crate::text::one_line;
@@ -21,6 +23,9 @@ pub struct Status {
     pub trial: Option<VersionStatus>,
     /// How many of 100 jobs go to what is tried.
     pub trial_percent: Option<f64>,
+    /// The numbers by which it is judged.
+    #[serde(default)]
+    pub trial_compared: Option<Comparison>,
     /// What is offered and not served.
     pub refused: Option<Refusal>,
     /// Whether its place does not offer it any more.
@@ -56,12 +61,16 @@ pub struct Refusal {
     /// Whether it is only that somebody said so.
     #[serde(default)]
     pub(super) denied: bool,
+    /// Whether its place could not be looked at.
+    #[serde(default, skip_serializing)]
+    pub(super) listing: bool,
 }
 
 impl Refusal {
     pub(super) fn new(what: &str, digest: Option<String>, why: &str) -> Self {
         let why = one_line(why, WHY_BYTES);
-        Self { what: what.to_owned(), digest, why, since: Timestamp::now(), denied: false }
+        let (what, since) = (what.to_owned(), Timestamp::now());
+        Self { what, digest, why, since, denied: false, listing: false }
     }
 }
 
@@ -88,15 +97,17 @@ impl Registry {
             version: Some(VersionStatus::of(&slot.now)),
             trial: slot.trial.as_ref().map(|trial| VersionStatus::of(&trial.version)),
             trial_percent: slot.trial.as_ref().map(|trial| trial.canary.percent),
-            refused: refused.remove(place),
+            trial_compared: slot.trial.as_ref().map(|trial| trial.compare(&slot.now)),
+            refused: refused.remove(place).or_else(|| refused.remove(&listing(place))),
             gone: slot.gone,
         });
         let mut all: Vec<_> = served.collect();
         all.extend(refused.into_iter().map(|(place, refusal)| Status {
-            place,
+            place: if refusal.listing { refusal.what.clone() } else { place },
             version: None,
             trial: None,
             trial_percent: None,
+            trial_compared: None,
             refused: Some(refusal),
             gone: false,
         }));

@@ -59,10 +59,12 @@ impl Registry {
             }
         };
         loop {
+            // What failed for a reason that may pass is tried again when its time comes.
+            let next = self.next_retry().map_or(interval, |retry| interval.min(retry.max(QUIET)));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = wake.notified() => tokio::time::sleep(QUIET).await,
-                () = tokio::time::sleep(interval) => {}
+                () = tokio::time::sleep(next) => {}
             }
             self.refresh().await;
         }

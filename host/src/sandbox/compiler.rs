@@ -1,29 +1,35 @@
 //! Compiling, in a process of its own.
 //!
 //! What it costs to compile a component is bounded by its size and shape only roughly: there are
-//! functions over which an optimising compiler takes minutes. A thread that compiles cannot be
-//! stopped, and memory that it took cannot be taken away. So the program calls itself for it: the
-//! child has a budget of CPU time and of memory that the system enforces, runs at a low priority,
-//! has no environment and may write no file; and whatever a component does to the compiler, it
-//! does to the child.
+//! functions over which an optimising compiler takes minutes, and two bytes of WebAssembly can
+//! become 150 of native code. A thread that compiles cannot be stopped, and memory that it took
+//! cannot be taken away. So the program calls itself for it: the child has a budget of CPU time,
+//! memory, wall time and output, runs at a low priority, and has no environment. The child writes
+//! the code to a file that the parent maps: the parent never holds the code in its own memory.
 //!
 //! Only a program that answers to [`COMMAND`] can do that, so it has to say so
 //! ([`compile_in_children`]). Elsewhere, in the tests and where the library is built in, it is
-//! compiled in the process, with no bound but those of `shape`.
+//! compiled in the process, with no bound but those of `shape` and of the code's size.
 
-use std::io::{self, Read, Write};
+mod child;
+mod native_code;
+
+use std::fs::File;
+use std::io::Write as _;
 use std::num::NonZeroUsize;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use wasmparser::{Parser, Payload};
-use wasmtime::Engine;
-use wasmtime::component::Component;
 
+pub use self::child::main;
+use self::child::{Ended, NOT_WRITTEN, REFUSED, TOO_MUCH_CODE, wait};
+pub(crate) use self::native_code::{anonymous_file, map, map_sealed, read};
 use super::engine::{CodeSettings, EngineOptions, Mode};
 use super::error::Problem;
 use crate::text::printable;
@@ -32,12 +38,8 @@ use crate::text::printable;
 /// output.
 pub const COMMAND: &str = "compile-standard-input";
 
-/// The child's answer where the component is at fault; its standard output says how.
-const REFUSED: u8 = 3;
-
-/// How much worse than others the child is treated by the scheduler: a worker that compiles in
-/// the background goes on serving.
-const NICENESS: i32 = 19;
+/// The variable that tells the child who its parent is.
+const PARENT: &str = "LOVAGE_COMPILER_PARENT";
 
 /// The most that is kept of what a child says as it dies, in bytes.
 const LAST_WORDS: usize = 2048;
@@ -47,6 +49,10 @@ const LAST_WORDS: usize = 2048;
 const OUT_OF_MEMORY: [&str; 3] =
     ["memory allocation of", "Cannot allocate memory", "ThreadPoolBuildError"];
 
+/// Small components have more native code than WebAssembly many times over. Up to this size the
+/// ratio does not bound it.
+const RATIO_FROM: u64 = 16 << 20;
+
 /// What compiling one component may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompileLimits {
@@ -55,11 +61,38 @@ pub struct CompileLimits {
     pub cpu: Duration,
     /// Memory in bytes. 4 GiB.
     pub memory_bytes: u64,
+    /// Wall time. 10 minutes.
+    pub wall: Duration,
+    /// Native code in bytes. 256 MiB.
+    pub code_bytes: u64,
+    /// Native code, as a multiple of the component's size; beyond 16 MiB. 16: what languages'
+    /// toolchains make comes to 3 to 6.
+    pub code_ratio: u64,
 }
 
 impl Default for CompileLimits {
     fn default() -> Self {
-        Self { cpu: Duration::from_mins(5), memory_bytes: 4 << 30 }
+        Self {
+            cpu: Duration::from_mins(5),
+            memory_bytes: 4 << 30,
+            wall: Duration::from_mins(10),
+            code_bytes: 256 << 20,
+            code_ratio: 16,
+        }
+    }
+}
+
+impl CompileLimits {
+    /// The most bytes of native code of a component of this size.
+    pub(crate) fn code_for(&self, wasm_bytes: usize) -> u64 {
+        let by_ratio = (wasm_bytes as u64).saturating_mul(self.code_ratio).max(RATIO_FROM);
+        by_ratio.min(self.code_bytes)
+    }
+
+    /// Refuses code that is larger than it may be.
+    fn check_code(&self, wasm: &[u8], size: u64) -> Result<(), Problem> {
+        let allowed = self.code_for(wasm.len());
+        if size <= allowed { Ok(()) } else { Err(Problem::CodeTooLarge { size, allowed }) }
     }
 }
 
@@ -109,18 +142,20 @@ struct Task {
     target: Option<String>,
     cpu_s: u64,
     memory_bytes: u64,
+    code_bytes: u64,
 }
 
-/// The code of a component, and the mode it needs, for this machine or for any of `target` (see
-/// [`EngineOptions::compiler`], which the caller has tried). The caller has checked that it may be
-/// compiled, too.
+/// Writes the code of a component into an empty file, and gives the mode that it needs. The code is
+/// for this machine, or for any of `target` (see [`EngineOptions::compiler`], which the caller has
+/// tried). The caller has checked that the component may be compiled, too.
 pub(crate) fn code(
     options: &EngineOptions,
     target: Option<&str>,
     wasm: &[u8],
     haste: Haste,
-) -> Result<(Mode, Vec<u8>), Problem> {
-    let of_mode = |mode| code_of_mode(options, target, wasm, mode, haste).map(|code| (mode, code));
+    into: &File,
+) -> Result<Mode, Problem> {
+    let of_mode = |mode| code_of_mode(options, target, wasm, mode, haste, into).map(|()| mode);
     if imports_wasi_0_3(wasm) {
         return of_mode(Mode::Concurrent);
     }
@@ -159,125 +194,144 @@ fn code_of_mode(
     wasm: &[u8],
     mode: Mode,
     haste: Haste,
-) -> Result<Vec<u8>, Problem> {
-    let Some(program) = PROGRAM.get() else {
-        let engine = options.compiler(target, mode).map_err(|error| died(&error.to_string()))?;
-        return engine.precompile_component(wasm).map_err(|error| Problem::not_taken(&error));
-    };
+    into: &File,
+) -> Result<(), Problem> {
     let limits = options.compile;
+    let Some(program) = PROGRAM.get() else {
+        let engine = options
+            .compiler(target, mode)
+            .map_err(|error| Problem::CompilerDied { reason: error.to_string() })?;
+        let code = engine.precompile_component(wasm).map_err(|error| Problem::not_taken(&error))?;
+        limits.check_code(wasm, code.len() as u64)?;
+        let mut into = into;
+        return into.write_all(&code).map_err(|error| not_written(&error.to_string()));
+    };
+    let allowed = limits.code_for(wasm.len());
     let task = Task {
         settings: options.code_settings(),
         mode,
         target: target.map(str::to_owned),
         cpu_s: limits.cpu.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
         memory_bytes: limits.memory_bytes,
+        code_bytes: allowed,
     };
     let mut task = serde_json::to_vec(&task).unwrap_or_default();
     task.push(b'\n');
-    let child = Command::new(program)
+    let output = into.try_clone().map_err(|error| killed(&error.to_string()))?;
+    let mut command = Command::new(program);
+    // Signals of a terminal are for the worker, which then ends its child.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let child = command
         .arg(COMMAND)
         .env_clear()
+        .env(PARENT, std::process::id().to_string())
         // Its allocator would take a gibibyte at once otherwise, which counts.
         .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
         .env("RAYON_NUM_THREADS", haste.threads().to_string())
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(Stdio::from(output))
         .stderr(Stdio::piped())
         .spawn();
-    let mut child = child.map_err(|error| died(&format!("it does not start: {error}")))?;
-    if let Some(mut input) = child.stdin.take() {
-        // It reads all before it writes any. One that is gone says why by its end.
-        let _ = input.write_all(&task).and_then(|()| input.write_all(wasm));
-    }
-    let ended = child.wait_with_output().map_err(|error| died(&error.to_string()))?;
-    match ended.status.code() {
-        Some(0) => Ok(ended.stdout),
-        Some(code) if code == i32::from(REFUSED) => {
-            Err(Problem::of_words(String::from_utf8_lossy(&ended.stdout).into_owned()))
+    let mut child = child.map_err(|error| killed(&format!("it does not start: {error}")))?;
+    let (ended, said) = wait(&mut child, [&task, wasm], limits.wall);
+    let status = match ended {
+        Ended::Itself(status) => status,
+        Ended::Late => return Err(Problem::CompileTime { allowed: limits.wall }),
+        Ended::Stalled(after) => {
+            return Err(killed(&format!("it took no CPU time for {after:?}, and was ended")));
         }
-        _ => Err(end(ended.status, &ended.stderr, limits)),
+        Ended::Lost(reason) => return Err(killed(&reason)),
+    };
+    let words = String::from_utf8_lossy(&said);
+    match status.code() {
+        Some(0) => {
+            let size = into.metadata().map_or(0, |found| found.len());
+            limits.check_code(wasm, size)
+        }
+        Some(code) if code == i32::from(REFUSED) => Err(Problem::of_words(words.into_owned())),
+        Some(code) if code == i32::from(TOO_MUCH_CODE) => {
+            let size = words.trim().parse().unwrap_or(allowed.saturating_add(1));
+            Err(Problem::CodeTooLarge { size, allowed })
+        }
+        Some(code) if code == i32::from(NOT_WRITTEN) => Err(not_written(&words)),
+        _ => Err(end(status, &words, limits, allowed)),
     }
 }
 
 /// What became of a child that did not answer.
-fn end(status: ExitStatus, stderr: &[u8], limits: CompileLimits) -> Problem {
-    use std::os::unix::process::ExitStatusExt as _;
-
-    let words = String::from_utf8_lossy(stderr);
+fn end(status: ExitStatus, words: &str, limits: CompileLimits, allowed: u64) -> Problem {
     let signal = status.signal();
-    if signal == Some(rustix::process::Signal::XCPU.as_raw()) {
+    let is = |some: &[Signal]| some.iter().any(|it| signal == Some(it.as_raw()));
+    if is(&[Signal::XCPU]) {
         return Problem::CompileCpu { allowed: limits.cpu };
+    }
+    if is(&[Signal::XFSZ]) {
+        return Problem::CodeTooLarge { size: allowed.saturating_add(1), allowed };
     }
     if OUT_OF_MEMORY.iter().any(|of_it| words.contains(of_it)) {
         return Problem::CompileMemory { allowed: limits.memory_bytes };
     }
     let last = words.len().saturating_sub(LAST_WORDS);
     let last = words.get(words.ceil_char_boundary(last)..).unwrap_or_default();
-    died(&format!("{status}: {}", printable(last.trim(), LAST_WORDS)))
-}
-
-fn died(reason: &str) -> Problem {
-    Problem::CompilerDied { reason: reason.to_owned() }
-}
-
-/// The child: one component from standard input, its code to standard output.
-pub fn main() -> ExitCode {
-    let answer = (|| {
-        let mut input = Vec::new();
-        io::stdin().lock().read_to_end(&mut input).ok()?;
-        let line = input.iter().position(|byte| *byte == b'\n')?;
-        let (task, wasm) = input.split_at_checked(line + 1)?;
-        let task: Task = serde_json::from_slice(task).ok()?;
-        confine(&task).ok()?;
-        let options = EngineOptions {
-            memory_reservation: task.settings.memory_reservation,
-            memory_guard: task.settings.memory_guard,
-            ..EngineOptions::default()
-        };
-        let answer = match options.compiler(task.target.as_deref(), task.mode) {
-            Ok(engine) => engine.precompile_component(wasm).map_err(|error| format!("{error:#}")),
-            Err(error) => Err(error.to_string()),
-        };
-        Some(answer)
-    })();
-    let (said, code) = match answer {
-        Some(Ok(code)) => (code, ExitCode::SUCCESS),
-        Some(Err(reason)) => (reason.into_bytes(), ExitCode::from(REFUSED)),
-        None => return ExitCode::FAILURE,
-    };
-    let mut output = io::stdout().lock();
-    match output.write_all(&said).and_then(|()| output.flush()) {
-        Ok(()) => code,
-        Err(_) => ExitCode::FAILURE,
+    let reason = format!("{status}: {}", printable(last.trim(), LAST_WORDS));
+    // What a compiler does to itself over a component it does again. Other signals come from
+    // outside: the system that is short of memory, or an operator.
+    let of_itself = is(&[Signal::SEGV, Signal::ABORT, Signal::ILL, Signal::FPE, Signal::TRAP]);
+    if of_itself || status.code() == Some(PANICKED) {
+        Problem::CompilerDied { reason }
+    } else {
+        Problem::CompilerKilled { reason }
     }
 }
 
-/// Bounds what this process may take, and takes from it what it does not need.
-fn confine(task: &Task) -> io::Result<()> {
-    let limit = |resource, current: u64, maximum: u64| {
-        setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })
-    };
-    // Who asked is not to be outlived by what it asked for.
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    // A refusal to be treated worse would be odd, and is no reason not to go on.
-    let _ = rustix::process::nice(NICENESS);
-    limit(Resource::Cpu, task.cpu_s, task.cpu_s.saturating_add(1))?;
-    limit(Resource::Data, task.memory_bytes, task.memory_bytes)?;
-    limit(Resource::Core, 0, 0)?;
-    // Of files only: not of pipes.
-    limit(Resource::Fsize, 0, 0)?;
-    Ok(())
+/// The exit code of a Rust program that panicked.
+const PANICKED: i32 = 101;
+
+fn killed(reason: &str) -> Problem {
+    Problem::CompilerKilled { reason: reason.to_owned() }
 }
 
-/// Native code as a component.
-///
-/// Callers give what [`code`] gave them, or what they read from a place that only this user can
-/// write to: code is trusted as this program itself.
-pub(crate) fn component(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: see above; wasmtime checks that version and settings are the engine's.
-    #[allow(unsafe_code)]
-    unsafe {
-        Component::deserialize(engine, code)
+fn not_written(reason: &str) -> Problem {
+    Problem::CodeNotWritten { reason: printable(reason.trim(), LAST_WORDS) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended_by(signal: Signal) -> ExitStatus {
+        ExitStatus::from_raw(signal.as_raw())
+    }
+
+    #[test]
+    fn a_compiler_that_was_killed_condemns_nothing_and_one_that_crashed_does() {
+        let limits = CompileLimits::default();
+        for signal in [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::BUS] {
+            let problem = end(ended_by(signal), "", limits, 1);
+            assert!(matches!(problem, Problem::CompilerKilled { .. }), "{problem}");
+        }
+        for signal in [Signal::SEGV, Signal::ABORT, Signal::ILL] {
+            let problem = end(ended_by(signal), "", limits, 1);
+            assert!(matches!(problem, Problem::CompilerDied { .. }), "{problem}");
+        }
+        let problem = end(ended_by(Signal::XCPU), "", limits, 1);
+        assert!(matches!(problem, Problem::CompileCpu { .. }), "{problem}");
+        let problem = end(ended_by(Signal::ABORT), "memory allocation of 8 bytes", limits, 1);
+        assert!(matches!(problem, Problem::CompileMemory { .. }), "{problem}");
+        // Exit code 101.
+        let problem = end(ExitStatus::from_raw(PANICKED << 8), "panicked", limits, 1);
+        assert!(matches!(problem, Problem::CompilerDied { .. }), "{problem}");
+    }
+
+    #[test]
+    fn code_is_bounded_by_a_number_and_by_a_multiple_of_the_component() {
+        let limits = CompileLimits::default();
+        assert_eq!(limits.code_for(1000), 16 << 20);
+        assert_eq!(limits.code_for(4 << 20), 64 << 20);
+        assert_eq!(limits.code_for(60 << 20), 256 << 20);
+        let tight = CompileLimits { code_bytes: 1 << 20, ..limits };
+        assert_eq!(tight.code_for(1000), 1 << 20);
+        let absurd = CompileLimits { code_ratio: u64::MAX, code_bytes: u64::MAX, ..limits };
+        assert_eq!(absurd.code_for(1000), u64::MAX);
     }
 }

@@ -187,8 +187,10 @@ impl Sandbox {
     #[cfg(feature = "compiler")]
     pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Component, Problem> {
         self.check_bytes(wasm)?;
-        let (mode, code) = compiler::code(self.options(), None, wasm, self.haste())?;
-        compiler::component(self.engine_of(mode)?, &code)
+        let file = compiler::anonymous_file()
+            .map_err(|error| Problem::CodeNotWritten { reason: error.to_string() })?;
+        let mode = compiler::code(self.options(), None, wasm, self.haste(), &file)?;
+        compiler::map_sealed(self.engine_of(mode)?, &file)
             .map_err(|error| Problem::not_taken(&error))
     }
 

@@ -118,6 +118,39 @@ pub enum Problem {
         /// How much it may take, in bytes.
         allowed: u64,
     },
+    /// To compile it takes more wall time than it may.
+    #[error(
+        "takes more than {} s to compile, and is given up for now \
+         (`components.compile_timeout_ms` raises it)", .allowed.as_secs_f64()
+    )]
+    CompileTime {
+        /// How much it may take.
+        allowed: std::time::Duration,
+    },
+    /// Its native code is larger than it may be.
+    #[error(
+        "has {} of native code, and a component of its size may have {} \
+         (`components.max_code_bytes` and `components.max_code_ratio` raise it)",
+        Bytes(*.size), Bytes(*.allowed)
+    )]
+    CodeTooLarge {
+        /// How much it has, in bytes.
+        size: u64,
+        /// How much it may have.
+        allowed: u64,
+    },
+    /// Its native code cannot be written to a file.
+    #[error("was not compiled: its native code cannot be written: {reason}")]
+    CodeNotWritten {
+        /// Why.
+        reason: String,
+    },
+    /// The process that compiled it was ended, or could not be begun: not by the component.
+    #[error("was not compiled: the compiler was ended from outside: {}", shown(.reason))]
+    CompilerKilled {
+        /// How.
+        reason: String,
+    },
     /// The process that compiled it came to an end of its own.
     #[error("was not compiled, since the compiler died of it: {}", shown(.reason))]
     CompilerDied {
@@ -295,10 +328,38 @@ impl Problem {
         }
     }
 
+    /// Whether the same component may load another time.
+    pub(crate) fn retry(&self) -> Retry {
+        match self {
+            Self::Unreadable(_)
+            | Self::CompilerKilled { .. }
+            | Self::CodeNotWritten { .. }
+            | Self::NoEngine { .. }
+            | Self::NotHadAgain { .. } => Retry::Always,
+            // The machine may have been too busy, or short of memory.
+            Self::CompileTime { .. }
+            | Self::CompileMemory { .. }
+            | Self::Describe { .. }
+            | Self::Start { .. } => Retry::Few,
+            _ => Retry::Never,
+        }
+    }
+
     /// The problem of that file.
     pub fn of(self, file: impl Into<String>) -> ComponentError {
         ComponentError { file: file.into(), problem: self }
     }
+}
+
+/// Whether something that failed is tried again without a change of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// It fails again: the reason is in it.
+    Never,
+    /// The reason may be in it, or in the machine: a few times.
+    Few,
+    /// The reason is not in it: until it succeeds.
+    Always,
 }
 
 /// An import that a task is not granted.

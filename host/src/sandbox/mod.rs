@@ -79,6 +79,7 @@ pub use self::config::{Placeholder, SECRET_UNAVAILABLE};
 pub use self::cpu::Meter;
 pub use self::egress::{Network, Resolve};
 pub use self::engine::{Allocator, CodeSettings, EngineOptions, Mode, WASMTIME_VERSION};
+pub(crate) use self::error::Retry;
 pub use self::error::{ComponentError, EngineError, Problem, Ungranted};
 #[cfg(feature = "compiler")]
 pub use self::facts::Facts;

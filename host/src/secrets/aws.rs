@@ -10,6 +10,7 @@ use aws_sdk_secretsmanager::{
 use tokio::sync::OnceCell;
 
 use super::Trouble;
+use crate::bounded_body::BoundedBody;
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -17,6 +18,9 @@ const CONNECT: Duration = Duration::from_secs(3);
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a look-up may take with all its retries.
 const OPERATION: Duration = Duration::from_secs(12);
+
+/// The most bytes of an answer: a value has at most 64 KiB, and JSON may write each byte as six.
+const ANSWER_BYTES: u64 = 1 << 20;
 
 /// The clients, each made when it is first needed.
 #[derive(Debug, Default)]
@@ -49,6 +53,7 @@ impl Aws {
             .get_or_init(async || {
                 let config = aws_sdk_secretsmanager::config::Builder::from(config)
                     .timeout_config(timeouts())
+                    .interceptor(BoundedBody::new(ANSWER_BYTES))
                     .build();
                 aws_sdk_secretsmanager::Client::from_conf(config)
             })
@@ -71,8 +76,10 @@ impl Aws {
         let client = self
             .parameters
             .get_or_init(async || {
-                let config =
-                    aws_sdk_ssm::config::Builder::from(config).timeout_config(timeouts()).build();
+                let config = aws_sdk_ssm::config::Builder::from(config)
+                    .timeout_config(timeouts())
+                    .interceptor(BoundedBody::new(ANSWER_BYTES))
+                    .build();
                 aws_sdk_ssm::Client::from_conf(config)
             })
             .await;

@@ -1,18 +1,11 @@
 //! One component at a URL, pinned by its digest: what is there is that component or nothing.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 
+use super::download::{self, FETCH, within};
 use super::{Fetched, Offer, SIGNATURE_BYTES, SIGNATURES, Supplier, Url, remote};
 use crate::registry::RegistryError;
 use crate::sandbox::{Sandbox, digest};
-
-/// How long a fetch may take in all.
-const PATIENCE: Duration = Duration::from_mins(5);
-
-/// How long it may take until somebody answers.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// A URL and a digest.
 #[derive(Debug)]
@@ -33,25 +26,30 @@ impl Https {
             // The URL is told anyway, and its query may hold a secret.
             remote(&self.url, crate::events::Chain(&error.without_url()).to_string())
         };
-        let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
-            .timeout(PATIENCE)
-            .build()
-            .map_err(failed)?;
-        let mut answer = client.get(address).send().await.map_err(failed)?;
+        let client = download::client(address.starts_with("http://")).map_err(failed)?;
+        let answer = client.get(address).send().await.map_err(failed)?;
         if answer.status() == reqwest::StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        answer = answer.error_for_status().map_err(failed)?;
-        let mut bytes = Vec::new();
-        while let Some(more) = answer.chunk().await.map_err(failed)? {
-            if (bytes.len() + more.len()) as u64 > most {
-                let why = format!("it is larger than the {most} bytes that are allowed");
-                return Err(remote(&self.url, why));
-            }
-            bytes.extend_from_slice(&more);
+        let answer = answer.error_for_status().map_err(failed)?;
+        download::read(&self.url, answer, most).await.map(Some)
+    }
+
+    async fn pull(&self, most: u64) -> Result<Fetched, RegistryError> {
+        let wasm = self.get(&self.address, most).await?;
+        let wasm = wasm.ok_or_else(|| remote(&self.url, "there is nothing".to_owned()))?;
+        let found = digest(&wasm);
+        if found != self.digest {
+            let why = format!("what is there is {found}, and not {}", self.digest);
+            return Err(remote(&self.url, why));
         }
-        Ok(Some(bytes))
+        let beside = match self.address.split_once('?') {
+            Some((path, query)) => format!("{path}{SIGNATURES}?{query}"),
+            None => format!("{}{SIGNATURES}", self.address),
+        };
+        // Servers that know no such file answer in many ways; what is not signed is told as that.
+        let signatures = self.get(&beside, SIGNATURE_BYTES).await.ok().flatten();
+        Ok(Fetched { wasm: wasm.into(), signatures })
     }
 }
 
@@ -71,19 +69,6 @@ impl Supplier for Https {
     }
 
     async fn fetch(&self, _: &Offer, sandbox: &Sandbox) -> Result<Fetched, RegistryError> {
-        let most = sandbox.options().max_component_bytes;
-        let wasm = self.get(&self.address, most).await?;
-        let wasm = wasm.ok_or_else(|| remote(&self.url, "there is nothing".to_owned()))?;
-        let found = digest(&wasm);
-        if found != self.digest {
-            let why = format!("what is there is {found}, and not {}", self.digest);
-            return Err(remote(&self.url, why));
-        }
-        let beside = match self.address.split_once('?') {
-            Some((path, query)) => format!("{path}{SIGNATURES}?{query}"),
-            None => format!("{}{SIGNATURES}", self.address),
-        };
-        let signatures = self.get(&beside, SIGNATURE_BYTES).await.ok().flatten();
-        Ok(Fetched { wasm: wasm.into(), signatures })
+        within(&self.url, FETCH, self.pull(sandbox.options().max_component_bytes)).await
     }
 }

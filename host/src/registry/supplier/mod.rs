@@ -1,10 +1,13 @@
 //! Where components come from: what is offered there, and its bytes.
 
 mod directory;
+mod download;
 #[cfg(feature = "remote")]
 mod https;
 #[cfg(feature = "remote")]
 mod oci;
+#[cfg(feature = "remote")]
+mod oci_pull;
 mod s3;
 mod url;
 

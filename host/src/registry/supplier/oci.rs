@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
-use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
+use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciImageManifest};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 
+use super::download::{FETCH, LISTING, within};
+use super::oci_pull::Repository;
 use super::{Fetched, Offer, Supplier, Url, remote};
 use crate::registry::RegistryError;
 use crate::sandbox::Sandbox;
@@ -29,8 +31,7 @@ const CONFIG: &str = "application/vnd.wasm.config.v0+json";
 /// A reference such as `ghcr.io/team/resize:1`.
 pub(in crate::registry) struct Oci {
     url: Url,
-    reference: Reference,
-    client: Client,
+    repository: Repository,
 }
 
 impl std::fmt::Debug for Oci {
@@ -44,36 +45,32 @@ impl Oci {
     pub(in crate::registry) fn new(url: Url, reference: &str) -> Result<Self, RegistryError> {
         let reference: Reference =
             reference.parse().map_err(|error| remote(&url, format!("{error}")))?;
-        let client = client(&reference);
-        Ok(Self { url, reference, client })
+        let is_local = is_local(&reference);
+        let repository = Repository::new(url.clone(), reference, is_local)?;
+        Ok(Self { url, repository })
     }
 
-    fn failed(&self, error: &(dyn std::error::Error + 'static)) -> RegistryError {
-        remote(&self.url, crate::events::Chain(error).to_string())
-    }
-
-    async fn layer(&self) -> Result<(OciImageManifest, OciDescriptor), RegistryError> {
-        let (manifest, _) = self
-            .client
-            .pull_image_manifest(&self.reference, &auth(&self.reference))
-            .await
-            .map_err(|error| self.failed(&error))?;
-        let layer = manifest.layers.iter().find(|layer| layer.media_type == WASM).cloned();
+    async fn pull(&self, most: u64) -> Result<Fetched, RegistryError> {
+        let manifest = self.repository.manifest().await?;
+        let layer = manifest.layers.iter().find(|layer| layer.media_type == WASM);
         let why = || format!("it has no layer of type {WASM}, and so holds no component");
         let layer = layer.ok_or_else(|| remote(&self.url, why()))?;
-        Ok((manifest, layer))
+        let wasm = self.repository.blob(layer, most).await?;
+        let signatures = manifest.annotations.get(ANNOTATION).map(|text| text.as_bytes().to_vec());
+        Ok(Fetched { wasm: wasm.into(), signatures })
     }
 }
 
-/// A client for a registry: over TLS, but for one on this very machine.
-fn client(reference: &Reference) -> Client {
+/// Whether a registry is on this very machine, and so is asked without TLS.
+fn is_local(reference: &Reference) -> bool {
     let registry = reference.resolve_registry();
     let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-    let protocol = if ["127.0.0.1", "localhost", "[::1]"].contains(&host) {
-        ClientProtocol::Http
-    } else {
-        ClientProtocol::Https
-    };
+    ["127.0.0.1", "localhost", "[::1]"].contains(&host)
+}
+
+/// A client that pushes.
+fn client(reference: &Reference) -> Client {
+    let protocol = if is_local(reference) { ClientProtocol::Http } else { ClientProtocol::Https };
     Client::new(ClientConfig { protocol, ..ClientConfig::default() })
 }
 
@@ -98,32 +95,13 @@ impl Supplier for Oci {
     }
 
     async fn list(&self) -> Result<Vec<Offer>, RegistryError> {
-        let stamp = self
-            .client
-            .fetch_manifest_digest(&self.reference, &auth(&self.reference))
-            .await
-            .map_err(|error| self.failed(&error))?;
+        let stamp = within(&self.url, LISTING, self.repository.digest()).await?;
         let place = self.url.to_string();
         Ok(vec![Offer { shown: place.clone(), place, stamp }])
     }
 
     async fn fetch(&self, _: &Offer, sandbox: &Sandbox) -> Result<Fetched, RegistryError> {
-        let (manifest, layer) = self.layer().await?;
-        let most = sandbox.options().max_component_bytes;
-        let size = u64::try_from(layer.size).unwrap_or(u64::MAX);
-        if size > most {
-            let why = format!("it has {size} bytes, and {most} are allowed (components.max_bytes)");
-            return Err(remote(&self.url, why));
-        }
-        let mut wasm = Vec::new();
-        // It ends with an error where there is more than the manifest says, or something else.
-        self.client
-            .pull_blob(&self.reference, &layer, &mut wasm)
-            .await
-            .map_err(|error| self.failed(&error))?;
-        let annotations = manifest.annotations.unwrap_or_default();
-        let signatures = annotations.get(ANNOTATION).map(|text| text.as_bytes().to_vec());
-        Ok(Fetched { wasm: wasm.into(), signatures })
+        within(&self.url, FETCH, self.pull(sandbox.options().max_component_bytes)).await
     }
 }
 

@@ -9,9 +9,18 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::DisplayErrorContext;
 use tokio::sync::OnceCell;
 
+use super::download::{FETCH, LISTING, within};
 use super::{Fetched, Offer, SIGNATURE_BYTES, SIGNATURES, Supplier, Url, remote};
+use crate::bounded_body::BoundedBody;
 use crate::registry::RegistryError;
 use crate::sandbox::Sandbox;
+
+/// The most bytes of one page of a listing: a thousand keys of a kilobyte each, and what is around
+/// them.
+const PAGE_BYTES: u64 = 8 << 20;
+
+/// The most objects that are listed.
+const OBJECTS: usize = 100_000;
 
 /// A bucket and a prefix.
 #[derive(Debug)]
@@ -59,23 +68,36 @@ impl S3 {
 
     /// The keys and entity tags of all objects, in the order of the keys.
     pub(in crate::registry) async fn objects(&self) -> Result<Vec<Object>, RegistryError> {
-        let mut pages = self
-            .client()
-            .await
-            .list_objects_v2()
-            .bucket(&self.bucket)
-            .prefix(&self.prefix)
-            .into_paginator()
-            .send();
+        within(&self.url, LISTING, self.pages()).await
+    }
+
+    async fn pages(&self) -> Result<Vec<Object>, RegistryError> {
+        let client = self.client().await;
         let mut found = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| self.failed(&error))?;
+        let mut next = None;
+        loop {
+            let list = client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix);
+            let page = list
+                .set_continuation_token(next)
+                .customize()
+                .interceptor(BoundedBody::new(PAGE_BYTES))
+                .send()
+                .await
+                .map_err(|error| self.failed(&error))?;
             for object in page.contents() {
                 let (Some(key), Some(etag)) = (object.key(), object.e_tag()) else { continue };
                 found.push(Object { key: key.to_owned(), etag: etag.to_owned() });
             }
+            if found.len() > OBJECTS {
+                let why =
+                    format!("there are more than {OBJECTS} objects; name a prefix that has fewer");
+                return Err(remote(&self.url, why));
+            }
+            match page.next_continuation_token {
+                Some(token) if page.is_truncated == Some(true) => next = Some(token),
+                _ => return Ok(found),
+            }
         }
-        Ok(found)
     }
 
     /// The bytes of the very version of an object that was listed: another one is listed the next
@@ -99,11 +121,23 @@ impl S3 {
         &self,
         object: &Object,
         most: u64,
+        take: impl FnMut(&[u8]) -> std::io::Result<()> + Send,
+    ) -> Result<(), RegistryError> {
+        within(&self.url, FETCH, self.read_all(object, most, take)).await
+    }
+
+    async fn read_all(
+        &self,
+        object: &Object,
+        most: u64,
         mut take: impl FnMut(&[u8]) -> std::io::Result<()> + Send,
     ) -> Result<(), RegistryError> {
         let Object { key, etag } = object;
-        let get = self.client().await.get_object().bucket(&self.bucket).key(key);
-        let object = get.if_match(etag).send().await.map_err(|error| self.failed(&error))?;
+        let get = self.client().await.get_object().bucket(&self.bucket).key(key).if_match(etag);
+        // An answer that is an error is read as a whole.
+        let bound = BoundedBody::new(most.saturating_add(PAGE_BYTES));
+        let object = get.customize().interceptor(bound).send().await;
+        let object = object.map_err(|error| self.failed(&error))?;
         let mut body = object.body;
         let mut length = 0;
         while let Some(more) = body.next().await {
