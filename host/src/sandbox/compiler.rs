@@ -120,7 +120,10 @@ pub(crate) fn code(
     wasm: &[u8],
     haste: Haste,
 ) -> Result<(Mode, Vec<u8>), Problem> {
-    let of_mode = |mode| code_of_mode(options, target, wasm, mode, haste).map(|code| (mode, code));
+    let of_mode = |mode| {
+        super::shape::check_stacks(options, mode, wasm)?;
+        code_of_mode(options, target, wasm, mode, haste).map(|code| (mode, code))
+    };
     if imports_wasi_0_3(wasm) {
         return of_mode(Mode::Concurrent);
     }
