@@ -15,6 +15,7 @@ use super::hogs::Whose;
 use super::kit::Kit;
 use super::limits::{Limit, Limits};
 use super::output;
+use super::pool_wait::{PoolFull, PoolWait};
 use super::scratch::ScratchDir;
 use super::state::{DeadlinePassed, Scene};
 use super::stdio::Tail;
@@ -183,19 +184,30 @@ impl Sandbox {
                         return Report::without_a_guest("component", &error);
                     }
                 };
-                let scratch = match plan.grants.scratch.then(|| sandbox.scratches().make()) {
-                    Some(made) => match made.await {
-                        Ok(scratch) => Some(scratch),
-                        Err(error) => return Report::without_a_guest("scratch", &error),
-                    },
-                    None => None,
-                };
                 let kit = sandbox.kit(code.pre.engine());
-                let _running = kit.ticker.run();
-                let started = Instant::now();
-                let attempt = (&code, kit, component.reads_config);
-                let attempt = pin!(sandbox.attempt(attempt, &job, &plan, &meter, started, scratch));
-                let mut report = meter.run(attempt).await;
+                let mut wait = PoolWait::new(plan.deadline, plan.limits.timeout);
+                let (started, mut report) = loop {
+                    let scratch = match plan.grants.scratch.then(|| sandbox.scratches().make()) {
+                        Some(made) => match made.await {
+                            Ok(scratch) => Some(scratch),
+                            Err(error) => return Report::without_a_guest("scratch", &error),
+                        },
+                        None => None,
+                    };
+                    let _running = kit.ticker.run();
+                    let started = Instant::now();
+                    let attempt = (&code, kit, component.reads_config);
+                    let attempt =
+                        pin!(sandbox.attempt(attempt, &job, &plan, &meter, started, scratch));
+                    match meter.run(attempt).await {
+                        Ok(report) => break (started, report),
+                        Err(full) => {
+                            if let Some(outcome) = wait.wait(&full).await {
+                                return Report::unrun(outcome);
+                            }
+                        }
+                    }
+                };
                 report.usage.cpu = meter.spent();
                 report.usage.wall = started.elapsed();
                 if sandbox.is_idle_but_for(1) && !plan.grants.scratch {
@@ -216,7 +228,7 @@ impl Sandbox {
         meter: &Meter,
         started: Instant,
         scratch: Option<ScratchDir>,
-    ) -> Report {
+    ) -> Result<Report, PoolFull> {
         let limits = &plan.limits;
         let timeout = started + limits.timeout;
         let deadline = plan.deadline.map_or(timeout, |by| by.min(timeout));
@@ -227,16 +239,16 @@ impl Sandbox {
         };
         // Before anything is made for a guest that will not run.
         if let Err(failure) = check_payload(code, job, plan, meter).await {
-            return Report::unrun(Outcome::Rejected(failure));
+            return Ok(Report::unrun(Outcome::Rejected(failure)));
         }
         let input = match code.handler.input(job, limits) {
             Ok(input) => input,
-            Err(failure) => return Report::unrun(Outcome::Rejected(failure)),
+            Err(failure) => return Ok(Report::unrun(Outcome::Rejected(failure))),
         };
         let config = if reads_config {
             match config::values(self.services(), &plan.grants, deadline).await {
                 Ok(config) => config,
-                Err(outcome) => return Report::unrun(outcome),
+                Err(outcome) => return Ok(Report::unrun(outcome)),
             }
         } else {
             ConfigValues::default()
@@ -253,7 +265,7 @@ impl Sandbox {
         };
         let (mut store, instance) = match self.begin(code, kit, scene, meter) {
             Ok(begun) => begun,
-            Err(error) => return Report::without_a_guest("sandbox", error.as_ref()),
+            Err(error) => return Ok(Report::without_a_guest("sandbox", error.as_ref())),
         };
         let held = input.memory_bytes();
         let ended = {
@@ -267,6 +279,11 @@ impl Sandbox {
             });
             within(deadline, limits.cpu, meter, call).await
         };
+        if let Err(End::Error(error)) = &ended
+            && let Some(full) = PoolFull::of(error)
+        {
+            return Err(full);
+        }
         // A guest that returned before it met the clock made too many calls all the same.
         let ended = ended.and_then(|outcome| match store.data().calls.check() {
             Ok(()) => Ok(outcome),
@@ -295,7 +312,7 @@ impl Sandbox {
         if let Outcome::Done(output) = &outcome {
             usage.bytes_out += output.data.len() as u64;
         }
-        Report {
+        Ok(Report {
             outcome: state.egress.explain(with_tails(
                 outcome,
                 &state.notes.text(),
@@ -306,7 +323,7 @@ impl Sandbox {
             usage,
             stdout,
             stderr,
-        }
+        })
     }
 }
 

@@ -155,7 +155,10 @@ pub(crate) fn code(
     haste: Haste,
     into: &File,
 ) -> Result<Mode, Problem> {
-    let of_mode = |mode| code_of_mode(options, target, wasm, mode, haste, into).map(|()| mode);
+    let of_mode = |mode| {
+        super::shape::check_stacks(options, mode, wasm)?;
+        code_of_mode(options, target, wasm, mode, haste, into).map(|()| mode)
+    };
     if imports_wasi_0_3(wasm) {
         return of_mode(Mode::Concurrent);
     }

@@ -28,15 +28,22 @@ pub const WASMTIME_VERSION: &str = "48.0.8";
 /// for a slot, and takes none away.
 pub(super) const SPARE_SLOTS: u32 = 2;
 
-/// Stacks a slot. An attempt needs one; with the component model's async, a composed component that
-/// waits in several places at once needs one for each of them. Each is a call of the system when the
-/// pool is made.
-const fn stacks_per_slot(mode: Mode) -> u32 {
-    match mode {
-        Mode::Plain => 2,
-        Mode::Concurrent => 4,
-    }
-}
+/// Stacks a slot without the component model's async: an attempt needs one.
+const PLAIN_STACKS: u32 = 2;
+
+/// Stacks of an attempt beside those of its component instances, with the component model's async: one for
+/// the call itself, one idle worker of wasmtime's event loop, and the one that a store keeps for reuse.
+const SPARE_STACKS: u32 = 3;
+
+/// The most component instances of a component that uses the component model's async. While a call into
+/// one waits, it holds a stack, and nothing else can enter that instance (functions that are async
+/// without a callback, and threads, are features that are off): so an attempt never holds more
+/// stacks than it has component instances, and [`SPARE_STACKS`].
+pub(super) const MAX_CONCURRENT_INSTANCES: u32 = 64;
+
+/// The most stacks of a pool. Each is two mappings of the process, of which Linux allows 65,530
+/// (`vm.max_map_count`), and a call of the system when the pool is made.
+const MAX_STACKS: u32 = 24_576;
 
 /// Where the memory of instances comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -244,7 +251,9 @@ impl EngineOptions {
             .wasm_multi_memory(true);
         match mode {
             Mode::Plain => config.concurrency_support(false),
-            Mode::Concurrent => config.wasm_component_model_async(true),
+            // With many stacks an attempt, what a guest leaves on them would stay in memory for ever:
+            // they are given back after each use. A plain attempt has one, of at most 512 KiB.
+            Mode::Concurrent => config.wasm_component_model_async(true).async_stack_zeroing(true),
         };
         // Fails for versions of 256 bytes and more.
         let version = ModuleVersionStrategy::Custom(WASMTIME_VERSION.to_owned());
@@ -258,15 +267,40 @@ impl EngineOptions {
         config
     }
 
+    /// Instances that there may be at once.
+    fn places(&self) -> u32 {
+        self.slots.saturating_add(SPARE_SLOTS).saturating_add(self.ready_instances)
+    }
+
+    /// Stacks that one attempt may hold: there are as many in the pool for each slot, so nobody's attempt
+    /// takes those of another.
+    fn stacks_each(&self, mode: Mode) -> u32 {
+        match mode {
+            Mode::Plain => PLAIN_STACKS,
+            Mode::Concurrent => (MAX_STACKS / self.places().max(1))
+                .clamp(SPARE_STACKS + 1, MAX_CONCURRENT_INSTANCES + SPARE_STACKS),
+        }
+    }
+
+    /// Component instances that one component of a mode may have; `None` where they need no stacks.
+    #[cfg(feature = "compiler")]
+    pub(super) fn component_instances(&self, mode: Mode) -> Option<u32> {
+        match mode {
+            Mode::Plain => None,
+            Mode::Concurrent => Some(self.stacks_each(mode).saturating_sub(SPARE_STACKS)),
+        }
+    }
+
+    /// Every count is a slot's share times the slots, so an attempt that has a slot finds all that it needs.
     fn pool(&self, mode: Mode) -> PoolingAllocationConfig {
-        let slots = self.slots.saturating_add(SPARE_SLOTS).saturating_add(self.ready_instances);
+        let slots = self.places();
         let each = |count: u32| slots.saturating_mul(count);
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(slots)
             .total_core_instances(each(self.instances))
             .total_memories(each(self.memories))
             .total_tables(each(self.tables))
-            .total_stacks(each(stacks_per_slot(mode)))
+            .total_stacks(each(self.stacks_each(mode)))
             .max_core_instances_per_component(self.instances)
             .max_memories_per_component(self.memories)
             .max_tables_per_component(self.tables)
@@ -281,6 +315,7 @@ impl EngineOptions {
             // faulted in again. docs/performance.md has the measurements.
             .linear_memory_keep_resident(self.keep_resident)
             .table_keep_resident(64 << 10)
+            .async_stack_keep_resident(16 << 10)
             // Each attempt gives back its own memory, where it ran. In batches it would be whoever
             // ends next: a quick job's thread, for all that some hoarder had, for tens of
             // milliseconds.
@@ -302,6 +337,19 @@ mod tests {
         let lock = include_str!("../../../Cargo.lock");
         let entry = format!("name = \"wasmtime\"\nversion = \"{WASMTIME_VERSION}\"");
         assert!(lock.contains(&entry), "{entry} is not in Cargo.lock");
+    }
+
+    #[test]
+    fn a_slot_has_as_many_stacks_as_a_component_may_hold_at_any_concurrency() {
+        for slots in [1, 16, 300, 1_000, 100_000] {
+            let options = EngineOptions { slots, ..EngineOptions::default() };
+            let each = options.stacks_each(Mode::Concurrent);
+            let instances = options.component_instances(Mode::Concurrent).unwrap();
+            assert_eq!(each, instances + SPARE_STACKS, "{slots}");
+            assert!((1..=MAX_CONCURRENT_INSTANCES).contains(&instances), "{slots}");
+        }
+        let options = EngineOptions::default();
+        assert_eq!(options.component_instances(Mode::Concurrent), Some(64));
     }
 
     #[test]

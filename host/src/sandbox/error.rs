@@ -268,6 +268,17 @@ pub enum Problem {
         /// How many there may be.
         allowed: usize,
     },
+    /// It is made of more component instances than an attempt has stacks for.
+    #[error(
+        "uses the component model's async and is composed of {needs} component instances, and \
+         {allowed} are allowed: each may hold a stack while it waits"
+    )]
+    TooManyComponents {
+        /// How many it has.
+        needs: u64,
+        /// How many there may be.
+        allowed: u32,
+    },
     /// `describe` did not answer.
     #[error("does not say which tasks it serves: `describe` {reason}")]
     Describe {

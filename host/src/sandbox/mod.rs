@@ -49,6 +49,7 @@ mod no_files;
 mod notes;
 mod output;
 mod payload_check;
+mod pool_wait;
 mod read;
 mod ready;
 mod scratch;

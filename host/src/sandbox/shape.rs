@@ -15,6 +15,7 @@ use wasmparser::{
     CoreType, Encoding, FunctionBody, Operator, Parser, Payload,
 };
 
+use super::engine::{EngineOptions, Mode};
 use super::error::Problem;
 
 /// The most levels of components in components, and of types in types. Those that tools make have
@@ -35,9 +36,29 @@ const MAX_BLOCKS: u32 = 20_000;
 
 /// Refuses what would cost too much to compile.
 pub(crate) fn check(wasm: &[u8]) -> Result<(), Problem> {
-    let mut walk = Walk { wasm, scopes: Vec::new() };
+    instances(wasm).map(drop)
+}
+
+/// Component instances that a component makes, itself included; refuses what would cost too much to
+/// compile.
+pub(super) fn instances(wasm: &[u8]) -> Result<u64, Problem> {
+    let mut walk = Walk { wasm, scopes: Vec::new(), instances: 0 };
     for payload in Parser::new(0).parse_all(wasm) {
         walk.step(payload?)?;
+    }
+    Ok(walk.instances)
+}
+
+/// Refuses a component of the mode that has more component instances than a slot has stacks for.
+pub(super) fn check_stacks(
+    options: &EngineOptions,
+    mode: Mode,
+    wasm: &[u8],
+) -> Result<(), Problem> {
+    let Some(allowed) = options.component_instances(mode) else { return Ok(()) };
+    let needs = instances(wasm)?;
+    if needs > u64::from(allowed) {
+        return Err(Problem::TooManyComponents { needs, allowed });
     }
     Ok(())
 }
@@ -56,6 +77,8 @@ struct Walk<'a> {
     wasm: &'a [u8],
     /// The component or core module that the walk is in, and those around it.
     scopes: Vec<Scope>,
+    /// Component instances of the last component that is whole, which in the end is the outermost.
+    instances: u64,
 }
 
 /// A component or a core module, as far as it was seen.
@@ -160,6 +183,7 @@ impl Walk<'_> {
         cost.add(Cost { instances: 1, bytes: bytes.saturating_sub(scope.inner) as u64 });
         if scope.is_component {
             cost.check()?;
+            self.instances = cost.instances;
             self.define(Some(cost));
         }
         if let Some(outer) = self.scopes.last_mut() {
@@ -328,6 +352,21 @@ mod tests {
         checked(&aliases(8)).unwrap();
         let refused = checked(&aliases(10)).unwrap_err();
         assert!(refused.contains("more than 1000 component instances"), "{refused}");
+    }
+
+    #[test]
+    fn a_component_of_more_instances_than_a_slot_has_stacks_is_refused() {
+        let options = EngineOptions::default();
+        let of = |count: usize| {
+            let inner = "(instance (instantiate $c)) ".repeat(count);
+            wat::parse_str(format!("(component (component $c) {inner})")).unwrap()
+        };
+        // The component itself is one.
+        check_stacks(&options, Mode::Concurrent, &of(63)).unwrap();
+        let refused = check_stacks(&options, Mode::Concurrent, &of(64)).unwrap_err().to_string();
+        assert!(refused.contains("65 component instances") && refused.contains("64"), "{refused}");
+        // Without async, calls that wait share one stack.
+        check_stacks(&options, Mode::Plain, &of(64)).unwrap();
     }
 
     #[test]

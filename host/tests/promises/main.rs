@@ -61,6 +61,7 @@ mod many_components;
 mod metering;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod payload_check;
+mod pools;
 #[cfg(feature = "compiler")]
 mod precompiled;
 #[cfg(feature = "compiler")]
