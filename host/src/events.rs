@@ -5,11 +5,12 @@
 //! component are fields of the span that surrounds an attempt, and not repeated here. Metrics go
 //! to whatever recorder of the `metrics` crate the process has installed.
 
+mod health;
 mod shipping;
 
 use std::{fmt, time::Duration};
 
-pub use self::shipping::*;
+pub use self::{health::*, shipping::*};
 
 use metrics::{counter, histogram};
 use tracing::{debug, error, info, warn};

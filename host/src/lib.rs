@@ -19,6 +19,7 @@ mod flushes;
 pub mod follow_on;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod health;
 pub mod http;
 pub mod job;
 pub mod keyvalue;

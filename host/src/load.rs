@@ -1,6 +1,6 @@
 //! From a configuration to tasks that are ready to run.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 
 use crate::{
@@ -53,6 +53,7 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
     if let Some(bytes) = config.sandbox.memory_reservation_bytes {
         options.memory_reservation = bytes;
     }
+    options.memory_budget = config.worker.memory_bytes.map(NonZeroU64::get);
     if let Some(instances) = config.sandbox.ready_instances {
         options.ready_instances = instances;
     }

@@ -32,6 +32,7 @@ use crate::{
     config::{Config, UnknownTasks},
     events::{DeadLettered, JobFinished, JobReleased, ReplyRefused},
     follow_on::FollowOn,
+    health::Health,
     job::Job,
     message::{NOT_CELERY, decode},
     outcome::{Decision, Failure, Outcome, decide},
@@ -67,6 +68,7 @@ pub struct Pipeline {
     tenancy: Arc<Tenancy>,
     broker: Arc<dyn Broker>,
     store: Option<Arc<dyn ResultStore>>,
+    health: Health,
     stopping: CancellationToken,
 }
 
@@ -171,6 +173,7 @@ impl Pipeline {
         // That its URL is one was checked with the configuration.
         let store = store::open(&config.celery).ok().flatten();
         Self {
+            health: Health::of(&config, &sandbox),
             policies: Policies::new(Arc::clone(&config)),
             tenancy: Tenancy::new(&config),
             totals: Arc::new(Totals::new(&config)),
@@ -192,6 +195,11 @@ impl Pipeline {
     pub fn until(mut self, stopping: CancellationToken) -> Self {
         self.stopping = stopping;
         self
+    }
+
+    /// The health of the host that attempts run on.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// What attempts have cost so far.

@@ -268,6 +268,7 @@ impl Intake {
     /// Places for one message, or for as many as a receive may bring; `None` when stopping.
     async fn permits(&self, plenty: bool) -> Option<Vec<Permit>> {
         let first = async {
+            self.worker.pipeline.health().admit().await;
             let own = Arc::clone(&self.own_permits).acquire_owned().await.ok()?;
             let all = Arc::clone(&self.permits).acquire_owned().await.ok()?;
             Some(Permit { _all: all, _own: own })

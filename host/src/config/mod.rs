@@ -132,6 +132,13 @@ pub struct WorkerConfig {
     /// How many jobs of one tenant may be held and run at once, where the tenant's own settings do
     /// not say; three quarters of `concurrency` when absent. Jobs without a tenant may take all.
     pub tenant_concurrency: Option<NonZeroUsize>,
+    /// The part of its memory, in percent, above which the worker runs one job at a time, so that the
+    /// system has no reason to kill it: of its cgroup's limit, of `ulimit -v` and `-d`, and of the
+    /// machine's memory, whichever is nearest. 90 when absent; 0 turns it off.
+    pub memory_high_percent: u8,
+    /// How many bytes of memory all jobs that run may be allowed together: a job waits until its
+    /// `memory_bytes` fit in. No such bound when absent.
+    pub memory_bytes: Option<NonZeroU64>,
     /// Where what is counted can be asked for over HTTP (`/metrics` for Prometheus, `/usage` for
     /// `lovage usage`): address and port, such as `127.0.0.1:9464`. Nowhere when absent.
     pub metrics_address: Option<std::net::SocketAddr>,
@@ -151,6 +158,8 @@ impl Default for WorkerConfig {
             publish_attempts: NonZeroU32::MIN.saturating_add(4),
             threads: 0,
             tenant_concurrency: None,
+            memory_high_percent: 90,
+            memory_bytes: None,
             metrics_address: None,
         }
     }

@@ -101,15 +101,23 @@ impl Pipeline {
         };
         let meter = Arc::default();
         let unless_reported = UnlessReported::new(self, &job, Arc::clone(&meter));
-        let report = tokio::select! {
+        let running = self.health.begin(deadline).await;
+        let mut report = tokio::select! {
             biased;
             report = self.sandbox.run_metered(&task.component, Arc::clone(&job), &plan, meter) => report,
             never = self.watch(&source.name, &job, &wanted) => match never {},
         };
+        drop(running);
         unless_reported.reported();
+        if let Outcome::HostFault(failure) = report.outcome {
+            report.outcome = self.health.judge(failure).await;
+        }
         self.tenancy.charge(&job.tenant, report.usage.cpu);
         let fared_well = matches!(report.outcome, Outcome::Done(_) | Outcome::Snooze { .. });
-        self.registry.record(&task, !fared_well, report.usage.wall);
+        // What the host could not carry out says nothing of a version.
+        if !matches!(report.outcome, Outcome::HostFault(_)) {
+            self.registry.record(&task, !fared_well, report.usage.wall);
+        }
         self.totals.add(&job.task, &job.tenant, report.usage);
         AttemptEnded {
             queue: &source.name,

@@ -176,6 +176,7 @@ impl Sandbox {
             let (job, meter) = (Arc::clone(&job), Arc::clone(&meter));
             async move {
                 let _slot = sandbox.slot().await;
+                let _memory = sandbox.memory(plan.limits.memory_bytes).await;
                 let code = match sandbox.code(&component).await {
                     Ok(code) => code,
                     Err(problem) => {
@@ -346,7 +347,7 @@ async fn check_payload(
 impl Report {
     /// Of an attempt that the host could not even begin.
     fn without_a_guest(kind: &str, error: &dyn std::error::Error) -> Self {
-        Self::unrun(Outcome::Crashed(Failure::new(kind, error.to_string())))
+        Self::unrun(Outcome::HostFault(Failure::new(kind, error.to_string())))
     }
 }
 

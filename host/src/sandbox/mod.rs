@@ -45,6 +45,7 @@ mod keyvalue;
 mod kit;
 mod limiter;
 mod limits;
+mod memory_budget;
 mod no_files;
 mod notes;
 mod output;
@@ -97,6 +98,7 @@ pub use self::typed::{CONTRACT as TYPED, INVALID_PAYLOAD, NoTask};
 use self::code::Shelf;
 use self::hogs::Hogs;
 use self::kit::{Kit, Kits};
+use self::memory_budget::MemoryBudget;
 use self::ready::Readies;
 use self::scratch::Scratches;
 
@@ -118,6 +120,7 @@ struct Inner {
     /// The pool has room for so many; whoever has no permit would meet an error there.
     slots: Semaphore,
     spare: Semaphore,
+    budget: Option<MemoryBudget>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -152,6 +155,7 @@ impl Sandbox {
             scratches: Scratches::new((options.slots as usize).saturating_mul(2)),
             slots: Semaphore::new(options.slots as usize),
             spare: Semaphore::new(engine::SPARE_SLOTS as usize),
+            budget: options.memory_budget.map(MemoryBudget::new),
             options,
         })))
     }
@@ -164,6 +168,23 @@ impl Sandbox {
     /// The allocator that it came to.
     pub fn allocator(&self) -> Allocator {
         self.0.kits.plain().allocator
+    }
+
+    /// Makes what each attempt starts with, a linear memory, and drops it. Blocks for some
+    /// microseconds. The pool has its memory already, so only an engine without one is asked.
+    ///
+    /// # Errors
+    ///
+    /// Why the host cannot make one.
+    pub fn probe(&self) -> Result<(), String> {
+        let kit = self.0.kits.plain();
+        if kit.allocator == Allocator::Pooling {
+            return Ok(());
+        }
+        let mut store = wasmtime::Store::new(&kit.engine, ());
+        let one_page = wasmtime::MemoryType::new(1, None);
+        let made = wasmtime::Memory::new(&mut store, one_page);
+        made.map(drop).map_err(|error| format!("{error:#}"))
     }
 
     /// How many attempts could begin at once, now.
@@ -237,6 +258,11 @@ impl Sandbox {
     /// `None` only if the semaphore were closed, which nobody does.
     async fn slot(&self) -> Option<SemaphorePermit<'_>> {
         self.0.slots.acquire().await.ok()
+    }
+
+    /// Waits until an attempt's memory fits in beside that of all others.
+    async fn memory(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        self.0.budget.as_ref()?.take(bytes).await
     }
 
     async fn spare_slot(&self) -> Option<SemaphorePermit<'_>> {

@@ -8,6 +8,7 @@ mod disks;
 mod eta;
 mod fifo;
 mod follow_ons;
+mod host_health;
 mod leases;
 mod logs;
 mod outages;
