@@ -21,6 +21,8 @@ pub mod follow_on;
 pub mod fuzz;
 pub mod health;
 pub mod http;
+#[cfg(feature = "isolation")]
+pub mod isolation;
 pub mod job;
 pub mod keyvalue;
 pub mod lambda;

@@ -182,7 +182,8 @@ pub fn signatures(config: &Config) -> Signatures {
     }
 }
 
-fn largest(config: &Config) -> Limits {
+/// The most that any task may have, limit by limit.
+pub(crate) fn largest(config: &Config) -> Limits {
     let of_task = |task: &str| Settings::of_task(config, task, Advice::default()).limits;
     config.tasks.keys().map(|task| of_task(task)).fold(of_task(""), |most, task| Limits {
         memory_bytes: most.memory_bytes.max(task.memory_bytes),

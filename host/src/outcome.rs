@@ -35,7 +35,7 @@ pub struct Output {
 }
 
 /// Why a job failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Failure {
     /// A stable, machine-readable kind, such as `ValueError` or `memory_limit`.
     pub kind: String,

@@ -69,6 +69,8 @@ pub struct Pipeline {
     broker: Arc<dyn Broker>,
     store: Option<Arc<dyn ResultStore>>,
     health: Health,
+    #[cfg(feature = "isolation")]
+    isolation: Option<crate::isolation::Isolation>,
     stopping: CancellationToken,
 }
 
@@ -174,6 +176,8 @@ impl Pipeline {
         let store = store::open(&config.celery).ok().flatten();
         Self {
             health: Health::of(&config, &sandbox),
+            #[cfg(feature = "isolation")]
+            isolation: crate::isolation::Isolation::new(&config, &sandbox),
             policies: Policies::new(Arc::clone(&config)),
             tenancy: Tenancy::new(&config),
             totals: Arc::new(Totals::new(&config)),

@@ -43,6 +43,8 @@ pub struct Config {
     pub components: ComponentsConfig,
     /// How sandboxes are allocated.
     pub sandbox: SandboxConfig,
+    /// Which attempts run in processes of their own.
+    pub isolation: IsolationConfig,
     /// Settings of every task that has no own ones.
     pub defaults: TaskConfig,
     /// Settings by task name, over `defaults` and over what the component says of itself.
@@ -304,6 +306,19 @@ pub struct SandboxConfig {
     /// For how many components a worker makes an instance ahead while it has nothing to do; 4 when absent, none
     /// with 0. Each holds the memory that the component starts with. Lambda functions make none.
     pub ready_instances: Option<u32>,
+}
+
+/// `[isolation]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IsolationConfig {
+    /// How many attempts may run in processes of their own at once; more wait. 0 turns it off.
+    pub processes: u32,
+    /// The tasks whose attempts do; `*` at the end matches any rest. All, where neither tasks nor
+    /// tenants are named.
+    pub tasks: Vec<String>,
+    /// The tenants whose attempts do, whatever the task; `*` at the end matches any rest.
+    pub tenants: Vec<String>,
 }
 
 limits::with_limits! {

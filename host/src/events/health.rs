@@ -1,7 +1,7 @@
 //! Events of the host itself.
 
 use metrics::{counter, gauge};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::health::{HostFault, MemoryUse};
 
@@ -21,6 +21,30 @@ impl HostFaulty<'_> {
         );
         counter!("lovage_host_faults_total").increment(1);
         gauge!("lovage_host_healthy").set(0.0);
+    }
+}
+
+/// A process for attempts was started, and is confined.
+pub struct IsolationStarted<'a> {
+    /// How far Landlock holds.
+    pub landlock: &'a str,
+}
+
+impl IsolationStarted<'_> {
+    /// Logs and counts. That the kernel has no Landlock is told once.
+    pub fn emit(self) {
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        debug!(landlock = self.landlock, "process for isolated attempts started");
+        if self.landlock != "full" {
+            TOLD.call_once(|| {
+                warn!(
+                    landlock = self.landlock,
+                    "this kernel enforces Landlock only in part, or not at all: isolated processes \
+                     are confined by seccomp"
+                );
+            });
+        }
+        counter!("lovage_isolated_processes_started_total").increment(1);
     }
 }
 

@@ -8,7 +8,7 @@ use super::Sandbox;
 use super::bindings::Invocation;
 use super::code::Code;
 use super::component::LoadedComponent;
-use super::config::{self, ConfigValues};
+use super::config::{self, ConfigValues, GivenConfig};
 use super::cpu::{self, Meter};
 use super::crash;
 use super::hogs::Whose;
@@ -50,6 +50,8 @@ pub struct Plan {
     pub log_guests: bool,
     /// Whether the payload is held to the schema that the task has for it.
     pub check_payload: bool,
+    /// What it reads by `wasi:config/store`, where another process has looked that up.
+    pub given_config: Option<Arc<GivenConfig>>,
 }
 
 impl Default for Plan {
@@ -63,6 +65,7 @@ impl Default for Plan {
             tenant_weight: 1,
             log_guests: false,
             check_payload: true,
+            given_config: None,
         }
     }
 }
@@ -84,7 +87,7 @@ pub struct Report {
 
 impl Report {
     /// An attempt that ended before its guest began.
-    fn unrun(outcome: Outcome) -> Self {
+    pub(crate) fn unrun(outcome: Outcome) -> Self {
         let (stdout, stderr) = (Tail::default(), Tail::default());
         Self { outcome, follow_ons: Vec::new(), usage: Usage::default(), stdout, stderr }
     }
@@ -234,7 +237,9 @@ impl Sandbox {
             Ok(input) => input,
             Err(failure) => return Report::unrun(Outcome::Rejected(failure)),
         };
-        let config = if reads_config {
+        let config = if let Some(given) = &plan.given_config {
+            given.values()
+        } else if reads_config {
             match config::values(self.services(), &plan.grants, deadline).await {
                 Ok(config) => config,
                 Err(outcome) => return Report::unrun(outcome),

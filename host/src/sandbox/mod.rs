@@ -41,6 +41,8 @@ mod failure;
 mod guest_log;
 mod hogs;
 mod io_errors;
+#[cfg(feature = "isolation")]
+mod isolated;
 mod keyvalue;
 mod kit;
 mod limiter;
@@ -76,7 +78,7 @@ pub use self::bindings::{HANDLER, SERVED};
 pub use self::code::Reload;
 pub use self::component::{Import, Kind, LoadedComponent, Source, digest, hexadecimal};
 pub(crate) use self::component::{contract_of, exports_of, imports_of};
-pub use self::config::{Placeholder, SECRET_UNAVAILABLE};
+pub use self::config::{GivenConfig, Placeholder, SECRET_UNAVAILABLE};
 pub use self::cpu::Meter;
 pub use self::egress::{Network, Resolve};
 pub use self::engine::{Allocator, CodeSettings, EngineOptions, Mode, WASMTIME_VERSION};
@@ -94,6 +96,12 @@ pub use self::spec::TaskSpec;
 pub use self::state::{OFFERED, Offer, Offered, Versions, offer};
 pub use self::stdio::Tail;
 pub use self::typed::{CONTRACT as TYPED, INVALID_PAYLOAD, NoTask};
+#[cfg(feature = "isolation")]
+pub(crate) use self::{
+    compiler::own_program,
+    guest_log::{forward_guest_lines, log_guest_line},
+    scratch::ChildHome,
+};
 
 use self::code::Shelf;
 use self::hogs::Hogs;

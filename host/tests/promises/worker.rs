@@ -9,6 +9,7 @@ mod eta;
 mod fifo;
 mod follow_ons;
 mod host_health;
+mod isolation;
 mod leases;
 mod logs;
 mod outages;
