@@ -62,9 +62,10 @@ fn run() -> anyhow::Result<()> {
         network: start.network,
         scratch: start.scratch.as_deref(),
     };
-    let landlock = confine(&needs)?;
     socket.set_nonblocking(true)?;
+    // Made before, since it makes sockets for signals, and starts no thread.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let landlock = confine(&needs)?;
     runtime.block_on(serve(socket, &start, landlock))
 }
 
@@ -155,18 +156,18 @@ impl Talk<'_> {
         let reader = tokio::spawn(async move {
             let mut stopped = stopped;
             loop {
-                tokio::select! {
+                let first = tokio::select! {
                     biased;
-                    ready = from.readable() => ready?,
+                    first = protocol::first_byte(&from) => first?,
                     _ = &mut stopped => return anyhow::Ok(from),
-                }
-                match protocol::read::<ToChild>(&mut from, FRAME_BYTES).await? {
-                    Some((ToChild::Answer(answer), _)) => {
-                        let _ = heard.answers.send(answer).await;
-                    }
-                    Some((ToChild::Revoked { stopping: true }, _)) => heard.stopping.cancel(),
-                    Some((ToChild::Revoked { stopping: false }, _)) => heard.wanted.revoke(),
-                    // The parent is gone, or does not keep to the protocol.
+                };
+                // The parent is gone.
+                let Some(first) = first else { std::process::exit(1) };
+                match protocol::read_rest(first, &mut from, FRAME_BYTES).await?.0 {
+                    ToChild::Answer(answer) => drop(heard.answers.send(answer).await),
+                    ToChild::Revoked { stopping: true } => heard.stopping.cancel(),
+                    ToChild::Revoked { stopping: false } => heard.wanted.revoke(),
+                    // It does not keep to the protocol.
                     _ => std::process::exit(1),
                 }
             }

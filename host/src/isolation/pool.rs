@@ -298,6 +298,8 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(Lost::Start)?;
+        // It holds the child's end of the socket, whose closing tells that the child is gone.
+        drop(command);
         let socket = tokio::net::UnixStream::from_std(ours).map_err(Lost::Start)?;
         let (from, to) = socket.into_split();
         let loaded = HashSet::new();
@@ -326,19 +328,18 @@ impl Process {
         let mut ended = std::pin::pin!(plan.wanted.ended());
         let mut told = false;
         loop {
-            tokio::select! {
+            let first = tokio::select! {
                 biased;
-                ready = self.from.readable() => { ready.map_err(|_| Lost::Died(String::new()))?; }
+                first = protocol::first_byte(&self.from) => first,
                 stopping = &mut ended, if !told => {
                     told = true;
                     self.tell(&ToChild::Revoked { stopping }, &[]).await?;
                     continue;
                 }
-            }
-            let read = protocol::read::<ToParent>(&mut self.from, most).await;
-            let (frame, bytes) = match read {
-                Ok(Some(frame)) => frame,
-                Ok(None) => return Err(Lost::Died(self.last_words())),
+            };
+            let Ok(Some(first)) = first else { return Err(Lost::Died(self.last_words())) };
+            let (frame, bytes) = match protocol::read_rest(first, &mut self.from, most).await {
+                Ok(frame) => frame,
                 Err(error) => return Err(Lost::Died(format!("it sent nonsense: {error}"))),
             };
             match frame {

@@ -8,7 +8,10 @@ use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::unix::OwnedReadHalf,
+};
 
 use crate::{
     config::GrantsConfig,
@@ -228,12 +231,38 @@ pub async fn read<T: DeserializeOwned>(
     from: &mut (impl AsyncRead + Unpin),
     most: u64,
 ) -> io::Result<Option<(T, Bytes)>> {
-    let mut lengths = [0; 8];
-    match from.read_exact(&mut lengths).await {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        read => read?,
-    };
-    let [a, b, c, d, e, f, g, h] = lengths;
+    let mut first = [0];
+    if from.read(&mut first).await? == 0 {
+        return Ok(None);
+    }
+    let [first] = first;
+    read_rest(first, from, most).await.map(Some)
+}
+
+/// Waits for the first byte of a frame; `None` at the end of the stream. May be dropped, unlike what
+/// reads the [rest](read_rest): readiness alone is no sign that there is a byte.
+pub async fn first_byte(from: &OwnedReadHalf) -> io::Result<Option<u8>> {
+    let mut first = [0];
+    loop {
+        from.readable().await?;
+        match from.try_read(&mut first) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(first.first().copied()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads what follows the first byte of a frame. See [`read`].
+pub async fn read_rest<T: DeserializeOwned>(
+    first: u8,
+    from: &mut (impl AsyncRead + Unpin),
+    most: u64,
+) -> io::Result<(T, Bytes)> {
+    let mut lengths = [0; 7];
+    from.read_exact(&mut lengths).await?;
+    let ([b, c, d, e, f, g, h], a) = (lengths, first);
     let header = u32::from_le_bytes([a, b, c, d]) as usize;
     let bytes = u32::from_le_bytes([e, f, g, h]);
     if header > HEADER_BYTES || u64::from(bytes) > most {
@@ -241,15 +270,15 @@ pub async fn read<T: DeserializeOwned>(
         return Err(io::Error::new(io::ErrorKind::InvalidData, told));
     }
     // Grown as the bytes come, not by what is said of their length.
-    let mut frame = Vec::new();
+    let mut frame = Vec::with_capacity(header.min(64 << 10));
     from.take(header as u64).read_to_end(&mut frame).await?;
     let header = serde_json::from_slice(&frame)?;
-    let mut body = Vec::new();
+    let mut body = Vec::with_capacity((bytes as usize).min(1 << 20));
     from.take(u64::from(bytes)).read_to_end(&mut body).await?;
     if body.len() as u64 != u64::from(bytes) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Some((header, body.into())))
+    Ok((header, body.into()))
 }
 
 #[cfg(test)]
