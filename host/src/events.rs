@@ -5,12 +5,13 @@
 //! component are fields of the span that surrounds an attempt, and not repeated here. Metrics go
 //! to whatever recorder of the `metrics` crate the process has installed.
 
+mod health;
 mod settling;
 mod shipping;
 
 use std::{fmt, time::Duration};
 
-pub use self::{settling::*, shipping::*};
+pub use self::{health::*, settling::*, shipping::*};
 
 use metrics::{counter, gauge, histogram};
 use tracing::{debug, error, info, warn};

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::job::Job;
 
 /// A job that a guest asked for. It was granted; it is sent when the attempt succeeds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FollowOn {
     /// Its id, the same at every attempt that asks for its jobs in the same order.
     pub id: String,
@@ -17,6 +17,7 @@ pub struct FollowOn {
     /// Media type of the payload.
     pub content_type: String,
     /// The payload. JSON is checked to be one value.
+    #[serde(skip)]
     pub payload: Bytes,
     /// Not to be run before this has passed.
     pub delay: Duration,

@@ -17,7 +17,7 @@ pub const JSON: &str = "application/json";
 pub const MAX_NAME_BYTES: usize = 200;
 
 /// One piece of work, decoded from a message or an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Job {
     /// The idempotency key: the same on every attempt and delivery. 1 to 200 bytes.
     pub id: String,
@@ -36,6 +36,7 @@ pub struct Job {
     /// Media type of `payload`.
     pub content_type: String,
     /// The payload, byte for byte.
+    #[serde(skip)]
     pub payload: Bytes,
     /// Not to be run before this time.
     pub eta: Option<Timestamp>,
@@ -52,6 +53,7 @@ pub struct Job {
     /// How many jobs of that chain were before this one.
     pub depth: u32,
     /// What a client of Celery's said besides; `None` in other formats.
+    #[serde(skip)]
     pub celery: Option<Arc<Request>>,
 }
 

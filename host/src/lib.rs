@@ -21,7 +21,10 @@ mod flushes;
 pub mod follow_on;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod health;
 pub mod http;
+#[cfg(feature = "isolation")]
+pub mod isolation;
 pub mod job;
 pub mod keyvalue;
 pub mod lambda;

@@ -1,6 +1,6 @@
 //! From a configuration to tasks that are ready to run.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +56,7 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
     if let Some(bytes) = config.sandbox.memory_reservation_bytes {
         options.memory_reservation = bytes;
     }
+    options.memory_budget = config.worker.memory_bytes.map(NonZeroU64::get);
     if let Some(instances) = config.sandbox.ready_instances {
         options.ready_instances = instances;
     }
@@ -219,7 +220,8 @@ pub fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
-fn largest(config: &Config) -> Limits {
+/// The most that any task may have, limit by limit.
+pub(crate) fn largest(config: &Config) -> Limits {
     let of_task = |task: &str| Settings::of_task(config, task, Advice::default()).limits;
     config.tasks.keys().map(|task| of_task(task)).fold(of_task(""), |most, task| Limits {
         memory_bytes: most.memory_bytes.max(task.memory_bytes),

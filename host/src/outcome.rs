@@ -14,6 +14,7 @@
 //! | expired | deleted | `expired` | – |
 //! | revoked | deleted | `revoked` | – |
 //! | abandoned | back at once, attempt not spent | – | – |
+//! | host fault | back after the back-off, attempt not spent | – | – |
 //!
 //! [`decide`] is that table. Everything that follows (publish, dead letter, delete, release) is
 //! carried out by whoever holds the message.
@@ -34,7 +35,7 @@ pub struct Output {
 }
 
 /// Why a job failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Failure {
     /// A stable, machine-readable kind, such as `ValueError` or `memory_limit`.
     pub kind: String,
@@ -90,6 +91,9 @@ pub enum Outcome {
     Revoked,
     /// The host had to end before the job had its time, and had begun it late. Nobody's fault.
     Abandoned,
+    /// The host could not carry the attempt out: no memory, file descriptors or disk. Not the
+    /// job's fault.
+    HostFault(Failure),
 }
 
 impl Outcome {
@@ -106,6 +110,7 @@ impl Outcome {
             Self::Expired => "expired",
             Self::Revoked => "revoked",
             Self::Abandoned => "abandoned",
+            Self::HostFault(_) => "host_fault",
         }
     }
 }
@@ -203,6 +208,11 @@ pub fn decide(outcome: Outcome, attempt: u32, max_attempts: u32, backoff: &Backo
         Outcome::Abandoned => {
             Decision::Release { after: Duration::ZERO, spent: false, reason: None }
         }
+        Outcome::HostFault(failure) => Decision::Release {
+            after: backoff.bound(1).max(backoff.delay(attempt)),
+            spent: false,
+            reason: Some(failure),
+        },
     }
 }
 
@@ -275,6 +285,14 @@ mod tests {
         assert!(matches!(
             decide(outcome, 1, 3, &backoff()),
             Decision::Release { after, spent: true, .. } if after == Duration::from_secs(90)
+        ));
+    }
+
+    #[test]
+    fn a_fault_of_the_host_spends_no_attempt_even_on_the_last_one() {
+        assert!(matches!(
+            decide(Outcome::HostFault(failure()), 3, 3, &backoff()),
+            Decision::Release { after, spent: false, reason: Some(_) } if !after.is_zero()
         ));
     }
 

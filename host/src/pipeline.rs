@@ -39,6 +39,7 @@ use crate::{
     dependency::Dependency,
     events::{JobReleased, ReplyRefused, ResultKept},
     follow_on::FollowOn,
+    health::Health,
     job::Job,
     message::{NOT_CELERY, decode},
     outcome::{Decision, Failure, Outcome, Status, decide},
@@ -80,6 +81,9 @@ pub struct Pipeline {
     store_health: Option<Arc<Dependency>>,
     /// How many jobs have ended, and wait without a slot for a store to be back.
     held_results: Arc<AtomicUsize>,
+    health: Health,
+    #[cfg(feature = "isolation")]
+    isolation: Option<crate::isolation::Isolation>,
     stopping: CancellationToken,
 }
 
@@ -220,6 +224,9 @@ impl Pipeline {
         Self {
             store_health,
             held_results: Arc::default(),
+            health: Health::of(&config, &sandbox),
+            #[cfg(feature = "isolation")]
+            isolation: crate::isolation::Isolation::new(&config, &sandbox),
             policies: Policies::new(Arc::clone(&config)),
             tenancy: Tenancy::new(&config),
             totals: Arc::new(Totals::new(&config)),
@@ -243,6 +250,11 @@ impl Pipeline {
     pub fn until(mut self, stopping: CancellationToken) -> Self {
         self.stopping = stopping;
         self
+    }
+
+    /// The health of the host that attempts run on.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// What attempts have cost so far.

@@ -68,6 +68,15 @@ impl Wanted {
         self.0.revoked.is_cancelled()
     }
 
+    /// Waits until the attempt should end. True where that is since the worker stops.
+    pub async fn ended(&self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.0.revoked.cancelled() => false,
+            () = self.0.stopping.cancelled() => true,
+        }
+    }
+
     /// Why the attempt should end; `None` while it is wanted. `soft` is when its soft limit is.
     pub fn why_revoked(&self, soft: Option<Instant>) -> Option<Revocation> {
         if self.0.revoked.is_cancelled() {

@@ -314,6 +314,7 @@ impl Intake {
             self.publishing_works().await;
             // No message is taken that could only be put back.
             self.worker.pipeline.until_ready(&self.source).await;
+            self.worker.pipeline.health().admit().await;
             let own = Arc::clone(&self.own_permits).acquire_owned().await.ok()?;
             let all = Arc::clone(&self.permits).acquire_owned().await.ok()?;
             Some(Permit { _all: all, _own: own })

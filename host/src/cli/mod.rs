@@ -128,6 +128,10 @@ enum Command {
     #[cfg(feature = "compiler")]
     #[command(name = crate::sandbox::compiler::COMMAND, hide = true)]
     CompileStandardInput,
+    /// What the program calls itself for, to run attempts apart from its own
+    #[cfg(feature = "isolation")]
+    #[command(name = crate::isolation::COMMAND, hide = true)]
+    RunAttempts,
     /// Look at dead letters, and send them back
     Dlq(dlq::Dlq),
     /// Show which versions of tasks are served, and go back to an earlier one
@@ -180,6 +184,8 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         #[cfg(feature = "compiler")]
         Command::CompileStandardInput => Ok(crate::sandbox::compiler::main()),
+        #[cfg(feature = "isolation")]
+        Command::RunAttempts => Ok(crate::isolation::main()),
         Command::Config(command) => command.execute(&global),
         Command::New(command) => command.execute(&global),
         Command::Build(command) => command.execute(&global),

@@ -179,6 +179,7 @@ pub(super) fn explain(outcome: &Outcome) -> (&'static str, Option<Failure>) {
         Outcome::Rejected(failure) => ("rejected", Some(failure.clone())),
         Outcome::TimedOut(failure) => ("timed_out", Some(failure.clone())),
         Outcome::Crashed(failure) => ("crashed", Some(failure.clone())),
+        Outcome::HostFault(failure) => ("host_fault", Some(failure.clone())),
         Outcome::Expired | Outcome::Revoked | Outcome::Abandoned => {
             ("abandoned", Some(Failure::new("abandoned", "it was not run")))
         }

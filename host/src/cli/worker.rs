@@ -113,6 +113,7 @@ async fn start(
     let pipeline =
         Pipeline::new(Arc::clone(&config), host.registry, host.sandbox, routes, broker.clone())
             .until(stopping.clone());
+    pipeline.health().check().await?;
     if let Some(metrics) = metrics {
         let registry = Arc::clone(&registry);
         metrics.serve(pipeline.totals(), move || registry.status());

@@ -43,6 +43,8 @@ pub struct Config {
     pub components: ComponentsConfig,
     /// How sandboxes are allocated.
     pub sandbox: SandboxConfig,
+    /// Which attempts run in processes of their own.
+    pub isolation: IsolationConfig,
     /// Settings of every task that has no own ones.
     pub defaults: TaskConfig,
     /// Settings by task name, over `defaults` and over what the component says of itself.
@@ -132,6 +134,13 @@ pub struct WorkerConfig {
     /// How many jobs of one tenant may be held and run at once, where the tenant's own settings do
     /// not say; three quarters of `concurrency` when absent. Jobs without a tenant may take all.
     pub tenant_concurrency: Option<NonZeroUsize>,
+    /// The part of its memory, in percent, above which the worker runs one job at a time, so that the
+    /// system has no reason to kill it: of its cgroup's limit, of `ulimit -v` and `-d`, and of the
+    /// machine's memory, whichever is nearest. 90 when absent; 0 turns it off.
+    pub memory_high_percent: u8,
+    /// How many bytes of memory all jobs that run may be allowed together: a job waits until its
+    /// `memory_bytes` fit in. No such bound when absent.
+    pub memory_bytes: Option<NonZeroU64>,
     /// Where what is counted can be asked for over HTTP (`/metrics` for Prometheus, `/usage` for
     /// `lovage usage`): address and port, such as `127.0.0.1:9464`. Nowhere when absent.
     pub metrics_address: Option<std::net::SocketAddr>,
@@ -151,6 +160,8 @@ impl Default for WorkerConfig {
             publish_attempts: NonZeroU32::MIN.saturating_add(4),
             threads: 0,
             tenant_concurrency: None,
+            memory_high_percent: 90,
+            memory_bytes: None,
             metrics_address: None,
         }
     }
@@ -327,6 +338,19 @@ pub struct SandboxConfig {
     /// For how many components a worker makes an instance ahead while it has nothing to do; 4 when absent, none
     /// with 0. Each holds the memory that the component starts with. Lambda functions make none.
     pub ready_instances: Option<u32>,
+}
+
+/// `[isolation]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IsolationConfig {
+    /// How many attempts may run in processes of their own at once; more wait. 0 turns it off.
+    pub processes: u32,
+    /// The tasks whose attempts do; `*` at the end matches any rest. All, where neither tasks nor
+    /// tenants are named.
+    pub tasks: Vec<String>,
+    /// The tenants whose attempts do, whatever the task; `*` at the end matches any rest.
+    pub tenants: Vec<String>,
 }
 
 limits::with_limits! {

@@ -63,6 +63,12 @@ impl Config {
             ));
         }
         at_most("worker.concurrency", concurrency)?;
+        if worker.memory_high_percent > 100 {
+            return Err(format!(
+                "worker.memory_high_percent is {}; it takes 0 (off) to 100",
+                worker.memory_high_percent
+            ));
+        }
         if !(100..=20_000).contains(&worker.receive_wait_ms) {
             return Err(format!(
                 "worker.receive_wait_ms is {}; it takes 100 to 20000",

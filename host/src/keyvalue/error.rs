@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::sandbox::Bytes;
 
 /// What a bucket may hold only so much of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Quota {
     /// Keys.
     Keys,

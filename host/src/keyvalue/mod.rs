@@ -17,9 +17,11 @@ use async_trait::async_trait;
 mod error;
 #[cfg(feature = "local")]
 pub mod local;
+mod operation;
 pub mod redis;
 
 pub use error::{Quota, StoreError};
+pub use operation::{Answer, Operation, OperationError};
 
 use crate::{config::KeyValueConfig, dependency::Dependency, events::KeyvalueFailed, quiet::Quiet};
 
@@ -38,7 +40,7 @@ pub const PAGE_KEYS: usize = 1000;
 /// Tenant and bucket, as one text: `tenant:bucket`, with all but letters, digits, `_`, `-` and `.`
 /// as `%` and two hexadecimal digits. No two pairs have the same, and none has a character that
 /// means something to a store.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Namespace(Arc<str>);
 
 impl Namespace {
@@ -71,7 +73,7 @@ fn encode(name: &str, text: &mut String) {
 }
 
 /// Which value of a key it is: another one for each time that it is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Version(u64);
 
 impl Version {
@@ -82,7 +84,7 @@ impl Version {
 }
 
 /// A page of a bucket's keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Page {
     /// The keys.
     pub keys: Vec<String>,
@@ -91,7 +93,7 @@ pub struct Page {
 }
 
 /// What a swap came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Swap {
     /// The key has the new value.
     Done,
@@ -256,6 +258,11 @@ impl KeyValue {
     /// The circuit breaker of a store that is elsewhere.
     pub fn dependency(&self) -> Option<&Arc<Dependency>> {
         self.dependency.as_ref()
+    }
+
+    /// A store that is made already; its operations are bounded by whoever made it.
+    pub fn with_store(store: Arc<dyn Store>, kind: &'static str) -> Self {
+        Self { store, timeout: Duration::from_hours(1), kind }
     }
 
     /// The store itself.

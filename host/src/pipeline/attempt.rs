@@ -16,7 +16,7 @@ use crate::{
     job::Job,
     outcome::{Failure, Outcome},
     routes::Source,
-    sandbox::{self, CUT_SHORT},
+    sandbox::{self, CUT_SHORT, LoadedComponent, Meter, Report},
     wanted::{Progress, Wanted},
 };
 
@@ -105,15 +105,21 @@ impl Pipeline {
             tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
             log_guests: self.config.log.guests,
             check_payload: settings.check_payload,
+            given_config: None,
         };
         let meter = Arc::default();
         let unless_reported = UnlessReported::new(self, &job, Arc::clone(&meter));
-        let report = tokio::select! {
+        let running = self.health.begin(deadline).await;
+        let mut report = tokio::select! {
             biased;
-            report = self.sandbox.run_metered(&task.component, Arc::clone(&job), &plan, meter) => report,
+            report = self.run_guest(&task.component, &job, &plan, meter) => report,
             never = self.watch(&source.name, &job, &wanted) => match never {},
         };
+        drop(running);
         unless_reported.reported();
+        if let Outcome::HostFault(failure) = report.outcome {
+            report.outcome = self.health.judge(failure).await;
+        }
         self.tenancy.charge(&job.tenant, report.usage.cpu);
         let fared_well = matches!(report.outcome, Outcome::Done(_) | Outcome::Snooze { .. });
         if !fared_well {
@@ -121,7 +127,8 @@ impl Pipeline {
         }
         // Its buckets were away while it ran: that it failed is not its fault.
         let bereft = !fared_well && self.bucket_outages(&grants) != outages;
-        if !bereft {
+        // Nor does what the host could not carry out say anything of a version.
+        if !bereft && !matches!(report.outcome, Outcome::HostFault(_)) {
             self.registry.record(&task, !fared_well, report.usage.wall, job.attempt);
         }
         self.totals.add(&job.task, &job.tenant, report.usage);
@@ -145,6 +152,24 @@ impl Pipeline {
         };
         let follow_ons = report.follow_ons;
         Ended { outcome, settings, run: Some(run), follow_ons, celery: Plan::default() }
+    }
+
+    /// Makes the attempt: in this process, or in one of its own.
+    async fn run_guest(
+        &self,
+        component: &Arc<LoadedComponent>,
+        job: &Arc<Job>,
+        plan: &sandbox::Plan,
+        meter: Arc<Meter>,
+    ) -> Report {
+        #[cfg(feature = "isolation")]
+        if let Some(isolation) = self.isolation.as_ref().filter(|it| it.applies(job)) {
+            let (sandbox, config, meter) = (&self.sandbox, &*self.config, &*meter);
+            let isolated =
+                crate::isolation::Isolated { sandbox, component, job, plan, config, meter };
+            return isolation.run(isolated).await;
+        }
+        self.sandbox.run_metered(component, Arc::clone(job), plan, meter).await
     }
 
     /// Whether somebody has revoked a job. Who cannot be asked is no reason not to run it.

@@ -8,7 +8,7 @@ use super::Sandbox;
 use super::bindings::Invocation;
 use super::code::Code;
 use super::component::LoadedComponent;
-use super::config::{self, ConfigValues};
+use super::config::{self, ConfigValues, GivenConfig};
 use super::cpu::{self, Meter};
 use super::crash;
 use super::hogs::Whose;
@@ -51,6 +51,8 @@ pub struct Plan {
     pub log_guests: bool,
     /// Whether the payload is held to the schema that the task has for it.
     pub check_payload: bool,
+    /// What it reads by `wasi:config/store`, where another process has looked that up.
+    pub given_config: Option<Arc<GivenConfig>>,
 }
 
 impl Default for Plan {
@@ -64,6 +66,7 @@ impl Default for Plan {
             tenant_weight: 1,
             log_guests: false,
             check_payload: true,
+            given_config: None,
         }
     }
 }
@@ -85,7 +88,7 @@ pub struct Report {
 
 impl Report {
     /// An attempt that ended before its guest began.
-    fn unrun(outcome: Outcome) -> Self {
+    pub(crate) fn unrun(outcome: Outcome) -> Self {
         let (stdout, stderr) = (Tail::default(), Tail::default());
         Self { outcome, follow_ons: Vec::new(), usage: Usage::default(), stdout, stderr }
     }
@@ -177,6 +180,7 @@ impl Sandbox {
             let (job, meter) = (Arc::clone(&job), Arc::clone(&meter));
             async move {
                 let _slot = sandbox.slot().await;
+                let _memory = sandbox.memory(plan.limits.memory_bytes).await;
                 let code = match sandbox.code(&component).await {
                     Ok(code) => code,
                     Err(problem) => {
@@ -245,7 +249,9 @@ impl Sandbox {
             Ok(input) => input,
             Err(failure) => return Ok(Report::unrun(Outcome::Rejected(failure))),
         };
-        let config = if reads_config {
+        let config = if let Some(given) = &plan.given_config {
+            given.values()
+        } else if reads_config {
             match config::values(self.services(), &plan.grants, deadline).await {
                 Ok(config) => config,
                 Err(outcome) => return Ok(Report::unrun(outcome)),
@@ -363,7 +369,7 @@ async fn check_payload(
 impl Report {
     /// Of an attempt that the host could not even begin.
     fn without_a_guest(kind: &str, error: &dyn std::error::Error) -> Self {
-        Self::unrun(Outcome::Crashed(Failure::new(kind, error.to_string())))
+        Self::unrun(Outcome::HostFault(Failure::new(kind, error.to_string())))
     }
 }
 

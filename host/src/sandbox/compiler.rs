@@ -134,6 +134,13 @@ pub fn compile_in_children() {
     }
 }
 
+/// The program to be called, where it is one that answers.
+#[cfg(feature = "isolation")]
+pub(crate) fn own_program() -> io::Result<&'static std::path::Path> {
+    let missing = || io::Error::other("this program starts no processes of its own");
+    PROGRAM.get().map(PathBuf::as_path).ok_or_else(missing)
+}
+
 /// What a child is asked, in one line of JSON before the component.
 #[derive(Debug, Serialize, Deserialize)]
 struct Task {

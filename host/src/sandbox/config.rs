@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use futures_util::future::try_join_all;
+use serde::{Deserialize, Serialize};
 use wasmtime_wasi_config::WasiConfigVariables;
 
 use super::services::Services;
@@ -34,17 +35,69 @@ pub(super) struct ConfigValues {
     pub(super) placeholders: Vec<Placeholder>,
 }
 
-/// Puts together what a guest was granted. Secrets are looked up at once, all that there are; one
-/// that cannot be had until the deadline ends the attempt before it begins, since it may be there
-/// at the next.
+/// What one attempt reads, as one process looks it up for another. Holds secrets, and shows none.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct GivenConfig {
+    variables: Vec<(String, String)>,
+    /// What the guest has, what it stands for, and the requests that may have that.
+    placeholders: Vec<(String, String, Vec<String>)>,
+}
+
+impl std::fmt::Debug for GivenConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GivenConfig").finish_non_exhaustive()
+    }
+}
+
+impl GivenConfig {
+    /// As an attempt has it.
+    pub(super) fn values(&self) -> ConfigValues {
+        let mut values = ConfigValues::default();
+        for (key, value) in &self.variables {
+            values.variables.insert(key.as_str(), value.as_str());
+        }
+        let placeholders = self.placeholders.iter().cloned();
+        values.placeholders = placeholders
+            .map(|(text, value, only_for)| Placeholder {
+                text,
+                value: SecretValue::new(value),
+                only_for,
+            })
+            .collect();
+        values
+    }
+}
+
+/// The same as something that can be given to another process.
+#[cfg(feature = "isolation")]
+pub(super) async fn given(
+    services: &Services,
+    grants: &Grants,
+    deadline: Instant,
+) -> Result<GivenConfig, Outcome> {
+    found(services, grants, deadline).await
+}
+
+/// Puts together what a guest was granted, for an attempt in this process.
 pub(super) async fn values(
     services: &Services,
     grants: &Grants,
     deadline: Instant,
 ) -> Result<ConfigValues, Outcome> {
-    let mut found = ConfigValues::default();
+    found(services, grants, deadline).await.map(|given| given.values())
+}
+
+/// Puts together what a guest was granted. Secrets are looked up at once, all that there are; one
+/// that cannot be had until the deadline ends the attempt before it begins, since it may be there
+/// at the next.
+async fn found(
+    services: &Services,
+    grants: &Grants,
+    deadline: Instant,
+) -> Result<GivenConfig, Outcome> {
+    let mut found = GivenConfig::default();
     for (key, value) in grants.config.iter().flatten() {
-        found.variables.insert(key.as_str(), value.as_str());
+        found.variables.push((key.clone(), value.clone()));
     }
     if grants.secrets.is_empty() {
         return Ok(found);
@@ -61,14 +114,15 @@ pub(super) async fn values(
     for (key, Secret { value, only_for }) in secrets {
         match only_for {
             None => {
-                found.variables.insert(key, value.expose());
+                found.variables.push((key.clone(), value.expose().to_owned()));
             }
             Some(only_for) => {
                 // Random even where the task is deterministic: who could tell it beforehand could
                 // have a guest carry the secret to another place of a request.
                 let text = format!("lovage-secret-{}", uuid::Uuid::new_v4().simple());
-                found.variables.insert(key, text.as_str());
-                found.placeholders.push(Placeholder { text, value, only_for: only_for.to_vec() });
+                found.variables.push((key.clone(), text.clone()));
+                let value = value.expose().to_owned();
+                found.placeholders.push((text, value, only_for.to_vec()));
             }
         }
     }

@@ -24,7 +24,7 @@ impl Meter {
     }
 
     /// Adds what was done elsewhere for the same purpose.
-    pub(super) fn add(&self, time: Duration) {
+    pub(crate) fn add(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.spent.fetch_add(nanos, Ordering::Relaxed);
     }

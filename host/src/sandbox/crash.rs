@@ -19,11 +19,32 @@ use crate::outcome::{Failure, Outcome};
 /// The outcome of an attempt that ended with an error.
 pub(super) fn outcome(error: &wasmtime::Error, state: &State, limits: &Limits) -> Outcome {
     let failure = failure(error, state, limits);
+    if let Some(fault) = host_fault(error, state) {
+        return Outcome::HostFault(Failure {
+            kind: "host_fault".to_owned(),
+            message: fault,
+            ..failure
+        });
+    }
     match failure.kind.as_str() {
         // It would be as large at the next attempt.
         "output_too_large" => Outcome::Failed(failure),
         _ => Outcome::Crashed(failure),
     }
+}
+
+/// The reason where the host had nothing to give to the guest, rather than the guest no right to it:
+/// the system refused memory, address space, a thread or a file. Errors of the system have types of
+/// their own, and errors of a guest never have those.
+fn host_fault(error: &wasmtime::Error, state: &State) -> Option<String> {
+    let system = |it: &(dyn std::error::Error + 'static)| {
+        it.is::<std::io::Error>() || it.is::<rustix::io::Errno>()
+    };
+    if error.chain().any(system) {
+        return Some(format!("the host could not carry the attempt out: {error:#}"));
+    }
+    let refused = state.limiter.host_fault()?;
+    may_be_of_a_refusal(error).then(|| format!("the host had no memory for the guest: {refused}"))
 }
 
 /// Why a call into a guest ended with an error, with the tails of its output.

@@ -125,6 +125,8 @@ pub struct EngineOptions {
     /// How often the clock ticks by which a guest that computes lets others run, and by which its
     /// CPU time is looked at. 1 ms.
     pub tick: Duration,
+    /// The bytes of memory that all attempts that run may be allowed together; no bound when `None`.
+    pub memory_budget: Option<u64>,
     /// Threads for attempts that take more than a moment of CPU time; as many as there are CPUs
     /// when 0.
     pub threads: usize,
@@ -150,6 +152,7 @@ impl Default for EngineOptions {
             #[cfg(feature = "compiler")]
             compile: CompileLimits::default(),
             tick: Duration::from_millis(1),
+            memory_budget: None,
             threads: 0,
         }
     }

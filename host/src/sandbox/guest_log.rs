@@ -4,7 +4,7 @@
 //! one, lines are cut, and an attempt has only so much room. It stands in a field of its own
 //! beside a fixed message, so that nothing in it looks like one of the host's events.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::limits::Limits;
 use crate::text::one_line;
@@ -43,6 +43,31 @@ struct Line {
     kept: Vec<u8>,
     /// Bytes that came after those that are kept.
     cut: u64,
+}
+
+/// Takes lines in place of the log of this process.
+type Forward = Box<dyn Fn(bool, &str, Option<u64>) + Send + Sync>;
+
+/// Where lines go that this process does not log itself.
+static FORWARD: OnceLock<Forward> = OnceLock::new();
+
+/// From now on gives each line that a guest writes to `forward`: whether it is of standard error, the
+/// line and how many bytes were cut off it. For a process that has no log of its own.
+#[cfg(feature = "isolation")]
+pub(crate) fn forward_guest_lines(forward: Forward) {
+    let _ = FORWARD.set(forward);
+}
+
+/// Logs one line that a guest wrote.
+pub(crate) fn log_guest_line(stderr: bool, line: &str, cut: Option<u64>) {
+    if let Some(forward) = FORWARD.get() {
+        return forward(stderr, line, cut);
+    }
+    if stderr {
+        tracing::warn!(target: TARGET, stream = "stderr", line, cut_bytes = cut, "guest wrote");
+    } else {
+        tracing::info!(target: TARGET, stream = "stdout", line, cut_bytes = cut, "guest wrote");
+    }
 }
 
 impl GuestLog {
@@ -110,16 +135,7 @@ impl Inner {
         self.lines -= 1;
         self.bytes -= size;
         let cut = (cut > 0).then_some(cut);
-        match which {
-            Which::Stdout => tracing::info!(
-                target: TARGET, stream = "stdout", line = text.as_str(), cut_bytes = cut,
-                "guest wrote"
-            ),
-            Which::Stderr => tracing::warn!(
-                target: TARGET, stream = "stderr", line = text.as_str(), cut_bytes = cut,
-                "guest wrote"
-            ),
-        }
+        log_guest_line(which == Which::Stderr, text.as_str(), cut);
     }
 }
 

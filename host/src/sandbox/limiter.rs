@@ -23,6 +23,8 @@ pub(super) struct Limiter {
     limits: Limits,
     used: u64,
     refused: Option<Refusal>,
+    /// Why the host had no memory that the guest was granted.
+    host_fault: Option<String>,
     /// Bytes times nanoseconds until `since`, from when on `used` bytes are held.
     held: u128,
     since: Instant,
@@ -30,7 +32,7 @@ pub(super) struct Limiter {
 
 impl Limiter {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, used: 0, refused: None, held: 0, since: Instant::now() }
+        Self { limits, used: 0, refused: None, host_fault: None, held: 0, since: Instant::now() }
     }
 
     /// The limiter of an attempt that takes over what was made ahead: it holds that from now on.
@@ -56,6 +58,11 @@ impl Limiter {
     /// The last refusal; a guest may have coped with it.
     pub(super) fn refused(&self) -> Option<Refusal> {
         self.refused
+    }
+
+    /// Why the host had no memory that the guest was granted; `None` where it always had.
+    pub(super) fn host_fault(&self) -> Option<&str> {
+        self.host_fault.as_deref()
     }
 
     /// Counts what the host holds for the guest.
@@ -127,6 +134,17 @@ impl ResourceLimiter for Limiter {
         }
         let by = (desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES);
         Ok(self.grow(by))
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        // wasmtime calls this for a refusal of ours, too; those have no error of the system below.
+        let system = |it: &(dyn std::error::Error + 'static)| {
+            it.is::<std::io::Error>() || it.is::<rustix::io::Errno>()
+        };
+        if error.chain().any(system) {
+            self.host_fault = Some(format!("{error:#}"));
+        }
+        Ok(())
     }
 
     fn instances(&self) -> usize {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::LimitValues;
 
 /// What one attempt may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
     /// Bytes of all linear memories and tables together. 128 MiB.
     pub memory_bytes: u64,

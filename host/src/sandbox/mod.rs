@@ -41,10 +41,13 @@ mod failure;
 mod guest_log;
 mod hogs;
 mod io_errors;
+#[cfg(feature = "isolation")]
+mod isolated;
 mod keyvalue;
 mod kit;
 mod limiter;
 mod limits;
+mod memory_budget;
 mod no_files;
 mod notes;
 mod output;
@@ -76,7 +79,7 @@ pub use self::bindings::{HANDLER, SERVED};
 pub use self::code::Reload;
 pub use self::component::{Import, Kind, LoadedComponent, Source, digest, hexadecimal};
 pub(crate) use self::component::{contract_of, exports_of, imports_of};
-pub use self::config::{Placeholder, SECRET_UNAVAILABLE};
+pub use self::config::{GivenConfig, Placeholder, SECRET_UNAVAILABLE};
 pub use self::cpu::Meter;
 pub use self::egress::{Network, Resolve};
 pub use self::engine::{Allocator, CodeSettings, EngineOptions, Mode, WASMTIME_VERSION};
@@ -95,10 +98,17 @@ pub use self::spec::TaskSpec;
 pub use self::state::{OFFERED, Offer, Offered, Versions, offer};
 pub use self::stdio::Tail;
 pub use self::typed::{CONTRACT as TYPED, INVALID_PAYLOAD, NoTask};
+#[cfg(feature = "isolation")]
+pub(crate) use self::{
+    compiler::own_program,
+    guest_log::{forward_guest_lines, log_guest_line},
+    scratch::ChildHome,
+};
 
 use self::code::Shelf;
 use self::hogs::Hogs;
 use self::kit::{Kit, Kits};
+use self::memory_budget::MemoryBudget;
 use self::ready::Readies;
 use self::scratch::Scratches;
 
@@ -120,6 +130,7 @@ struct Inner {
     /// The pool has room for so many; whoever has no permit would meet an error there.
     slots: Semaphore,
     spare: Semaphore,
+    budget: Option<MemoryBudget>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -154,6 +165,7 @@ impl Sandbox {
             scratches: Scratches::new((options.slots as usize).saturating_mul(2)),
             slots: Semaphore::new(options.slots as usize),
             spare: Semaphore::new(engine::SPARE_SLOTS as usize),
+            budget: options.memory_budget.map(MemoryBudget::new),
             options,
         })))
     }
@@ -166,6 +178,23 @@ impl Sandbox {
     /// The allocator that it came to.
     pub fn allocator(&self) -> Allocator {
         self.0.kits.plain().allocator
+    }
+
+    /// Makes what each attempt starts with, a linear memory, and drops it. Blocks for some
+    /// microseconds. The pool has its memory already, so only an engine without one is asked.
+    ///
+    /// # Errors
+    ///
+    /// Why the host cannot make one.
+    pub fn probe(&self) -> Result<(), String> {
+        let kit = self.0.kits.plain();
+        if kit.allocator == Allocator::Pooling {
+            return Ok(());
+        }
+        let mut store = wasmtime::Store::new(&kit.engine, ());
+        let one_page = wasmtime::MemoryType::new(1, None);
+        let made = wasmtime::Memory::new(&mut store, one_page);
+        made.map(drop).map_err(|error| format!("{error:#}"))
     }
 
     /// How many attempts could begin at once, now.
@@ -244,6 +273,11 @@ impl Sandbox {
     /// `None` only if the semaphore were closed, which nobody does.
     async fn slot(&self) -> Option<SemaphorePermit<'_>> {
         self.0.slots.acquire().await.ok()
+    }
+
+    /// Waits until an attempt's memory fits in beside that of all others.
+    async fn memory(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        self.0.budget.as_ref()?.take(bytes).await
     }
 
     async fn spare_slot(&self) -> Option<SemaphorePermit<'_>> {

@@ -21,7 +21,7 @@ use super::guest_log::{GuestLog, Which};
 const LEFT_OUT: &str = "[what was before this is left out]\n";
 
 /// The end of what a guest wrote to one stream.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Tail {
     /// The last bytes.
     pub bytes: Vec<u8>,

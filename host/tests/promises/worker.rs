@@ -8,6 +8,8 @@ mod disks;
 mod eta;
 mod fifo;
 mod follow_ons;
+mod host_health;
+mod isolation;
 mod leases;
 mod logs;
 mod outages;

@@ -131,6 +131,30 @@ impl Scratches {
     }
 }
 
+/// A directory for the scratch directories of another process: named and locked like this process's
+/// own, so that it is deleted with this, or by the next process.
+#[cfg(feature = "isolation")]
+#[derive(Debug)]
+pub(crate) struct ChildHome(Home);
+
+#[cfg(feature = "isolation")]
+impl ChildHome {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+#[cfg(feature = "isolation")]
+impl Scratches {
+    /// A directory for another process.
+    #[allow(clippy::unused_self, reason = "as `make` has it")]
+    pub(super) fn child_home(&self) -> Result<ChildHome, ScratchError> {
+        let at = std::env::temp_dir();
+        Home::new(&at).map(ChildHome).map_err(|source| ScratchError { at, source })
+    }
+}
+
 impl Home {
     fn new(temporary: &Path) -> io::Result<Self> {
         loop {
