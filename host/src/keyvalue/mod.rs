@@ -262,7 +262,7 @@ impl KeyValue {
 
     /// A store that is made already; its operations are bounded by whoever made it.
     pub fn with_store(store: Arc<dyn Store>, kind: &'static str) -> Self {
-        Self { store, timeout: Duration::from_hours(1), kind }
+        Self { store, timeout: Duration::from_hours(1), kind, dependency: None }
     }
 
     /// The store itself.

@@ -29,6 +29,8 @@ use wasmparser::{Parser, Payload};
 
 pub use self::child::main;
 use self::child::{Ended, NOT_WRITTEN, REFUSED, TOO_MUCH_CODE, wait};
+#[cfg(feature = "isolation")]
+pub(crate) use self::native_code::from_parent;
 pub(crate) use self::native_code::{anonymous_file, map, map_sealed, read};
 use super::engine::{CodeSettings, EngineOptions, Mode};
 use super::error::Problem;
@@ -136,8 +138,8 @@ pub fn compile_in_children() {
 
 /// The program to be called, where it is one that answers.
 #[cfg(feature = "isolation")]
-pub(crate) fn own_program() -> io::Result<&'static std::path::Path> {
-    let missing = || io::Error::other("this program starts no processes of its own");
+pub(crate) fn own_program() -> std::io::Result<&'static std::path::Path> {
+    let missing = || std::io::Error::other("this program starts no processes of its own");
     PROGRAM.get().map(PathBuf::as_path).ok_or_else(missing)
 }
 

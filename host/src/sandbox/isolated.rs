@@ -41,7 +41,7 @@ impl Sandbox {
         mode: Mode,
         tasks: Vec<TaskSpec>,
     ) -> anyhow::Result<LoadedComponent> {
-        let component = compiler::component(self.engine_of(mode)?, native)
+        let component = compiler::from_parent(self.engine_of(mode)?, native)
             .map_err(|error| anyhow::anyhow!("{error:#}"))?;
         Ok(self.load(source, component, Some(tasks), &Limits::default()).await?)
     }

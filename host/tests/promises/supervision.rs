@@ -20,6 +20,7 @@ use lovage::{
     },
     config::Config,
     connect::connect,
+    job::JobKey,
     load,
     pipeline::Pipeline,
     routes::Routes,
@@ -108,8 +109,8 @@ impl Broker for Buggy {
         self.broker.browse(queue, max).await
     }
 
-    async fn result(&self, job_id: &str, wait: Duration) -> Result<Option<Bytes>, BrokerError> {
-        self.broker.result(job_id, wait).await
+    async fn result(&self, job: JobKey<'_>, wait: Duration) -> Result<Option<Bytes>, BrokerError> {
+        self.broker.result(job, wait).await
     }
 }
 

@@ -59,6 +59,17 @@ pub(crate) fn map(engine: &Engine, file: &impl AsFd) -> wasmtime::Result<Compone
     }
 }
 
+/// Code that another process of this program sent, as a component. Trusted as [`map`]'s is: it comes
+/// over the socket that this process was started with.
+#[cfg(feature = "isolation")]
+pub(crate) fn from_parent(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: see above; wasmtime checks that version and settings are the engine's.
+    #[allow(unsafe_code)]
+    unsafe {
+        Component::deserialize(engine, code)
+    }
+}
+
 /// All of a file of code, for who has to hold it.
 pub(crate) fn read(mut file: &File, most: u64) -> io::Result<Vec<u8>> {
     file.rewind()?;
