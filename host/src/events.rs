@@ -5,11 +5,12 @@
 //! component are fields of the span that surrounds an attempt, and not repeated here. Metrics go
 //! to whatever recorder of the `metrics` crate the process has installed.
 
+mod operator;
 mod shipping;
 
 use std::{fmt, time::Duration};
 
-pub use self::shipping::*;
+pub use self::{operator::*, shipping::*};
 
 use metrics::{counter, histogram};
 use tracing::{debug, error, info, warn};

@@ -27,6 +27,7 @@ pub mod lease;
 pub mod load;
 pub mod message;
 pub mod outcome;
+pub mod phase;
 pub mod pipeline;
 pub mod policy;
 pub mod publish;

@@ -66,6 +66,7 @@ pub struct Worker {
     broker: Arc<dyn Broker>,
     pipeline: Arc<Pipeline>,
     config: WorkerConfig,
+    running: Arc<AtomicUsize>,
 }
 
 /// What a job's pipeline does about a settlement that is refused.
@@ -119,14 +120,19 @@ impl Worker {
         pipeline: Arc<Pipeline>,
         config: WorkerConfig,
     ) -> Arc<Self> {
-        Arc::new(Self { broker, pipeline, config })
+        Arc::new(Self { broker, pipeline, config, running: Arc::default() })
+    }
+
+    /// Jobs that run now.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
     }
 
     /// Works until told to stop. `sources` come with the number of their jobs at once, if that is
     /// less than the worker's.
     pub async fn run(self: Arc<Self>, sources: Vec<(Source, Option<usize>)>, stop: Stop) {
         let permits = Arc::new(Semaphore::new(self.config.concurrency.get()));
-        let running = Arc::new(AtomicUsize::new(0));
+        let running = Arc::clone(&self.running);
         let given_back = Arc::new(AtomicUsize::new(0));
         let receivers = TaskTracker::new();
         let jobs = TaskTracker::new();

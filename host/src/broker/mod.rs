@@ -259,6 +259,12 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
     /// Finds a queue by name (or URL, on SQS). [`Fault::NotFound`] when there is none.
     async fn open(&self, name: &str) -> Result<Queue, BrokerError>;
 
+    /// Waits until the broker is lost for good: nothing that is tried again can succeed. Says why.
+    /// Never ends where only an outage can come up.
+    async fn lost(&self) -> BrokerError {
+        std::future::pending().await
+    }
+
     /// Receives 0 to `max` messages (capped by [`Limits::receive_batch`]), each leased for
     /// `visibility`. Waits up to `wait` for the first, without busy polling. Safe to drop while it
     /// waits: a message that was leased for a dropped call comes again at the end of its lease.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Global, Misuse, out, out::say};
+use super::{Global, Misuse, out, out::complain, out::say};
 use crate::{
     broker::{
         Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, Settlement, Turn, attribute,
@@ -142,7 +142,7 @@ async fn list(pair: &Pair, max: usize, json: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if messages.is_empty() {
-        eprintln!("no dead letters in {}", pair.letters.name);
+        complain!("no dead letters in {}", pair.letters.name);
     }
     for message in &messages {
         match letter(message) {
@@ -307,15 +307,15 @@ fn tell(pair: &Pair, done: &Redriven, missing: &[&String], json: bool) -> anyhow
         )?;
     } else {
         if *left > 0 {
-            eprintln!(
+            complain!(
                 "left there: {left}, of jobs that were sent back already; run it again for those"
             );
         }
         for id in missing {
-            eprintln!("error: no dead letter `{id}` in {}", pair.letters.name);
+            complain!("error: no dead letter `{id}` in {}", pair.letters.name);
         }
         for failure in failures {
-            eprintln!("error: {failure}");
+            complain!("error: {failure}");
         }
         say!("sent back to {}: {sent}", pair.queue.name)?;
     }

@@ -3,19 +3,13 @@
 //!
 //! Exit codes: 0 done, 1 it failed, 2 misuse. A reader who goes away early is no failure.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "printing is what the command line is for"
-)]
-
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use self::out::Closed;
+use self::out::{Closed, complain};
 use crate::config::{Config, LogFormat};
-use crate::time_slice;
+use crate::{telemetry::Delivery, time_slice};
 
 mod ask;
 pub mod build;
@@ -39,6 +33,7 @@ mod revoke;
 mod run;
 mod send;
 mod sign;
+mod signals;
 mod status;
 mod tasks;
 mod test;
@@ -155,14 +150,23 @@ enum Command {
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
+    // A service that is just starting is not to die of a signal that means something to it.
+    if std::env::args_os().any(|word| word == "worker" || word == "dev") {
+        signals::ignore_until_handled();
+    }
     #[cfg(feature = "compiler")]
     crate::sandbox::compiler::compile_in_children();
-    let cli = Cli::parse();
+    let code = run(Cli::parse());
+    crate::telemetry::flush();
+    code
+}
+
+fn run(cli: Cli) -> ExitCode {
     match execute(cli) {
         Ok(code) => code,
         Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", crate::events::Chain(error.as_ref()));
+            complain!("error: {}", crate::events::Chain(error.as_ref()));
             if error.is::<Misuse>() { ExitCode::from(MISUSE) } else { ExitCode::FAILURE }
         }
     }
@@ -225,7 +229,7 @@ impl Global {
     /// The configuration for a command that answers on standard output: quiet unless asked, but
     /// for the progress that a person would wait for.
     fn load(&self) -> anyhow::Result<Config> {
-        self.load_with(|config| {
+        self.load_with(Delivery::Direct, |config| {
             if config.log == crate::config::LogConfig::default() {
                 let watched = std::io::stderr().is_terminal();
                 let level = if watched { "error,lovage::compile=info" } else { "error" };
@@ -240,7 +244,7 @@ impl Global {
         &self,
         amend: impl FnOnce(&mut Config) -> anyhow::Result<()>,
     ) -> anyhow::Result<Config> {
-        self.load_with(|config| {
+        self.load_with(Delivery::Buffered, |config| {
             if self.json {
                 config.log.format = LogFormat::Json;
             }
@@ -251,6 +255,7 @@ impl Global {
     /// The configuration as a command's flags amend it, with logging started.
     fn load_with(
         &self,
+        delivery: Delivery,
         amend: impl FnOnce(&mut Config) -> anyhow::Result<()>,
     ) -> anyhow::Result<Config> {
         let mut config = Config::load(self.config.as_deref(), environment())?;
@@ -258,7 +263,7 @@ impl Global {
         if let Some(level) = &self.log {
             config.log.level.clone_from(level);
         }
-        crate::telemetry::start(&config.log)?;
+        crate::telemetry::start(&config.log, delivery)?;
         Ok(config)
     }
 }
