@@ -5,6 +5,7 @@
 //! deleted. `docs/design.md` tells the whole way and why it is so.
 
 pub mod abandon;
+pub mod aws;
 pub mod backtraces;
 pub mod broker;
 pub mod celery;

@@ -150,7 +150,8 @@ impl Routes {
                 celery_tasks: Arc::clone(&self.celery_tasks),
                 celery_body_bytes: self.celery_body_bytes(),
             },
-            queue,
+            // One name for one queue in logs, metrics and dead letters: that of the configuration.
+            queue: Queue { name: name.into(), ..queue },
             results,
             result_format: settings.result_format,
             dead_letters,

@@ -42,6 +42,9 @@ pub mod attribute {
     pub const DEFERRED: &str = "lovage-deferred";
     /// Why a message is a dead letter ([`DeadLetter`](super::DeadLetter)), as JSON.
     pub const DEAD_LETTER: &str = "lovage-dead-letter";
+    /// The queue that SQS itself moved a dead letter from. Not on the wire: SQS says it beside the
+    /// attributes.
+    pub const MOVED_FROM: &str = "lovage-moved-from";
     /// Where a job stands in the chain of jobs that led to it
     /// ([`Lineage`](crate::follow_on::Lineage)), as JSON.
     pub const LINEAGE: &str = "lovage-lineage";

@@ -19,6 +19,8 @@ mod compile;
 mod config;
 mod data;
 #[cfg(feature = "local")]
+mod db;
+#[cfg(feature = "local")]
 mod dev;
 mod dispatch;
 mod dlq;
@@ -29,12 +31,15 @@ mod out;
 mod project;
 #[cfg(feature = "remote")]
 mod push;
+mod redrive;
+mod results;
 mod revoke;
 mod run;
 mod send;
 mod sign;
 mod signals;
 mod status;
+mod sweep;
 mod tasks;
 mod test;
 mod usage;
@@ -123,8 +128,13 @@ enum Command {
     #[cfg(feature = "compiler")]
     #[command(name = crate::sandbox::compiler::COMMAND, hide = true)]
     CompileStandardInput,
-    /// Look at dead letters, and send them back
+    /// Look at dead letters, send them back, and delete them
     Dlq(dlq::Dlq),
+    /// Look at a queue of results, and empty it
+    Results(results::Results),
+    /// Look at the embedded broker's file, and make it smaller
+    #[cfg(feature = "local")]
+    Db(db::Db),
     /// Show which versions of tasks are served, and go back to an earlier one
     Tasks(tasks::Tasks),
     /// Sign a component, or make a key for that
@@ -208,6 +218,9 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tasks(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Usage(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Results(command) => block_on(0, command.execute(&global, &global.load()?)),
+        #[cfg(feature = "local")]
+        Command::Db(command) => block_on(0, command.execute(&global, &global.load()?)),
         #[cfg(feature = "local")]
         Command::Dev(command) => {
             let config = global.load_service(|config| command.amend(config))?;

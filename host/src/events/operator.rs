@@ -61,6 +61,27 @@ impl WorkerReport<'_> {
     }
 }
 
+/// Messages of a queue were forgotten, since they were there for longer than they may be.
+pub struct MessagesExpired<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// How many.
+    pub count: usize,
+}
+
+impl MessagesExpired<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        info!(
+            queue = self.queue,
+            count = self.count,
+            "messages are past their retention, and are deleted"
+        );
+        counter!("lovage_messages_expired_total", "queue" => self.queue.to_owned())
+            .increment(self.count as u64);
+    }
+}
+
 /// The files of the embedded broker, as they are now and then measured.
 pub struct BrokerFiles {
     /// Bytes of the database's file.

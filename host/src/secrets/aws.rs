@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use aws_config::{BehaviorVersion, SdkConfig, timeout::TimeoutConfig};
+use aws_config::{SdkConfig, timeout::TimeoutConfig};
 use aws_sdk_secretsmanager::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
@@ -10,6 +10,7 @@ use aws_sdk_secretsmanager::{
 use tokio::sync::OnceCell;
 
 use super::Trouble;
+use crate::aws::Renewing;
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -21,7 +22,7 @@ const OPERATION: Duration = Duration::from_secs(12);
 /// The clients, each made when it is first needed.
 #[derive(Debug, Default)]
 pub(super) struct Aws {
-    config: OnceCell<SdkConfig>,
+    config: OnceCell<(SdkConfig, Option<Renewing>)>,
     secrets: OnceCell<aws_sdk_secretsmanager::Client>,
     parameters: OnceCell<aws_sdk_ssm::Client>,
 }
@@ -36,21 +37,23 @@ pub(super) struct AwsError {
 
 impl From<SdkConfig> for Aws {
     fn from(config: SdkConfig) -> Self {
-        Self { config: OnceCell::from(config), ..Self::default() }
+        Self { config: OnceCell::from((config, None)), ..Self::default() }
     }
 }
 
 impl Aws {
     /// The value of a secret in Secrets Manager, the current version.
     pub(super) async fn secret(&self, id: &str) -> Result<String, AwsError> {
-        let config = self.config().await?;
+        let (config, renewing) = self.config().await?;
         let client = self
             .secrets
             .get_or_init(async || {
-                let config = aws_sdk_secretsmanager::config::Builder::from(config)
-                    .timeout_config(timeouts())
-                    .build();
-                aws_sdk_secretsmanager::Client::from_conf(config)
+                let mut config = aws_sdk_secretsmanager::config::Builder::from(config)
+                    .timeout_config(timeouts());
+                if let Some(renewing) = renewing {
+                    config = config.retry_classifier(renewing.clone());
+                }
+                aws_sdk_secretsmanager::Client::from_conf(config.build())
             })
             .await;
         let answer = client.get_secret_value().secret_id(id).send().await;
@@ -67,13 +70,16 @@ impl Aws {
 
     /// The value of a parameter, decrypted.
     pub(super) async fn parameter(&self, name: &str) -> Result<String, AwsError> {
-        let config = self.config().await?;
+        let (config, renewing) = self.config().await?;
         let client = self
             .parameters
             .get_or_init(async || {
-                let config =
-                    aws_sdk_ssm::config::Builder::from(config).timeout_config(timeouts()).build();
-                aws_sdk_ssm::Client::from_conf(config)
+                let mut config =
+                    aws_sdk_ssm::config::Builder::from(config).timeout_config(timeouts());
+                if let Some(renewing) = renewing {
+                    config = config.retry_classifier(renewing.clone());
+                }
+                aws_sdk_ssm::Client::from_conf(config.build())
             })
             .await;
         let answer = client.get_parameter().name(name).with_decryption(true).send().await;
@@ -84,19 +90,22 @@ impl Aws {
             .ok_or_else(|| wrong("it has no value"))
     }
 
-    async fn config(&self) -> Result<&SdkConfig, AwsError> {
-        let config = self
+    async fn config(&self) -> Result<&(SdkConfig, Option<Renewing>), AwsError> {
+        let found = self
             .config
-            .get_or_init(async || aws_config::load_defaults(BehaviorVersion::latest()).await)
+            .get_or_init(async || {
+                let (config, renewing) = crate::aws::load().await;
+                (config, Some(renewing))
+            })
             .await;
-        if config.region().is_none() {
+        if found.0.region().is_none() {
             return Err(AwsError {
                 trouble: Trouble::Wrong,
                 reason: "no AWS region is set".into(),
                 advice: "set AWS_REGION, or the region of the profile",
             });
         }
-        Ok(config)
+        Ok(found)
     }
 }
 
