@@ -37,7 +37,21 @@ async fn local(config: &Config) -> Result<crate::broker::local::LocalBroker, Bro
 
     let options =
         LocalOptions { retention: Duration::from_millis(config.broker.result_retention_ms) };
-    let broker = LocalBroker::open(&config.broker.path, options)?;
+    let path = config.broker.path.clone();
+    // It may wait for a lock, and the metrics are to be had meanwhile.
+    let opened = tokio::task::spawn_blocking(move || LocalBroker::open(&path, options)).await;
+    let broker = opened.map_err(|error| {
+        let what =
+            format!("opening the broker's database {} broke off", config.broker.path.display());
+        BrokerError::caused_by(crate::broker::Fault::Unavailable, what, error)
+    })??;
+    let retain = |address: &str, own: Option<u64>, consumed: bool| {
+        let others = (!consumed).then_some(config.broker.message_retention_ms);
+        if let Some(ms) = own.or(others).filter(|ms| *ms > 0) {
+            broker.retain(address, Duration::from_millis(ms));
+        }
+    };
+    let consumed = config.consumed_queues();
     let mut queues: BTreeMap<&str, QueueConfig> =
         config.queues.iter().map(|(name, queue)| (name.as_str(), queue.clone())).collect();
     if queues.is_empty() {
@@ -47,6 +61,8 @@ async fn local(config: &Config) -> Result<crate::broker::local::LocalBroker, Bro
         let visibility =
             queue.visibility_timeout_ms.map_or(VISIBILITY, |ms| Duration::from_millis(ms.get()));
         broker.declare(config.address(name), queue.fifo, visibility).await?;
+        let is_consumed = queue.consume || consumed.iter().any(|name_of| name_of == name);
+        retain(config.address(name), queue.retention_ms, is_consumed);
         if !queue.consume {
             continue;
         }
@@ -54,6 +70,7 @@ async fn local(config: &Config) -> Result<crate::broker::local::LocalBroker, Bro
         // Named ones that are in the configuration are declared by their own settings.
         if letters != DISCARD && !queues.contains_key(letters.as_str()) {
             broker.declare(config.address(&letters), queue.fifo, VISIBILITY).await?;
+            retain(config.address(&letters), None, false);
         }
     }
     Ok(broker)

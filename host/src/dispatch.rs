@@ -194,12 +194,12 @@ fn misconfigured(message: &str) -> DispatchError {
 /// A client of AWS Lambda. No request is made; that there is a region and credentials is seen
 /// before the first job, since a failed request would not say it in so many words.
 async fn lambda_client() -> Result<aws_sdk_lambda::Client, DispatchError> {
-    let aws = aws_config::load_from_env().await;
+    let (aws, renewing) = crate::aws::load().await;
     if aws.region().is_none() {
-        return Err(misconfigured(
-            "cannot reach AWS Lambda: no region is set; set AWS_REGION, or the region of the \
-             profile",
-        ));
+        let why = crate::aws::missing_profile().unwrap_or_else(|| {
+            "no region is set; set AWS_REGION, or the region of the profile".to_owned()
+        });
+        return Err(misconfigured(&format!("cannot reach AWS Lambda: {why}")));
     }
     if let Some(provider) = aws.credentials_provider()
         && let Err(error) = provider.provide_credentials().await
@@ -215,7 +215,7 @@ async fn lambda_client() -> Result<aws_sdk_lambda::Client, DispatchError> {
         .operation_attempt_timeout(ATTEMPT)
         .operation_timeout(OPERATION)
         .build();
-    let config = Builder::from(&aws).timeout_config(limits).build();
+    let config = Builder::from(&aws).timeout_config(limits).retry_classifier(renewing).build();
     Ok(aws_sdk_lambda::Client::from_conf(config))
 }
 

@@ -6,12 +6,13 @@
 //! to whatever recorder of the `metrics` crate the process has installed.
 
 mod health;
+mod operator;
 mod settling;
 mod shipping;
 
 use std::{fmt, time::Duration};
 
-pub use self::{health::*, settling::*, shipping::*};
+pub use self::{health::*, operator::*, settling::*, shipping::*};
 
 use metrics::{counter, gauge, histogram};
 use tracing::{debug, error, info, warn};

@@ -5,6 +5,7 @@
 //! deleted. `docs/design.md` tells the whole way and why it is so.
 
 pub mod abandon;
+pub mod aws;
 pub mod backtraces;
 mod bounded_body;
 pub mod broker;
@@ -33,6 +34,7 @@ pub mod load;
 pub mod message;
 pub mod outcome;
 mod paced_write;
+pub mod phase;
 pub mod pipeline;
 pub mod policy;
 pub mod publish;

@@ -326,13 +326,13 @@ pub fn dead_letter(
     attributes.remove(attribute::DEFERRED);
     let letter = serde_json::to_string(&letter).unwrap_or_default();
     let letter = escape_json(&letter).into_owned();
-    let previous = attributes.insert(attribute::DEAD_LETTER.to_owned(), letter);
+    // One that is there already is a sender's, and not to be believed when it is sent back.
+    attributes.insert(attribute::DEAD_LETTER.to_owned(), letter);
     // The original must get through whole. Where there is no room beside it, the reason stays in
     // the log alone.
     let travelling = attributes.keys().filter(|name| *name != TYPES).count();
     if travelling > MAX_ATTRIBUTES || size(&message.body, &attributes) > limit {
         attributes.remove(attribute::DEAD_LETTER);
-        attributes.extend(previous.map(|previous| (attribute::DEAD_LETTER.to_owned(), previous)));
     }
     Send {
         kind: SendKind::DeadLetter,

@@ -1,5 +1,12 @@
 //! Logs: for people or as JSON, always to standard error, so that standard output stays a
 //! command's own.
+//!
+//! No log call blocks, fails or panics, whatever becomes of the reader of standard error: see
+//! [`sink`].
+
+mod sink;
+
+use std::{sync::OnceLock, time::Duration};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
@@ -7,8 +14,28 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use self::sink::{Line, Sink};
 use crate::config::{LogConfig, LogFormat};
 use crate::text::nearest;
+
+/// Where the process writes its log, and all else that it says on standard error.
+static SINK: OnceLock<Sink> = OnceLock::new();
+
+/// The longest that a flush at the end waits for the reader.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The longest that a panic waits for the reader: an abort may follow it.
+const PANIC_WORDS: Duration = Duration::from_millis(200);
+
+/// Who waits for the reader of standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// A thread of its own, behind a bounded buffer: for a worker.
+    Buffered,
+    /// The caller: for a command that ends in a moment, and for AWS Lambda, which stops the process
+    /// once it has answered.
+    Direct,
+}
 
 /// The words that are levels.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -54,14 +81,24 @@ fn is_for_logs(metadata: &Metadata<'_>) -> bool {
 }
 
 /// Starts logging as configured. The second call in a process does nothing.
-pub fn start(config: &LogConfig) -> anyhow::Result<()> {
+pub fn start(config: &LogConfig, delivery: Delivery) -> anyhow::Result<()> {
     let filter = filter(&config.level).map_err(anyhow::Error::msg)?;
+    let in_lambda = std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some();
+    if delivery == Delivery::Buffered && !in_lambda && SINK.get().is_none() {
+        // Without a thread or a descriptor the callers write by themselves.
+        if let Ok(sink) = Sink::standard_error().and_then(Sink::threaded) {
+            let _ = SINK.set(sink);
+            log_panics();
+        }
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)
-        .with_writer(std::io::stderr);
+        // They would be printed in a way that panics where nobody reads.
+        .log_internal_errors(false)
+        .with_writer(|| Line(sink()));
     let json = match config.format {
-        LogFormat::Auto => std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some(),
+        LogFormat::Auto => in_lambda,
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
@@ -75,6 +112,51 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
         human.finish().with(filter_fn(is_for_logs)).try_init()
     };
     Ok(())
+}
+
+/// The process's sink; one whose callers write by themselves where no other was started.
+fn sink() -> &'static Sink {
+    SINK.get_or_init(|| Sink::standard_error().map_or_else(|_| Sink::nowhere(), Sink::direct))
+}
+
+/// Says something on standard error, beside the log. Never fails: `eprintln!` panics where nobody
+/// reads, and would wait where the log does not.
+pub fn say(text: &str) {
+    sink().write(format!("{text}\n").as_bytes());
+}
+
+/// Waits a moment for the last lines to be written, at the end of the process.
+pub fn flush() {
+    if let Some(sink) = SINK.get() {
+        sink.flush(LAST_WORDS);
+    }
+}
+
+/// Lines of the log that nobody got.
+pub fn dropped_lines() -> u64 {
+    SINK.get().map_or(0, Sink::dropped)
+}
+
+/// Has panics say what they are by way of the sink. The standard library's own report waits for the
+/// reader, with a lock held for which everybody else waits then.
+fn log_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|panic| {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or("<unnamed>");
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            let why = panic.payload_as_str().unwrap_or("no message");
+            let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+            let backtrace = if wanted {
+                format!("\n{}", std::backtrace::Backtrace::force_capture())
+            } else {
+                String::new()
+            };
+            say(&format!("thread '{name}' panicked at {place}:\n{why}{backtrace}"));
+            sink().flush(PANIC_WORDS);
+        }));
+    });
 }
 
 #[cfg(test)]

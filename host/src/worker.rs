@@ -75,6 +75,7 @@ pub struct Worker {
     broker: Arc<dyn Broker>,
     pipeline: Arc<Pipeline>,
     config: WorkerConfig,
+    running: Arc<AtomicUsize>,
 }
 
 /// What the pipeline does where a settlement of a source's is refused, or its lease is lost.
@@ -139,7 +140,12 @@ impl Worker {
         pipeline: Arc<Pipeline>,
         config: WorkerConfig,
     ) -> Arc<Self> {
-        Arc::new(Self { broker, pipeline, config })
+        Arc::new(Self { broker, pipeline, config, running: Arc::default() })
+    }
+
+    /// Jobs that run now.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
     }
 
     /// Works until told to stop. `sources` come with the number of their jobs at once, if that is
@@ -156,7 +162,7 @@ impl Worker {
     ) -> Result<(), Panicked> {
         let supervisor = stop.supervisor();
         let permits = Arc::new(Semaphore::new(self.config.concurrency.get()));
-        let running = Arc::new(AtomicUsize::new(0));
+        let running = Arc::clone(&self.running);
         let given_back = Arc::new(AtomicUsize::new(0));
         let receivers = TaskTracker::new();
         let jobs = TaskTracker::new();

@@ -42,6 +42,9 @@ pub mod attribute {
     pub const DEFERRED: &str = "lovage-deferred";
     /// Why a message is a dead letter ([`DeadLetter`](super::DeadLetter)), as JSON.
     pub const DEAD_LETTER: &str = "lovage-dead-letter";
+    /// The queue that SQS itself moved a dead letter from. Not on the wire: SQS says it beside the
+    /// attributes.
+    pub const MOVED_FROM: &str = "lovage-moved-from";
     /// Where a job stands in the chain of jobs that led to it
     /// ([`Lineage`](crate::follow_on::Lineage)), as JSON.
     pub const LINEAGE: &str = "lovage-lineage";
@@ -294,6 +297,12 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
 
     /// Finds a queue by name (or URL, on SQS). [`Fault::NotFound`] when there is none.
     async fn open(&self, name: &str) -> Result<Queue, BrokerError>;
+
+    /// Waits until the broker is lost for good: nothing that is tried again can succeed. Says why.
+    /// Never ends where only an outage can come up.
+    async fn lost(&self) -> BrokerError {
+        std::future::pending().await
+    }
 
     /// Receives 0 to `max` messages (capped by [`Limits::receive_batch`]), each leased for
     /// `visibility`. Waits up to `wait` for the first, without busy polling. Safe to drop while it

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Global, Misuse, out, out::say};
+use super::{Global, Misuse, out, out::complain, out::say};
 use crate::{
     broker::{Message, Receipt},
     celery::{self, Builtin, Request, publish::Publisher, workflow},
@@ -110,7 +110,7 @@ impl Celery {
                 it.show()?;
             }
             if foreseen.is_empty() {
-                eprintln!("no messages");
+                complain!("no messages");
             }
         }
         let all_run = foreseen.iter().all(|it| ["runs", "waits"].contains(&it.verdict));

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::Global;
+use super::{Global, out::complain};
 use crate::config::Config;
 
 /// Compile components ahead of time, for builds without a compiler
@@ -47,7 +47,7 @@ impl Compile {
         let limits = load::options(config).limits;
         for component in &self.components {
             if !global.json {
-                eprintln!("compiling {} …", component.display());
+                complain!("compiling {} …", component.display());
             }
             let (bundle, manifest) = precompiled::compile(
                 &sandbox,

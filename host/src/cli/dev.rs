@@ -10,7 +10,7 @@ use clap::Args;
 use notify::{EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-use super::{Misuse, build, project::Project, worker};
+use super::{Misuse, build, project::Project, signals, worker};
 use crate::{
     config::{BrokerKind, Config},
     worker::Stop,
@@ -57,7 +57,7 @@ impl Dev {
 
     pub(super) async fn execute(self, config: Config) -> anyhow::Result<ExitCode> {
         let stop = Stop::default();
-        tokio::spawn(worker::watch_signals(stop.clone())?);
+        let asked = signals::watch(stop.clone())?;
         let (saved, mut saves) = mpsc::unbounded_channel();
         let dir = std::path::absolute(&self.dir)?;
         let root = dir.clone();
@@ -76,7 +76,7 @@ impl Dev {
                 return Ok(ExitCode::SUCCESS);
             }
         }
-        let serve = worker::serve(config, stop.clone());
+        let serve = worker::serve(config, stop.clone(), asked);
         let rebuild = async {
             while next_save(&mut saves, &stop).await {
                 make(&self.dir).await;

@@ -1,32 +1,24 @@
 //! `lovage dlq`
 
-use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Global, Misuse, out, out::say};
+use super::{
+    Global, Misuse, data, out,
+    out::{complain, say},
+    redrive::Redrive,
+    sweep::{Action, Swept, sweep},
+};
 use crate::{
-    broker::{
-        Broker, DeadLetter, Disposal, Message, Outgoing, Queue, Send, SendKind, Settlement, Turn,
-        attribute,
-    },
+    broker::{Broker, DeadLetter, Disposal, Message, Queue, attribute},
     config::{Config, DEFAULT_QUEUE},
     connect::connect,
     routes::Routes,
     text::{nearest, one_line, printable},
 };
-
-/// How long a letter is out of others' sight while it is sent back.
-const HOLD: Duration = Duration::from_mins(1);
-
-/// How long one look waits for letters. On SQS one that does not wait asks only some of its
-/// servers, and misses what the others have.
-const WAIT: Duration = Duration::from_secs(1);
-
-/// After so many looks that found nothing new there is nothing more.
-const FRUITLESS: usize = 2;
 
 /// Look at dead letters, and send them back
 #[derive(Debug, Args)]
@@ -55,12 +47,14 @@ enum Verb {
         /// Its id, or its job's
         id: String,
     },
-    /// Send dead letters back to their queue
+    /// Send dead letters back to the queues that they came from
     #[command(after_help = "Those of two jobs, or all once their cause is mended:\n  \
         lovage dlq redrive order-17 order-18 --queue jobs\n  \
         lovage dlq redrive --queue jobs --all\n\n\
         Letters that are not named are hidden meanwhile. On a FIFO queue those behind one that is \
-        not named, in the same group, cannot be reached: name that one, too, or use --all.")]
+        not named, in the same group, cannot be reached: name that one, too, or use --all.\n\n\
+        Where several queues share their dead letters, each letter goes to its own. One whose queue is \
+        not known or not configured, or whose job would run for another tenant, is left.")]
     Redrive {
         /// Ids of letters or of their jobs
         #[arg(required_unless_present = "all")]
@@ -68,14 +62,31 @@ enum Verb {
         /// All that there are now
         #[arg(long, conflicts_with = "ids")]
         all: bool,
+        /// Send those that would be left to the queue of --queue
+        #[arg(long)]
+        force: bool,
+    },
+    /// Delete dead letters by id
+    #[command(after_help = "  lovage dlq delete order-17 order-18 --queue jobs")]
+    Delete {
+        /// Ids of letters or of their jobs
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Delete all dead letters, or old ones
+    #[command(after_help = "  lovage dlq purge --queue jobs --older-than 7d")]
+    Purge {
+        /// Only those that were given up longer ago than this
+        #[arg(long, value_name = "TIME", value_parser = data::duration)]
+        older_than: Option<Duration>,
     },
 }
 
 /// The queue, and the one of its dead letters.
-struct Pair {
-    broker: Arc<dyn Broker>,
-    queue: Queue,
-    letters: Queue,
+pub(super) struct Pair {
+    pub broker: Arc<dyn Broker>,
+    pub queue: Queue,
+    pub letters: Queue,
 }
 
 impl Dlq {
@@ -84,16 +95,23 @@ impl Dlq {
         global: &Global,
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
-        let pair = open(self.queue.as_deref(), config).await?;
+        let (pair, routes) = open(self.queue.as_deref(), config).await?;
+        let json = global.json;
         match self.command {
-            Verb::List { max } => list(&pair, max, global.json).await,
-            Verb::Show { id } => show(&pair, &id, global.json).await,
-            Verb::Redrive { ids, all } => redrive(&pair, &ids, all, global.json).await,
+            Verb::List { max } => list(&pair, max, json).await,
+            Verb::Show { id } => show(&pair, &id, json).await,
+            Verb::Redrive { ids, all, force } => {
+                let mut redrive = Redrive::new(&pair, config, &routes, force);
+                let swept = sweep(&pair.broker, &pair.letters, &ids, all, &mut redrive).await?;
+                tell_redriven(&pair, &swept, &redrive, json)
+            }
+            Verb::Delete { ids } => delete(&pair, &ids, false, None, json).await,
+            Verb::Purge { older_than } => delete(&pair, &[], true, older_than, json).await,
         }
     }
 }
 
-async fn open(queue: Option<&str>, config: &Config) -> anyhow::Result<Pair> {
+async fn open(queue: Option<&str>, config: &Config) -> anyhow::Result<(Pair, Routes)> {
     let consumed = config.consumed_queues();
     let name = match (queue, consumed.as_slice()) {
         (Some(name), _) => name.to_owned(),
@@ -120,11 +138,11 @@ async fn open(queue: Option<&str>, config: &Config) -> anyhow::Result<Pair> {
     let letters = source
         .dead_letters
         .with_context(|| format!("queue `{name}` discards its dead letters, as configured"))?;
-    Ok(Pair { broker, queue: source.queue, letters })
+    Ok((Pair { broker, queue: source.queue, letters }, routes))
 }
 
 /// Why a message is a dead letter, as far as it says.
-fn letter(message: &Message) -> Option<DeadLetter> {
+pub(super) fn letter(message: &Message) -> Option<DeadLetter> {
     serde_json::from_str(message.attributes.get(attribute::DEAD_LETTER)?).ok()
 }
 
@@ -133,7 +151,15 @@ fn matches(message: &Message, id: &str) -> bool {
 }
 
 async fn list(pair: &Pair, max: usize, json: bool) -> anyhow::Result<ExitCode> {
-    let messages = pair.broker.browse(&pair.letters, max).await?;
+    let mut messages = pair.broker.browse(&pair.letters, max.saturating_add(1)).await?;
+    if messages.len() > max {
+        messages.truncate(max);
+        let depth = pair.broker.depth(&pair.letters).await?;
+        complain!(
+            "these are the first {max} of about {}; --max shows more",
+            depth.ready + depth.delayed + depth.in_flight
+        );
+    }
     if json {
         let all: Vec<_> = messages
             .iter()
@@ -143,7 +169,7 @@ async fn list(pair: &Pair, max: usize, json: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if messages.is_empty() {
-        eprintln!("no dead letters in {}", pair.letters.name);
+        complain!("no dead letters in {}", pair.letters.name);
     }
     for message in &messages {
         match letter(message) {
@@ -201,149 +227,88 @@ async fn show(pair: &Pair, id: &str, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a redrive came to.
-#[derive(Default)]
-struct Redriven {
-    sent: usize,
-    /// Letters of jobs that had been sent back before in the same go: that failed again, or of
-    /// which there are two.
-    left: usize,
-    failures: Vec<String>,
+/// Deletes letters.
+struct Delete {
+    older_than: Option<Duration>,
 }
 
-async fn redrive(pair: &Pair, ids: &[String], all: bool, json: bool) -> anyhow::Result<ExitCode> {
-    let mut missing: Vec<&String> = ids.iter().collect();
-    let mut done = Redriven::default();
-    // What was sent back: letters, and their jobs, so that one that is rejected again meanwhile
-    // does not go round in circles.
-    let mut handled = BTreeSet::new();
-    // What is not wanted. Held until the end, since it would come again and again.
-    let mut held: Vec<Message> = Vec::new();
-    // On a FIFO queue the letters in hand keep those behind them out of sight. Then they go to the
-    // end of the queue; once begun with, all that there are do, so that they stay in order.
-    let there_are = pair.broker.depth(&pair.letters).await?;
-    let mut unturned = usize::try_from(there_are.ready + there_are.in_flight).unwrap_or(usize::MAX);
-    let mut turning = false;
-    let mut fruitless = 0;
-    while fruitless < FRUITLESS && (all || if turning { unturned > 0 } else { !missing.is_empty() })
-    {
-        let most = pair.broker.limits().receive_batch;
-        // No more than there were: what comes after that are copies.
-        let most = if turning { most.min(unturned) } else { most };
-        let received =
-            match pair.broker.receive(&pair.letters, most, WAIT, HOLD, &Turn::default()).await {
-                Ok(received) => received,
-                Err(error) => {
-                    done.failures.push(error.to_string());
-                    break;
-                }
-            };
-        let mut back = Vec::new();
-        fruitless += 1;
-        turning |= received.is_empty() && pair.letters.fifo && !held.is_empty();
-        unturned = unturned.saturating_sub(received.len());
-        for message in received {
-            let job = letter(&message).map_or_else(|| message.id.clone(), |letter| letter.job_id);
-            let wanted = all || ids.iter().any(|id| matches(&message, id));
-            let is_new = !handled.contains(&message.id) && !handled.contains(&job);
-            missing.retain(|id| !matches(&message, id));
-            if wanted && is_new {
-                handled.extend([message.id.clone(), job]);
-                back.push(message);
-                fruitless = 0;
-                continue;
-            }
-            let again = wanted && !handled.contains(&message.id);
-            if let Some(same) = held.iter_mut().find(|same| same.id == message.id) {
-                *same = message;
-            } else {
-                done.left += usize::from(again);
-                fruitless = 0;
-                held.push(message);
-            }
-        }
-        let send = |to: &Queue, message: Outgoing| Disposal::Finish {
-            result: None,
-            sends: vec![Send { kind: SendKind::Copy, to: to.address.clone(), message }],
-        };
-        // Each batch before the next, while it is surely still held.
-        let resend = |letter| (letter, send(&pair.queue, original(letter, pair.queue.fifo)));
-        let failures = settle(pair, back.iter().map(resend)).await;
-        done.sent += back.len() - failures.len();
-        done.failures.extend(failures);
-        if turning {
-            let turned = std::mem::take(&mut held);
-            let turn = |letter| (letter, send(&pair.letters, copy(letter, true)));
-            done.failures.extend(settle(pair, turned.iter().map(turn)).await);
-        }
+impl Action for Delete {
+    fn job(&self, message: &Message) -> String {
+        letter(message).map_or_else(|| message.id.clone(), |letter| letter.job_id)
     }
-    let release = || Disposal::Release { after: Duration::ZERO, spent: false };
-    let held = held.iter().map(|message| (message, release()));
-    done.failures.extend(settle(pair, held).await);
-    tell(pair, &done, &missing, json)
+
+    fn is_due(&self, message: &Message) -> bool {
+        let at = letter(message).map(|letter| letter.at).or(message.sent_at);
+        self.older_than.is_none_or(|least| {
+            at.is_some_and(|at| jiff::Timestamp::now().duration_since(at).unsigned_abs() > least)
+        })
+    }
+
+    async fn disposal(&mut self, _: &Message) -> Result<Disposal, String> {
+        Ok(Disposal::Finish { result: None, sends: Vec::new() })
+    }
 }
 
-/// Settles letters; what went wrong, in words.
-async fn settle(pair: &Pair, letters: impl Iterator<Item = (&Message, Disposal)>) -> Vec<String> {
-    let settlements: Vec<_> = letters
-        .map(|(message, disposal)| Settlement { message: Arc::new(message.clone()), disposal })
-        .collect();
-    let answers = pair.broker.settle(&pair.letters, &settlements).await;
-    let failed = settlements.iter().zip(answers).filter_map(|(settlement, answer)| {
-        let stays = match &settlement.disposal {
-            Disposal::Finish { .. } => "was not sent back",
-            Disposal::Release { .. } => "stays hidden for a minute",
-        };
-        Some(format!("letter {} {stays}: {}", settlement.message.id, answer.err()?))
-    });
-    failed.collect()
+async fn delete(
+    pair: &Pair,
+    ids: &[String],
+    all: bool,
+    older_than: Option<Duration>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let mut action = Delete { older_than };
+    let swept = sweep(&pair.broker, &pair.letters, ids, all, &mut action).await?;
+    if json {
+        let Swept { done, failures, missing, .. } = &swept;
+        say!("{}", json!({"deleted": done, "missing": missing, "failures": failures}))?;
+    } else {
+        complain_of(pair, &swept);
+        say!("deleted from {}: {}", pair.letters.name, swept.done)?;
+    }
+    Ok(code(&swept))
 }
 
-fn tell(pair: &Pair, done: &Redriven, missing: &[&String], json: bool) -> anyhow::Result<ExitCode> {
-    let Redriven { sent, left, failures } = done;
+fn complain_of(pair: &Pair, swept: &Swept) {
+    for id in &swept.missing {
+        complain!("error: no dead letter `{id}` in {}", pair.letters.name);
+    }
+    for failure in &swept.failures {
+        complain!("error: {failure}");
+    }
+}
+
+fn code(swept: &Swept) -> ExitCode {
+    let whole = swept.failures.is_empty() && swept.missing.is_empty();
+    if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn tell_redriven(
+    pair: &Pair,
+    swept: &Swept,
+    redrive: &Redrive<'_>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let Swept { done, left, failures, missing } = swept;
     if json {
         say!(
             "{}",
-            json!({"sent_back": sent, "left": left, "missing": missing, "failures": failures})
+            json!({"sent_back": done, "left": left, "missing": missing, "failures": failures})
         )?;
+        return Ok(code(swept));
+    }
+    if *left > 0 {
+        complain!(
+            "left there: {left}, of jobs that were sent back already; run it again for those"
+        );
+    }
+    complain_of(pair, swept);
+    if redrive.sent.len() < 2 {
+        let queue = redrive.sent.keys().next().map_or(&*pair.queue.name, String::as_str);
+        say!("sent back to {queue}: {done}")?;
     } else {
-        if *left > 0 {
-            eprintln!(
-                "left there: {left}, of jobs that were sent back already; run it again for those"
-            );
+        for (queue, count) in &redrive.sent {
+            say!("sent back to {queue}: {count}")?;
         }
-        for id in missing {
-            eprintln!("error: no dead letter `{id}` in {}", pair.letters.name);
-        }
-        for failure in failures {
-            eprintln!("error: {failure}");
-        }
-        say!("sent back to {}: {sent}", pair.queue.name)?;
     }
-    let whole = failures.is_empty() && missing.is_empty();
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// A dead letter as it was when it was a job. It keeps the job's id, so that effects stay
-/// idempotent.
-fn original(message: &Message, fifo: bool) -> Outgoing {
-    let mut job = copy(message, fifo);
-    if let Some(letter) = letter(message) {
-        job.attributes.entry(attribute::ID.to_owned()).or_insert(letter.job_id);
-    }
-    job.attributes.remove(attribute::DEAD_LETTER);
-    job
-}
-
-/// The same message anew.
-fn copy(message: &Message, fifo: bool) -> Outgoing {
-    Outgoing {
-        body: message.body.clone(),
-        attributes: message.attributes.clone(),
-        group: message.group.clone(),
-        // A new one: the message's own may still be remembered from the first time.
-        deduplication_id: fifo.then(|| uuid::Uuid::new_v4().to_string()),
-        trace_header: message.trace_header.clone(),
-        ..Outgoing::default()
-    }
+    Ok(code(swept))
 }

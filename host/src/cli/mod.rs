@@ -3,19 +3,13 @@
 //!
 //! Exit codes: 0 done, 1 it failed, 2 misuse. A reader who goes away early is no failure.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "printing is what the command line is for"
-)]
-
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use self::out::Closed;
+use self::out::{Closed, complain};
 use crate::config::{Config, LogFormat};
-use crate::time_slice;
+use crate::{telemetry::Delivery, time_slice};
 
 mod ask;
 pub mod build;
@@ -24,6 +18,8 @@ mod check;
 mod compile;
 mod config;
 mod data;
+#[cfg(feature = "local")]
+mod db;
 #[cfg(feature = "local")]
 mod dev;
 mod dispatch;
@@ -35,11 +31,15 @@ mod out;
 mod project;
 #[cfg(feature = "remote")]
 mod push;
+mod redrive;
+mod results;
 mod revoke;
 mod run;
 mod send;
 mod sign;
+mod signals;
 mod status;
+mod sweep;
 mod tasks;
 mod test;
 mod usage;
@@ -132,8 +132,13 @@ enum Command {
     #[cfg(feature = "isolation")]
     #[command(name = crate::isolation::COMMAND, hide = true)]
     RunAttempts,
-    /// Look at dead letters, and send them back
+    /// Look at dead letters, send them back, and delete them
     Dlq(dlq::Dlq),
+    /// Look at a queue of results, and empty it
+    Results(results::Results),
+    /// Look at the embedded broker's file, and make it smaller
+    #[cfg(feature = "local")]
+    Db(db::Db),
     /// Show which versions of tasks are served, and go back to an earlier one
     Tasks(tasks::Tasks),
     /// Sign a component, or make a key for that
@@ -159,14 +164,23 @@ enum Command {
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
+    // A service that is just starting is not to die of a signal that means something to it.
+    if std::env::args_os().any(|word| word == "worker" || word == "dev") {
+        signals::ignore_until_handled();
+    }
     #[cfg(feature = "compiler")]
     crate::sandbox::compiler::compile_in_children();
-    let cli = Cli::parse();
+    let code = run(Cli::parse());
+    crate::telemetry::flush();
+    code
+}
+
+fn run(cli: Cli) -> ExitCode {
     match execute(cli) {
         Ok(code) => code,
         Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", crate::events::Chain(error.as_ref()));
+            complain!("error: {}", crate::events::Chain(error.as_ref()));
             if error.is::<Misuse>() { ExitCode::from(MISUSE) } else { ExitCode::FAILURE }
         }
     }
@@ -210,6 +224,9 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tasks(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Usage(command) => block_on(0, command.execute(&global, &global.load()?)),
         Command::Dlq(command) => block_on(0, command.execute(&global, &global.load()?)),
+        Command::Results(command) => block_on(0, command.execute(&global, &global.load()?)),
+        #[cfg(feature = "local")]
+        Command::Db(command) => block_on(0, command.execute(&global, &global.load()?)),
         #[cfg(feature = "local")]
         Command::Dev(command) => {
             let config = global.load_service(|config| command.amend(config))?;
@@ -231,7 +248,7 @@ impl Global {
     /// The configuration for a command that answers on standard output: quiet unless asked, but
     /// for the progress that a person would wait for.
     fn load(&self) -> anyhow::Result<Config> {
-        self.load_with(|config| {
+        self.load_with(Delivery::Direct, |config| {
             if config.log == crate::config::LogConfig::default() {
                 let watched = std::io::stderr().is_terminal();
                 let level = if watched { "error,lovage::compile=info" } else { "error" };
@@ -246,7 +263,7 @@ impl Global {
         &self,
         amend: impl FnOnce(&mut Config) -> anyhow::Result<()>,
     ) -> anyhow::Result<Config> {
-        self.load_with(|config| {
+        self.load_with(Delivery::Buffered, |config| {
             if self.json {
                 config.log.format = LogFormat::Json;
             }
@@ -257,6 +274,7 @@ impl Global {
     /// The configuration as a command's flags amend it, with logging started.
     fn load_with(
         &self,
+        delivery: Delivery,
         amend: impl FnOnce(&mut Config) -> anyhow::Result<()>,
     ) -> anyhow::Result<Config> {
         let mut config = Config::load(self.config.as_deref(), environment())?;
@@ -264,7 +282,7 @@ impl Global {
         if let Some(level) = &self.log {
             config.log.level.clone_from(level);
         }
-        crate::telemetry::start(&config.log)?;
+        crate::telemetry::start(&config.log, delivery)?;
         Ok(config)
     }
 }

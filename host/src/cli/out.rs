@@ -20,6 +20,14 @@ macro_rules! say {
 }
 pub(super) use say;
 
+/// Prints a line on standard error: `eprintln!` would panic where nobody reads.
+macro_rules! complain {
+    ($($what:tt)*) => {
+        $crate::telemetry::say(&format!($($what)*))
+    };
+}
+pub(super) use complain;
+
 /// Writes bytes as they are.
 pub fn write(bytes: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();

@@ -12,7 +12,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Global, Misuse, data, out};
+use super::{Global, Misuse, data, out, out::complain};
 use crate::{
     config::Config,
     job::{JSON, Job},
@@ -103,7 +103,7 @@ impl Run {
         if self.show_output {
             for (name, tail) in [("stdout", &report.stdout), ("stderr", &report.stderr)] {
                 for line in tail.text().lines() {
-                    eprintln!("{name}: {line}");
+                    complain!("{name}: {line}");
                 }
             }
         }
@@ -204,10 +204,10 @@ fn show(report: &Report) -> anyhow::Result<ExitCode> {
 pub(super) fn print_failure(status: &str, kind: &str, message: &str, detail: Option<&str>) {
     // Where the kind says no more than the status, once is enough.
     let kind = if kind == status { String::new() } else { printable(kind, 200) + ": " };
-    eprintln!("{status}: {kind}{}", printable(message, 8192));
+    complain!("{status}: {kind}{}", printable(message, 8192));
     if let Some(detail) = detail {
         for line in printable(detail, 65536).lines() {
-            eprintln!("  {line}");
+            complain!("  {line}");
         }
     }
 }

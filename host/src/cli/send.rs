@@ -9,7 +9,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{Global, Misuse, data, out, out::say};
+use super::{Global, Misuse, data, out, out::complain, out::say};
 use crate::{
     broker::{
         Attributes, Broker, Fault, Message, Outgoing, Queue, Receipt, Turn, attribute,
@@ -442,7 +442,7 @@ impl Replies {
 
     async fn remove(self) {
         if let Err(error) = self.broker.delete_queue(&self.queue).await {
-            eprintln!("warning: {error}");
+            complain!("warning: {error}");
         }
     }
 }

@@ -3,18 +3,21 @@
 use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
 
-use super::Misuse;
+use super::{
+    Misuse,
+    signals::{self, Asked},
+};
 use crate::{
-    broker::{BrokerError, Fault},
+    broker::{Broker, BrokerError, Fault},
     config::Config,
     connect::connect,
-    events::{ReceiveFailed, TaskNotServed, WorkerStarted},
+    events::{BrokerLost, ReceiveFailed, TaskNotServed, WorkerReport, WorkerStarted},
     http::Metrics,
     load,
+    phase::{Current, Phase},
     pipeline::Pipeline,
+    registry::Registry,
     retry::Backoff,
     routes::{Routes, Source},
     sandbox::Sandbox,
@@ -29,8 +32,9 @@ const LEAVE: Duration = Duration::from_secs(5);
 #[command(after_help = "On the embedded broker, without a configuration:\n  \
     lovage worker --components guest-tasks/dist\n\n\
     SIGTERM or SIGINT: takes no more jobs, lets running ones finish within worker.drain_timeout_ms, \
-    gives the rest back. A second signal: gives all back at once. SIGHUP: looks for other versions of \
-    components at once, as it does when a directory changes (components.watch).")]
+    gives the rest back. A second signal, or SIGQUIT: gives all back at once. SIGHUP: looks for other \
+    versions of components at once, as it does when a directory changes (components.watch). SIGUSR1: \
+    logs the state of the worker. SIGUSR2: nothing.")]
 pub struct Worker {
     /// A queue to take jobs from, in place of those of the configuration; may be given again
     #[arg(long = "queue", short, value_name = "QUEUE")]
@@ -57,36 +61,79 @@ impl Worker {
 
     pub(super) async fn execute(self, config: Config) -> anyhow::Result<ExitCode> {
         let stop = Stop::default();
-        let (supervisor, signals) = (stop.supervisor(), watch_signals(stop.clone())?);
-        tokio::spawn(async move { supervisor.run("watcher of signals", signals).await });
-        serve(config, stop).await
+        let asked = signals::watch(stop.clone())?;
+        serve(config, stop, asked).await
     }
 }
 
-/// Works until told to stop.
-pub(super) async fn serve(config: Config, stop: Stop) -> anyhow::Result<ExitCode> {
+/// Works until told to stop, or until the broker is lost for good.
+pub(super) async fn serve(config: Config, stop: Stop, asked: Asked) -> anyhow::Result<ExitCode> {
+    let phase = Arc::new(Current::default());
     // Nothing is held before the start is over, so that it can be broken off anywhere.
-    let (worker, sources, sandbox) = tokio::select! {
-        started = start(Arc::new(config), &stop) => started?,
-        () = stop.drain.cancelled() => return Ok(ExitCode::SUCCESS),
+    let starting = start(Arc::new(config), &stop, &asked, &phase);
+    let mut starting = std::pin::pin!(starting);
+    let started = loop {
+        tokio::select! {
+            started = &mut starting => break started?,
+            () = stop.drain.cancelled() => return Ok(ExitCode::SUCCESS),
+            () = asked.report.notified() => {
+                WorkerReport { state: phase.get().as_str(), running: 0, tasks: 0 }.emit();
+            }
+        }
     };
-    let worked = worker.run(sources, stop).await;
+    let Started { worker, broker, registry, sources, sandbox } = started;
+    phase.set(Phase::Running);
+    let work = Arc::clone(&worker).run(sources, stop.clone());
+    let mut work = std::pin::pin!(work);
+    let mut lost = std::pin::pin!(broker.lost());
+    let (mut why, mut ended) = (None, Ok(()));
+    loop {
+        tokio::select! {
+            worked = &mut work => {
+                ended = worked;
+                break;
+            }
+            error = &mut lost, if why.is_none() => {
+                BrokerLost { error: &error }.emit();
+                why = Some(error);
+                stop.now.cancel();
+            }
+            () = stop.drain.cancelled(), if phase.get() == Phase::Running => {
+                phase.set(Phase::Stopping);
+            }
+            () = asked.report.notified() => {
+                let tasks = registry.tasks().len();
+                let (state, running) = (phase.get().as_str(), worker.running());
+                WorkerReport { state, running, tasks }.emit();
+            }
+        }
+    }
     // What is not deleted by then is left to the next start.
     let _ = tokio::time::timeout(LEAVE, sandbox.close_scratch()).await;
-    worked?;
-    Ok(ExitCode::SUCCESS)
+    ended?;
+    why.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }
 
-/// A worker that is ready to run, the queues it takes jobs from, each with the number of its jobs
-/// at once, and where those run.
+/// A worker that is ready to run.
+struct Started {
+    worker: Arc<Service>,
+    broker: Arc<dyn Broker>,
+    registry: Arc<Registry>,
+    /// The queues that jobs are taken from, each with the number of its jobs at once.
+    sources: Vec<(Source, Option<usize>)>,
+    sandbox: Sandbox,
+}
+
 async fn start(
     config: Arc<Config>,
     stop: &Stop,
-) -> anyhow::Result<(Arc<Service>, Vec<(Source, Option<usize>)>, Sandbox)> {
+    asked: &Asked,
+    phase: &Arc<Current>,
+) -> anyhow::Result<Started> {
     let (stopping, supervisor) = (stop.drain.clone(), stop.supervisor());
     // Before all else, so that nothing is done for long when the address is taken.
     let metrics = match config.worker.metrics_address {
-        Some(address) => Some(Metrics::start(address).await?),
+        Some(address) => Some(Metrics::start(address, Arc::clone(phase)).await?),
         None => None,
     };
     let watches = config.components.watch.unwrap_or(true);
@@ -120,14 +167,14 @@ async fn start(
     }
     let (ahead, watch) = (Arc::clone(&registry), supervisor.clone());
     tokio::spawn(async move { watch.run("loader of components", ahead.load_ahead()).await });
-    let wake = on_hangup()?;
+    let (watched, wake) = (Arc::clone(&registry), Arc::clone(&asked.refresh));
     let interval = config.components.refresh_every();
     tokio::spawn(async move {
         let watcher = async {
             if watches {
-                registry.watch(interval, wake, stopping).await;
+                watched.watch(interval, wake, stopping).await;
             } else {
-                registry.refresh_when(wake, stopping).await;
+                watched.refresh_when(wake, stopping).await;
             }
         };
         supervisor.run("watcher of components", watcher).await;
@@ -139,8 +186,8 @@ async fn start(
         concurrency: config.worker.concurrency.get(),
     }
     .emit();
-    let worker = Service::new(broker, Arc::new(pipeline), config.worker.clone());
-    Ok((worker, sources, sandbox))
+    let worker = Service::new(Arc::clone(&broker), Arc::new(pipeline), config.worker.clone());
+    Ok(Started { worker, broker, registry, sources, sandbox })
 }
 
 /// Finds a queue. What may pass is waited for; what is wrong for good ends the start.
@@ -164,36 +211,4 @@ async fn find<T, F: Future<Output = Result<T, BrokerError>>>(
         ReceiveFailed { queue: name, error: &error, failures, retry_in }.emit();
         tokio::time::sleep(retry_in).await;
     }
-}
-
-/// SIGHUP asks to look for other versions of components at once.
-fn on_hangup() -> std::io::Result<Arc<Notify>> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let wake = Arc::new(Notify::new());
-    let woken = Arc::clone(&wake);
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            woken.notify_one();
-        }
-    });
-    Ok(wake)
-}
-
-/// The first signal drains, the second gives all back, the third ends the process.
-pub(super) fn watch_signals(stop: Stop) -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        for count in 1.. {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            match count {
-                1 => stop.drain.cancel(),
-                2 => stop.now.cancel(),
-                _ => std::process::exit(130),
-            }
-        }
-    })
 }

@@ -102,15 +102,28 @@ impl Config {
         let mut config = self;
         for (name, value) in variables {
             let wrong = |why: String| ConfigError(format!("environment variable {name}: {why}"));
-            let mut whole = toml::Table::try_from(&config)
+            let whole = toml::Table::try_from(&config)
                 .map_err(|error| wrong(explain(&error.to_string())))?;
             // Lower case, since shells' variables are upper case; names of queues and tasks that
             // hold upper case letters are set in the file.
             let keys = name.trim_start_matches(ENVIRONMENT_PREFIX).to_ascii_lowercase();
-            set(&mut whole, &keys, parse_value(&value)).map_err(wrong)?;
-            config = whole
-                .try_into()
-                .map_err(|error: toml::de::Error| wrong(explain(error.message())))?;
+            // What a field takes decides: `42` is a number where one is wanted, else a text.
+            let mut first_error = None;
+            let mut taken = None;
+            for value in readings(&value) {
+                let mut whole = whole.clone();
+                set(&mut whole, &keys, value).map_err(wrong)?;
+                match whole.try_into::<Self>() {
+                    Ok(config) => {
+                        taken = Some(config);
+                        break;
+                    }
+                    Err(error) => {
+                        first_error.get_or_insert(explain(error.message()));
+                    }
+                }
+            }
+            config = taken.ok_or_else(|| wrong(first_error.unwrap_or_default()))?;
         }
         Ok(config)
     }
@@ -130,14 +143,31 @@ fn explain(message: &str) -> String {
     message.to_owned()
 }
 
-/// A variable's value is TOML where it is TOML (`8`, `true`, `["a", "b"]`), else text.
-fn parse_value(text: &str) -> toml::Value {
-    format!("value = {text}")
+/// What a variable's value may mean, in the order in which a field is asked whether it takes it: TOML
+/// where it is TOML (`8`, `true`, `["a", "b"]`), the text itself, and a list of texts where it is a list
+/// of other things. A newline at its end, as tools leave it there, is none of it.
+fn readings(text: &str) -> Vec<toml::Value> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    let parsed = format!("value = {text}")
         .parse::<toml::Table>()
         .ok()
         .filter(|table| table.len() == 1)
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| toml::Value::String(text.to_owned()))
+        .and_then(|mut table| table.remove("value"));
+    let itself = toml::Value::String(text.to_owned());
+    let texts = match &parsed {
+        Some(toml::Value::Array(items)) => Some(toml::Value::Array(
+            items
+                .iter()
+                .map(|item| match item {
+                    toml::Value::String(_) => item.clone(),
+                    other => toml::Value::String(other.to_string()),
+                })
+                .collect(),
+        )),
+        _ => None,
+    };
+    parsed.into_iter().chain([itself]).chain(texts).collect()
 }
 
 fn set(table: &mut toml::Table, keys: &str, value: toml::Value) -> Result<(), String> {

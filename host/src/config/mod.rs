@@ -91,6 +91,9 @@ pub struct BrokerConfig {
     pub path: PathBuf,
     /// How long the local broker keeps results by job id, in milliseconds.
     pub result_retention_ms: u64,
+    /// How long the local broker keeps messages in queues that jobs are not taken from (results, dead
+    /// letters), in milliseconds; for ever when 0. On SQS it is an attribute of the queue.
+    pub message_retention_ms: u64,
 }
 
 impl Default for BrokerConfig {
@@ -99,6 +102,7 @@ impl Default for BrokerConfig {
             kind: BrokerKind::Local,
             path: "lovage.db".into(),
             result_retention_ms: 24 * 60 * 60 * 1000,
+            message_retention_ms: 14 * 24 * 60 * 60 * 1000,
         }
     }
 }
@@ -440,6 +444,9 @@ pub struct QueueConfig {
     pub visibility_timeout_ms: Option<NonZeroU64>,
     /// How many of the worker's jobs may be from this queue; all of them when absent.
     pub concurrency: Option<NonZeroUsize>,
+    /// Local broker only: how long a message stays in it, in milliseconds; for ever when 0. When
+    /// absent, `broker.message_retention_ms` where no jobs are taken from it, else for ever.
+    pub retention_ms: Option<u64>,
 }
 
 impl Default for QueueConfig {
@@ -460,6 +467,7 @@ impl Default for QueueConfig {
             reply_to: vec!["lovage-reply-*".to_owned()],
             visibility_timeout_ms: None,
             concurrency: None,
+            retention_ms: None,
         }
     }
 }

@@ -140,6 +140,12 @@ impl Config {
 
     fn check_queues(&self) -> Result<(), String> {
         for (queue, settings) in &self.queues {
+            if settings.retention_ms.is_some() && self.broker.kind == BrokerKind::Sqs {
+                return Err(format!(
+                    "queues.{queue}.retention_ms is for the embedded broker; on SQS set the queue's \
+                     MessageRetentionPeriod"
+                ));
+            }
             if let Some(visibility) = settings.visibility_timeout_ms
                 && !(1000..=TWELVE_HOURS_MS).contains(&visibility.get())
             {

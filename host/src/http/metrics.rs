@@ -1,14 +1,24 @@
-//! What a worker tells: `/metrics` for Prometheus, `/usage` for `lovage usage`, and `/tasks` for
-//! `lovage tasks`.
+//! What a worker tells: `/metrics` for Prometheus, `/usage` for `lovage usage`, `/tasks` for
+//! `lovage tasks`, and `/health` for probes.
+//!
+//! It answers from the first moment of a worker on. A broker that is away, or components that take
+//! long, are no reason to kill a worker that is right to wait.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use http::StatusCode;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::server::{self, Text};
-use crate::usage::Totals;
+use crate::{phase::Current, usage::Totals};
 
 /// Bounds of the buckets of times, in seconds: an attempt may take some microseconds or an hour.
 const SECONDS: [f64; 16] = [
@@ -39,17 +49,29 @@ pub enum MetricsError {
     Recorder(String),
 }
 
-/// The address is ours, and from now on what happens is counted.
+/// The address is ours, it answers, and from now on what happens is counted.
 #[derive(Debug)]
 pub struct Metrics {
-    listener: TcpListener,
-    recorder: PrometheusHandle,
+    served: Arc<OnceLock<Served>>,
+}
+
+/// What is there to tell once the worker has started.
+struct Served {
+    totals: Arc<Totals>,
+    /// The tasks that are served, as JSON.
+    tasks: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served").finish_non_exhaustive()
+    }
 }
 
 impl Metrics {
-    /// Takes the address, and begins to count. To be called before there is anything to count, and
-    /// once a process.
-    pub async fn start(address: SocketAddr) -> Result<Self, MetricsError> {
+    /// Takes the address, begins to count, and answers for as long as the runtime lives. To be called
+    /// before there is anything to count, and once a process.
+    pub async fn start(address: SocketAddr, phase: Arc<Current>) -> Result<Self, MetricsError> {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| MetricsError::Listen { address, source })?;
@@ -60,39 +82,62 @@ impl Metrics {
             .build_recorder();
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).map_err(|error| failed(&error))?;
-        Ok(Self { listener, recorder: handle })
-    }
-
-    /// Answers for as long as the runtime lives. `tasks` gives what is served.
-    pub fn serve<T: Serialize>(
-        self,
-        totals: Arc<Totals>,
-        tasks: impl Fn() -> T + Send + Sync + 'static,
-    ) {
-        let Self { listener, recorder } = self;
-        let upkeep = recorder.clone();
+        // Seen from the first scrape on, and by alarms that compare.
+        metrics::counter!("lovage_log_lines_dropped_total")
+            .absolute(crate::telemetry::dropped_lines());
+        phase.set(phase.get());
+        let upkeep = handle.clone();
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(UPKEEP).await;
                 upkeep.run_upkeep();
             }
         });
-        tokio::spawn(server::serve(listener, move |path| match path {
-            "/metrics" => Some(Text {
-                // https://prometheus.io/docs/instrumenting/exposition_formats/
-                content_type: "text/plain; version=0.0.4",
-                text: recorder.render(),
-            }),
-            "/usage" => Some(Text {
-                content_type: "application/json",
-                // Cannot fail: texts and numbers.
-                text: serde_json::to_string(&totals.all()).unwrap_or_default(),
-            }),
-            "/tasks" => Some(Text {
-                content_type: "application/json",
-                text: serde_json::to_string(&tasks()).unwrap_or_default(),
-            }),
-            _ => None,
+        let served: Arc<OnceLock<Served>> = Arc::default();
+        let found = Arc::clone(&served);
+        tokio::spawn(server::serve(listener, move |path| {
+            answer(path, &handle, &phase, found.get())
         }));
+        Ok(Self { served })
+    }
+
+    /// Tells of what is served from now on. `tasks` gives the tasks.
+    pub fn serve<T: Serialize>(
+        &self,
+        totals: Arc<Totals>,
+        tasks: impl Fn() -> T + Send + Sync + 'static,
+    ) {
+        let tasks = move || serde_json::to_string(&tasks()).unwrap_or_default();
+        // A second call says the same.
+        let _ = self.served.set(Served { totals, tasks: Box::new(tasks) });
+    }
+}
+
+fn answer(
+    path: &str,
+    recorder: &PrometheusHandle,
+    phase: &Current,
+    served: Option<&Served>,
+) -> Option<Text> {
+    let json = |text: Option<String>| Text {
+        status: if text.is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE },
+        content_type: "application/json",
+        text: text.unwrap_or_else(|| format!("{{\"state\":\"{}\"}}", phase.get().as_str())),
+    };
+    match path {
+        "/metrics" => Some(Text {
+            status: StatusCode::OK,
+            // https://prometheus.io/docs/instrumenting/exposition_formats/
+            content_type: "text/plain; version=0.0.4",
+            text: recorder.render(),
+        }),
+        // Alive in any phase: a probe that kills must not ask for more.
+        "/health" => Some(json(Some(format!("{{\"state\":\"{}\"}}", phase.get().as_str())))),
+        // Cannot fail: texts and numbers.
+        "/usage" => {
+            Some(json(served.map(|it| serde_json::to_string(&it.totals.all()).unwrap_or_default())))
+        }
+        "/tasks" => Some(json(served.map(|it| (it.tasks)()))),
+        _ => None,
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     pipeline::Pipeline,
     registry::Registry,
     routes::Routes,
+    telemetry::Delivery,
 };
 
 pub mod batch;
@@ -70,10 +71,7 @@ pub fn main() -> std::process::ExitCode {
         Err(error) => {
             // Logging may not have begun, and Lambda shows what a function that fails to start
             // writes to standard error.
-            #[allow(clippy::print_stderr, reason = "there is nowhere else to say it")]
-            {
-                eprintln!("error: {}", Chain(error.as_ref()));
-            }
+            crate::telemetry::say(&format!("error: {}", Chain(error.as_ref())));
             std::process::ExitCode::FAILURE
         }
     }
@@ -86,7 +84,7 @@ fn start() -> anyhow::Result<()> {
     let beside = || in_bundle(FILE_NAME).filter(|file| file.exists());
     let file = named.or_else(beside);
     let config = Config::load(file.as_deref(), variables)?;
-    crate::telemetry::start(&config.log)?;
+    crate::telemetry::start(&config.log, Delivery::Direct)?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if config.worker.threads > 0 {
         builder.worker_threads(config.worker.threads);

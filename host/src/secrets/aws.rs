@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use aws_config::{BehaviorVersion, SdkConfig, timeout::TimeoutConfig};
+use aws_config::{SdkConfig, timeout::TimeoutConfig};
 use aws_sdk_secretsmanager::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
@@ -10,7 +10,7 @@ use aws_sdk_secretsmanager::{
 use tokio::sync::OnceCell;
 
 use super::Trouble;
-use crate::bounded_body::BoundedBody;
+use crate::{aws::Renewing, bounded_body::BoundedBody};
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -25,7 +25,7 @@ const ANSWER_BYTES: u64 = 1 << 20;
 /// The clients, each made when it is first needed.
 #[derive(Debug, Default)]
 pub(super) struct Aws {
-    config: OnceCell<SdkConfig>,
+    config: OnceCell<(SdkConfig, Option<Renewing>)>,
     secrets: OnceCell<aws_sdk_secretsmanager::Client>,
     parameters: OnceCell<aws_sdk_ssm::Client>,
 }
@@ -40,22 +40,24 @@ pub(super) struct AwsError {
 
 impl From<SdkConfig> for Aws {
     fn from(config: SdkConfig) -> Self {
-        Self { config: OnceCell::from(config), ..Self::default() }
+        Self { config: OnceCell::from((config, None)), ..Self::default() }
     }
 }
 
 impl Aws {
     /// The value of a secret in Secrets Manager, the current version.
     pub(super) async fn secret(&self, id: &str) -> Result<String, AwsError> {
-        let config = self.config().await?;
+        let (config, renewing) = self.config().await?;
         let client = self
             .secrets
             .get_or_init(async || {
-                let config = aws_sdk_secretsmanager::config::Builder::from(config)
+                let mut config = aws_sdk_secretsmanager::config::Builder::from(config)
                     .timeout_config(timeouts())
-                    .interceptor(BoundedBody::new(ANSWER_BYTES))
-                    .build();
-                aws_sdk_secretsmanager::Client::from_conf(config)
+                    .interceptor(BoundedBody::new(ANSWER_BYTES));
+                if let Some(renewing) = renewing {
+                    config = config.retry_classifier(renewing.clone());
+                }
+                aws_sdk_secretsmanager::Client::from_conf(config.build())
             })
             .await;
         let answer = client.get_secret_value().secret_id(id).send().await;
@@ -72,15 +74,18 @@ impl Aws {
 
     /// The value of a parameter, decrypted.
     pub(super) async fn parameter(&self, name: &str) -> Result<String, AwsError> {
-        let config = self.config().await?;
+        let (config, renewing) = self.config().await?;
         let client = self
             .parameters
             .get_or_init(async || {
-                let config = aws_sdk_ssm::config::Builder::from(config)
-                    .timeout_config(timeouts())
-                    .interceptor(BoundedBody::new(ANSWER_BYTES))
-                    .build();
-                aws_sdk_ssm::Client::from_conf(config)
+                let mut config =
+                    aws_sdk_ssm::config::Builder::from(config)
+                        .timeout_config(timeouts())
+                        .interceptor(BoundedBody::new(ANSWER_BYTES));
+                if let Some(renewing) = renewing {
+                    config = config.retry_classifier(renewing.clone());
+                }
+                aws_sdk_ssm::Client::from_conf(config.build())
             })
             .await;
         let answer = client.get_parameter().name(name).with_decryption(true).send().await;
@@ -91,19 +96,22 @@ impl Aws {
             .ok_or_else(|| wrong("it has no value"))
     }
 
-    async fn config(&self) -> Result<&SdkConfig, AwsError> {
-        let config = self
+    async fn config(&self) -> Result<&(SdkConfig, Option<Renewing>), AwsError> {
+        let found = self
             .config
-            .get_or_init(async || aws_config::load_defaults(BehaviorVersion::latest()).await)
+            .get_or_init(async || {
+                let (config, renewing) = crate::aws::load().await;
+                (config, Some(renewing))
+            })
             .await;
-        if config.region().is_none() {
+        if found.0.region().is_none() {
             return Err(AwsError {
                 trouble: Trouble::Wrong,
                 reason: "no AWS region is set".into(),
                 advice: "set AWS_REGION, or the region of the profile",
             });
         }
-        Ok(config)
+        Ok(found)
     }
 }
 

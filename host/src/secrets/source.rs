@@ -70,7 +70,7 @@ impl Source {
             |trouble, reason: &str, advice: &str| self.failed(secret, trouble, reason, advice);
         match self {
             Self::Env(name) => match std::env::var(name) {
-                Ok(value) => Ok(value),
+                Ok(value) => Ok(without_newline(value)),
                 Err(std::env::VarError::NotPresent) => {
                     Err(failed(Trouble::Wrong, "it is not set", "set it where the host is started"))
                 }
@@ -109,12 +109,17 @@ async fn read(path: &std::path::Path) -> io::Result<String> {
         return Err(wrong(format!("it has more than {VALUE_BYTES} bytes")));
     }
     // The error would hold the bytes.
-    let mut text = String::from_utf8(bytes).map_err(|_| wrong("it is no UTF-8".to_owned()))?;
+    let text = String::from_utf8(bytes).map_err(|_| wrong("it is no UTF-8".to_owned()))?;
+    Ok(without_newline(text))
+}
+
+/// A value without the one newline at its end that tools leave there.
+fn without_newline(mut text: String) -> String {
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
             text.pop();
         }
     }
-    Ok(text)
+    text
 }

@@ -135,7 +135,14 @@ impl DynamoResults {
                     let given = Credentials::new(id, secret, None, None, "celery.result_backend");
                     loader = loader.credentials_provider(given);
                 }
-                let client = Client::new(&loader.load().await);
+                let found = loader.load().await;
+                let client = if credentials.is_some() {
+                    Client::new(&found)
+                } else {
+                    let (found, renewing) = crate::aws::renewing(found);
+                    let config = aws_sdk_dynamodb::config::Builder::from(&found);
+                    Client::from_conf(config.retry_classifier(renewing).build())
+                };
                 self.table(&client).await?;
                 Ok(client)
             })

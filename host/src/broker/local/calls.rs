@@ -50,6 +50,10 @@ impl Broker for LocalBroker {
         }
     }
 
+    async fn lost(&self) -> BrokerError {
+        self.lost.wait().await
+    }
+
     async fn receive(
         &self,
         queue: &Queue,

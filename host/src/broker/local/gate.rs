@@ -16,14 +16,14 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use uuid::Uuid;
 
-use super::watchers;
+use super::{integrity::is_at, watchers};
 
 /// How long to wait for one's turn before one goes past the gate: somebody was stopped in it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -43,6 +43,8 @@ struct Locks {
     turn: File,
     /// Where the turn's file is.
     path: PathBuf,
+    /// Where the queue's is.
+    queue_path: PathBuf,
     /// Our name.
     name: Uuid,
 }
@@ -59,18 +61,35 @@ impl Gate {
             name.push(what);
             PathBuf::from(name)
         };
+        // Whoever may use the database may use them.
+        let mode = std::fs::metadata(database).map_or(0o600, |it| it.permissions().mode() & 0o666);
         let open = |path: &Path| {
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).mode(mode);
+            match options.clone().create_new(true).open(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+                made => made,
+            }
         };
         let locks = || {
-            let (queue, path) = (open(&path("-queue"))?, path("-turn"));
-            io::Result::Ok(Locks { queue, turn: open(&path)?, path, name: Uuid::new_v4() })
+            let (queue_path, path) = (path("-queue"), path("-turn"));
+            let (queue, turn) = (open(&queue_path)?, open(&path)?);
+            io::Result::Ok(Locks { queue, turn, path, queue_path, name: Uuid::new_v4() })
         };
         let locks = locks();
         let locks = locks.inspect_err(|error| {
             tracing::debug!(%error, "writers of this file do not line up");
         });
         Self { locks: locks.ok() }
+    }
+
+    /// The first of its files that was deleted or replaced: those who come later use another.
+    pub fn misplaced(&self) -> Option<PathBuf> {
+        let locks = self.locks.as_ref()?;
+        if !is_at(&locks.turn, &locks.path) {
+            return Some(locks.path.clone());
+        }
+        (!is_at(&locks.queue, &locks.queue_path)).then(|| locks.queue_path.clone())
     }
 
     /// The file at which writers leave their names.

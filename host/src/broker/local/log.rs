@@ -28,7 +28,7 @@ use super::{gate::Gate, schema};
 use crate::flushes::FLUSHES;
 
 /// With so many pages it is copied back.
-const LONG_PAGES: u64 = 4000;
+pub const LONG_PAGES: u64 = 4000;
 
 /// With so many, nobody is spared the wait for it any more.
 const TOO_LONG_PAGES: u64 = 4 * LONG_PAGES;
@@ -98,6 +98,22 @@ impl Log {
         })
     }
 
+    /// Pages in it, as of the last commit of ours.
+    pub fn pages(&self) -> u64 {
+        self.pages.load(Relaxed)
+    }
+
+    /// Has it copied back at the next occasion, however short it is.
+    pub fn copy_back_soon(&self) {
+        self.pages.fetch_max(LONG_PAGES, Relaxed);
+    }
+
+    /// Begins anew with the files that are there now.
+    pub fn reopen(&mut self) {
+        self.keeper = None;
+        self.state.store(IDLE, Relaxed);
+    }
+
     /// Has done what is to be done to the log after a commit.
     pub fn tend(&mut self, connection: &Connection) {
         let pages = self.pages.load(Relaxed);
@@ -164,7 +180,7 @@ fn needed(pages: u64) -> u64 {
 }
 
 /// Copies the log back into the database, as far as nobody still reads what was there before.
-fn copy_back(connection: &Connection, database: &Path) {
+pub fn copy_back(connection: &Connection, database: &Path) {
     let copied = connection
         .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
         .and_then(|mut pragma| pragma.query_row([], |_| Ok(())));

@@ -21,9 +21,11 @@ use self::{
     fault::{explain, writer_gone},
     flush::Flush,
     gate::Gate,
+    integrity::{Files, Lost},
     log::Log,
     notes::Revocations,
     request::{Call, Request},
+    retention::Retentions,
     store::{QueueRow, Store},
     wake::Signals,
     wire::millis,
@@ -33,14 +35,17 @@ use super::{BrokerError, Fault, Limits, Queue};
 use crate::text::nearest;
 
 mod calls;
+pub mod compact;
 mod fair;
 mod fault;
 mod flush;
 mod gate;
+mod integrity;
 mod log;
 mod notes;
 mod parts;
 mod request;
+mod retention;
 mod schema;
 mod sql;
 mod store;
@@ -97,8 +102,8 @@ pub struct LocalBroker {
     reader: Arc<Mutex<Connection>>,
     revocations: Revocations,
     writers: Vec<std::thread::JoinHandle<()>>,
-    /// Held for what it does.
-    watcher: Option<notify::RecommendedWatcher>,
+    retentions: Arc<Retentions>,
+    lost: Arc<Lost>,
 }
 
 impl std::fmt::Debug for LocalBroker {
@@ -137,7 +142,8 @@ impl LocalBroker {
         let gate = Arc::new(Gate::before(path));
         let flush = Arc::new(flush);
         let watcher = wake::watch(path, &gate, requests.clone(), &signals);
-        let writer = Writer::new(
+        let (retentions, lost) = (Arc::new(Retentions::default()), Arc::new(Lost::default()));
+        let mut writer = Writer::new(
             connection,
             options.retention,
             receiver,
@@ -146,6 +152,9 @@ impl LocalBroker {
             log,
             Arc::clone(&flush),
         );
+        writer.watch(requests.clone(), watcher);
+        writer.retain(Arc::clone(&retentions));
+        writer.guard(Files::of(path), Arc::clone(&lost));
         let writer = Arc::new(Mutex::new(writer));
         let mut broker = Self {
             path: path.to_owned(),
@@ -154,7 +163,8 @@ impl LocalBroker {
             reader: Arc::new(Mutex::new(reader)),
             revocations: Revocations::default(),
             writers: Vec::with_capacity(WRITERS),
-            watcher,
+            retentions,
+            lost,
         };
         for _ in 0..WRITERS {
             let (writer, flush, log) = (Arc::clone(&writer), Arc::clone(&flush), flush.open_log()?);
@@ -201,6 +211,12 @@ impl LocalBroker {
         let name = Arc::clone(&queue.name);
         self.call(1, move |store| store.declare(&name, fifo, visibility_ms)).await?;
         Ok(queue)
+    }
+
+    /// Forgets messages that have been in a queue for longer than this. For queues that nobody takes
+    /// jobs from here: results, dead letters. Holds for this process.
+    pub fn retain(&self, name: &str, retention: Duration) {
+        self.retentions.set(name, retention);
     }
 
     /// All queues, by name.
@@ -257,7 +273,10 @@ impl LocalBroker {
             read(&reader.lock().unwrap_or_else(PoisonError::into_inner))
         });
         match looked.await {
-            Ok(answer) => answer.map_err(|error| explain(&self.path, "read", error)),
+            Ok(answer) => answer.map_err(|error| {
+                self.lost.note(&self.path, &error);
+                explain(&self.path, "read", error)
+            }),
             Err(error) => Err(BrokerError::caused_by(
                 Fault::Unavailable,
                 format!("reading the broker's database {} broke off", self.path.display()),
@@ -294,7 +313,6 @@ impl LocalBroker {
 
 impl Drop for LocalBroker {
     fn drop(&mut self) {
-        drop(self.watcher.take());
         let _ = self.requests.send(Request::Stop);
         for writer in self.writers.drain(..) {
             let _ = writer.join();

@@ -1,6 +1,8 @@
 //! Opens the file, and makes sure that it is ours and of a version that we know.
 
 use std::{
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     time::{Duration, Instant},
 };
@@ -16,6 +18,7 @@ const BUSY: Duration = Duration::from_secs(10);
 /// Opens the connection that writes; makes the file and the schema where there are none.
 pub fn open_writer(path: &Path) -> Result<Connection, BrokerError> {
     check_place(path)?;
+    make_private(path);
     let failed = |error| explain(path, "open", error);
     let mut connection = connect(path).map_err(failed)?;
     match identify(&connection).map_err(failed)? {
@@ -81,6 +84,37 @@ pub fn open_keeper(path: &Path) -> rusqlite::Result<Connection> {
     // From here on it waits for nobody.
     connection.busy_timeout(Duration::ZERO)?;
     Ok(connection)
+}
+
+/// Makes a file that is not there yet, for this user alone: payloads are in it. SQLite gives the files
+/// beside it the same permissions. Where that fails, SQLite says why.
+fn make_private(path: &Path) {
+    // A file that is there is not opened: closing it would take the locks of SQLite away.
+    let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+}
+
+/// Looks into a database that is in use, by a connection that has nothing of it in memory. The error
+/// says why it is not one of ours any more.
+pub fn verify(path: &Path) -> Result<(), String> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let looked = Connection::open_with_flags(path, flags).and_then(|connection| {
+        connection.busy_timeout(Duration::from_millis(100))?;
+        let found = identify(&connection)?;
+        // The first page of each table and index.
+        connection.query_row("SELECT count(*) FROM queues", [], |_| Ok(()))?;
+        Ok(found)
+    });
+    match looked {
+        Ok(Found::Ours) => Ok(()),
+        Ok(_) => Err("it is no database of Lovage's any more".to_owned()),
+        Err(error) => match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                Err(error.to_string())
+            }
+            // Busy, or a disk that does not answer: the next look may tell.
+            _ => Ok(()),
+        },
+    }
 }
 
 /// What SQLite's own messages would leave a person guessing at.
@@ -168,6 +202,8 @@ fn identify(connection: &Connection) -> rusqlite::Result<Found> {
 }
 
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    // Before the first page is written, or it does nothing: free pages can be given back then.
+    connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
     journal_mode(connection)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another process may have been first.

@@ -203,6 +203,15 @@ pub const PICK_UP_SHARED: &str = "
 SELECT seq, nonce, attempts, sent_at, id, group_name, trace_header, attributes, body FROM messages
 WHERE queue = ?1 AND ordered = 2 AND visible_at <= ?2 ORDER BY visible_at LIMIT ?3";
 
+/// Messages that have been visible for long, the oldest first.
+pub const OLD_MESSAGES: &str = "
+SELECT seq, nonce FROM messages WHERE queue = ?1 AND ordered < 2 AND visible_at <= ?2
+ORDER BY visible_at, leased, ordered, seq LIMIT ?3";
+
+pub const OLD_MESSAGES_SHARED: &str = "
+SELECT seq, nonce FROM messages WHERE queue = ?1 AND ordered = 2 AND visible_at <= ?2
+ORDER BY visible_at LIMIT ?3";
+
 pub const LEASE: &str = "
 UPDATE messages SET visible_at = ?2, leased = 1, nonce = ?3, attempts = attempts + 1
 WHERE seq = ?1";
@@ -318,6 +327,8 @@ pub const HOT: &[&str] = &[
     PICK_UP,
     PICK_UP_OF_GROUP,
     PICK_UP_SHARED,
+    OLD_MESSAGES,
+    OLD_MESSAGES_SHARED,
     LEASE,
     NEXT_VISIBLE,
     NEXT_VISIBLE_SHARED,

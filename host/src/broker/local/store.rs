@@ -89,6 +89,11 @@ impl<'c> Store<'c> {
         }
     }
 
+    /// A statement of this transaction.
+    pub fn prepare(&self, sql: &str) -> rusqlite::Result<rusqlite::CachedStatement<'c>> {
+        self.connection.prepare_cached(sql)
+    }
+
     /// For tests that do what no request does.
     #[cfg(test)]
     pub fn connection(&self) -> &'c Connection {
@@ -298,7 +303,7 @@ impl<'c> Store<'c> {
 
     /// Deletes a message whose delivery is still good; on a FIFO queue the next of its group
     /// takes its place.
-    fn delete(&mut self, queue: QueueRow, delivery: Delivery) -> rusqlite::Result<bool> {
+    pub fn delete(&mut self, queue: QueueRow, delivery: Delivery) -> rusqlite::Result<bool> {
         let gone: Option<(i64, Option<String>, bool)> = self
             .connection
             .prepare_cached(sql::DELETE)?

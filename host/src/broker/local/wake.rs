@@ -54,6 +54,11 @@ impl Signals {
         self.poll.load(SeqCst)
     }
 
+    /// Something will tell from now on.
+    pub fn is_watched(&self) {
+        self.poll.store(false, SeqCst);
+    }
+
     /// Look from time to time, since nothing will tell.
     pub fn poll(&self) {
         self.poll.store(true, SeqCst);
@@ -75,7 +80,10 @@ pub fn watch(
     signals: &Arc<Signals>,
 ) -> Option<RecommendedWatcher> {
     match try_watch(Arc::clone(gate), requests, Arc::clone(signals)) {
-        Ok(watcher) => Some(watcher),
+        Ok(watcher) => {
+            signals.is_watched();
+            Some(watcher)
+        }
         Err(error) => {
             tracing::warn!(
                 path = %path.display(),

@@ -16,7 +16,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard,
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, RecvTimeoutError, Sender},
     },
     time::{Duration, Instant},
 };
@@ -27,15 +27,21 @@ use super::{
     fault::{explain, writer_gone},
     flush::Flush,
     gate::Gate,
-    log::Log,
+    integrity::{CHECK_EVERY, Files, Lost},
+    log::{self, Log},
     request::{Call, Request, Work},
+    retention::Retentions,
     store::{Store, now_ms},
     told::{Results, Told},
     waiting::{Served, Waiting},
-    wake::Signals,
+    wake::{self, Signals},
     wire::{End, Ending, Row},
 };
-use crate::{broker::BrokerError, time_slice};
+use crate::{
+    broker::BrokerError,
+    events::{BrokerFileRestored, BrokerFiles, BrokerLogGrows, MessagesExpired},
+    time_slice,
+};
 
 /// The most that one transaction does, in rows or pages: it bounds how long others wait.
 const TRANSACTION_WEIGHT: usize = 4096;
@@ -43,6 +49,18 @@ const TRANSACTION_WEIGHT: usize = 4096;
 /// How often results are purged when nothing else happens, and how many at a time.
 const PURGE_EVERY: Duration = Duration::from_secs(30);
 const PURGE_STEP: usize = 256;
+
+/// Free pages that the file keeps for what comes next; and the part of all pages, one in so many.
+const SPARE_PAGES: i64 = 1024;
+const SPARE_PART: i64 = 4;
+
+/// How many pages are given back in one transaction.
+const SHRINK_STEP: i64 = 256;
+
+/// The log is said to grow after so many checks in a row that found it too long, and then once in so
+/// many.
+const LONG_CHECKS: u32 = 5;
+const LONG_CHECKS_AGAIN: u32 = 60;
 
 /// How often to look where the file cannot be watched, as long as anybody waits.
 const POLL: Duration = Duration::from_millis(250);
@@ -64,6 +82,17 @@ pub struct Writer {
     polled_at: Instant,
     purge_at: Instant,
     stopping: bool,
+    /// To ask for a look by itself.
+    requests_to_self: Option<Sender<Request>>,
+    /// Held for what it does.
+    watcher: Option<notify::RecommendedWatcher>,
+    retentions: Arc<Retentions>,
+    /// `None` until there is something to check.
+    files: Option<Files>,
+    lost: Arc<Lost>,
+    check_at: Instant,
+    /// Checks in a row that found the log too long.
+    long_checks: u32,
 }
 
 /// Why a transaction came to nothing.
@@ -99,7 +128,35 @@ impl Writer {
             polled_at: Instant::now(),
             purge_at: Instant::now(),
             stopping: false,
+            requests_to_self: None,
+            watcher: None,
+            retentions: Arc::default(),
+            files: None,
+            lost: Arc::default(),
+            check_at: Instant::now() + CHECK_EVERY,
+            long_checks: 0,
         }
+    }
+
+    /// Holds what watches the file, and makes it anew when that is needed.
+    pub fn watch(
+        &mut self,
+        requests: Sender<Request>,
+        watcher: Option<notify::RecommendedWatcher>,
+    ) {
+        self.requests_to_self = Some(requests);
+        self.watcher = watcher;
+    }
+
+    /// Forgets messages by these times.
+    pub fn retain(&mut self, retentions: Arc<Retentions>) {
+        self.retentions = retentions;
+    }
+
+    /// Checks these files, and says when they are lost.
+    pub fn guard(&mut self, files: Files, lost: Arc<Lost>) {
+        self.files = Some(files);
+        self.lost = lost;
     }
 
     /// Works until it is told to stop, together with others who do.
@@ -132,9 +189,14 @@ impl Writer {
 
     /// Does what nobody waits for, then waits for requests and carries them out.
     fn turn(&mut self) -> Told {
-        self.log.tend(&self.connection);
-        if Instant::now() >= self.purge_at {
-            self.purge();
+        if Instant::now() >= self.check_at {
+            self.check();
+        }
+        if self.lost.error().is_none() {
+            self.log.tend(&self.connection);
+            if Instant::now() >= self.purge_at {
+                self.purge();
+            }
         }
         let requests = self.gather();
         self.carry_out(requests)
@@ -175,7 +237,12 @@ impl Writer {
         if !self.returned.is_empty() {
             return Duration::ZERO;
         }
-        let mut pause = self.purge_at.saturating_duration_since(Instant::now());
+        let next = if self.lost.error().is_some() {
+            self.check_at
+        } else {
+            self.purge_at.min(self.check_at)
+        };
+        let mut pause = next.saturating_duration_since(Instant::now());
         if let Some(at) = self.waiting.next_at() {
             let left = at.saturating_sub(now_ms()).max(0).unsigned_abs();
             pause = pause.min(Duration::from_millis(left));
@@ -211,6 +278,10 @@ impl Writer {
                 Request::Stop => {}
             }
         }
+        if let Some(error) = self.lost.error() {
+            self.fail(works, Failure::Begin(error));
+            return Told::default();
+        }
         if self.polls() && self.polled_at.elapsed() >= POLL {
             self.polled_at = Instant::now();
             look = true;
@@ -234,7 +305,10 @@ impl Writer {
     fn fail(&mut self, works: Vec<Box<dyn Work>>, failure: Failure) {
         let first = match failure {
             Failure::Begin(error) => error,
-            Failure::During(error) => explain(&self.path, "write to", error),
+            Failure::During(error) => {
+                self.lost.note(&self.path, &error);
+                explain(&self.path, "write to", error)
+            }
             Failure::Panic => writer_gone(&self.path),
         };
         for work in works {
@@ -280,7 +354,10 @@ impl Writer {
         let _turn = (!reads).then_some(turn);
         let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
         let begun = self.command(begin);
-        begun.map_err(|error| Failure::Begin(explain(&self.path, "write to", error)))?;
+        begun.map_err(|error| {
+            self.lost.note(&self.path, &error);
+            Failure::Begin(explain(&self.path, "write to", error))
+        })?;
         let inside = || {
             let before = self.connection.total_changes();
             let mut store = Store::new(&self.connection);
@@ -339,20 +416,110 @@ impl Writer {
     /// A small step of purging, in a transaction of its own; soon again if that was not all.
     fn purge(&mut self) {
         self.waiting.tidy();
-        let step = || {
+        let mut expired = Vec::new();
+        let mut step = || {
             let _turn = self.gate.enter();
             self.command("BEGIN IMMEDIATE")?;
-            let more = Store::new(&self.connection).purge(self.retention, PURGE_STEP)?;
+            let mut store = Store::new(&self.connection);
+            let mut more = store.purge(self.retention, PURGE_STEP)?;
+            for (queue, retention) in self.retentions.all() {
+                let count = store.expire(&queue, retention, PURGE_STEP)?;
+                more |= count >= PURGE_STEP;
+                if count > 0 {
+                    expired.push((queue, count));
+                }
+            }
+            more |= self.shrink()?;
             self.command("COMMIT")?;
             Ok(more)
         };
         let more: rusqlite::Result<bool> = step();
-        if let Err(error) = &more {
-            tracing::warn!(path = %self.path.display(), %error, "old results cannot be purged yet");
-            self.undo();
+        match &more {
+            Ok(_) => {
+                for (queue, count) in expired {
+                    MessagesExpired { queue: &queue, count }.emit();
+                }
+            }
+            Err(error) => {
+                self.lost.note(&self.path, error);
+                tracing::warn!(
+                    path = %self.path.display(),
+                    %error,
+                    "old results cannot be purged yet"
+                );
+                self.undo();
+            }
         }
         let soon = Duration::from_millis(20);
         self.purge_at = Instant::now() + if more.unwrap_or(false) { soon } else { PURGE_EVERY };
+    }
+
+    /// Gives free pages back to the file system, a few at a time, where the file was made for that.
+    /// Returns true while there are more. The file itself is shorter once the log is copied back.
+    fn shrink(&self) -> rusqlite::Result<bool> {
+        let read = |pragma: &str| {
+            self.connection.prepare_cached(pragma)?.query_row([], |row| row.get::<_, i64>(0))
+        };
+        let free = read("PRAGMA freelist_count")?;
+        let spare = SPARE_PAGES.max(read("PRAGMA page_count")? / SPARE_PART);
+        if free <= spare || read("PRAGMA auto_vacuum")? != 2 {
+            return Ok(false);
+        }
+        let step = SHRINK_STEP.min(free - spare);
+        let mut statement =
+            self.connection.prepare(&format!("PRAGMA incremental_vacuum({step})"))?;
+        // Each row is a page that is given back.
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        if free - step <= spare {
+            // After this transaction nothing may come for long that has the log copied back.
+            self.log.copy_back_soon();
+        }
+        Ok(free - step > spare)
+    }
+
+    /// Compares the files with those that are open.
+    fn check(&mut self) {
+        self.check_at = Instant::now() + CHECK_EVERY;
+        if self.lost.error().is_some() {
+            return;
+        }
+        match self.files.as_mut().map(Files::check) {
+            None => return,
+            Some(Err(why)) => return self.lost.set(why),
+            Some(Ok(sizes)) => {
+                BrokerFiles { database_bytes: sizes.database, log_bytes: sizes.log }.emit();
+                self.check_log(sizes.log);
+            }
+        }
+        if let Some(path) = self.gate.misplaced() {
+            self.restore(&path);
+        }
+    }
+
+    /// A log that stays long although it is copied back has a reader that keeps it.
+    fn check_log(&mut self, bytes: u64) {
+        if self.log.pages() < 2 * log::LONG_PAGES {
+            self.long_checks = 0;
+            return;
+        }
+        self.long_checks += 1;
+        if self.long_checks % LONG_CHECKS_AGAIN == LONG_CHECKS {
+            BrokerLogGrows { path: &self.path, bytes }.emit();
+        }
+    }
+
+    /// Makes the files of the gate anew, and watches them.
+    fn restore(&mut self, path: &std::path::Path) {
+        BrokerFileRestored { path }.emit();
+        self.gate = Arc::new(Gate::before(&self.path));
+        self.log.reopen();
+        self.watcher = None;
+        if let Some(requests) = &self.requests_to_self {
+            self.watcher = wake::watch(&self.path, &self.gate, requests.clone(), &self.signals);
+            // What came while nobody watched.
+            let _ = requests.send(Request::FileChanged);
+        }
     }
 }
 

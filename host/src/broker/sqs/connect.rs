@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::SdkConfig;
 use aws_sdk_sqs::{
     Client,
     config::{Builder, ProvideCredentials as _, timeout::TimeoutConfig},
@@ -31,38 +31,16 @@ impl SqsBroker {
     /// No request is made to SQS. [`Fault::Invalid`] where no region is set, [`Fault::Denied`]
     /// where there are no credentials: better now than at the first message.
     pub async fn connect() -> Result<Self, BrokerError> {
-        let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
-        Self::from_config(&config).await
+        let (config, renewing) = crate::aws::load().await;
+        check(&config).await?;
+        let config = Builder::from(&config).retry_classifier(renewing).timeout_config(limits());
+        Ok(Self::with_client(&Client::from_conf(config.build())))
     }
 
     /// Like [`connect`](Self::connect), with a configuration that is already there.
     pub async fn from_config(config: &SdkConfig) -> Result<Self, BrokerError> {
-        if config.region().is_none() {
-            return Err(BrokerError::new(
-                Fault::Invalid,
-                "could not connect to SQS: no AWS region is set; set AWS_REGION, or the region of \
-                 the profile",
-            ));
-        }
-        let why = match config.credentials_provider() {
-            None => Some("no provider is set up".to_owned()),
-            Some(provider) => match provider.provide_credentials().await {
-                Ok(_) => None,
-                Err(error) => Some(chain(&error)),
-            },
-        };
-        if let Some(why) = why {
-            return Err(BrokerError::new(
-                Fault::Denied,
-                format!("could not connect to SQS: {}", no_credentials(&why)),
-            ));
-        }
-        let limits = TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .operation_attempt_timeout(ATTEMPT)
-            .operation_timeout(OPERATION)
-            .build();
-        let config = Builder::from(config).timeout_config(limits).build();
+        check(config).await?;
+        let config = Builder::from(config).timeout_config(limits()).build();
         Ok(Self::with_client(&Client::from_conf(config)))
     }
 
@@ -73,6 +51,36 @@ impl SqsBroker {
         let config = client.config().to_builder().interceptor(endpoint.clone()).build();
         Self { client: Client::from_conf(config), endpoint, unspent: Unspent::default() }
     }
+}
+
+/// Whether there are a region and credentials: better told now than at the first message.
+async fn check(config: &SdkConfig) -> Result<(), BrokerError> {
+    if config.region().is_none() {
+        let why = crate::aws::missing_profile().unwrap_or_else(|| {
+            "no AWS region is set; set AWS_REGION, or the region of the profile".to_owned()
+        });
+        let message = format!("could not connect to SQS: {why}");
+        return Err(BrokerError::new(Fault::Invalid, message));
+    }
+    let why = match config.credentials_provider() {
+        None => Some("no provider is set up".to_owned()),
+        Some(provider) => match provider.provide_credentials().await {
+            Ok(_) => None,
+            Err(error) => Some(chain(&error)),
+        },
+    };
+    why.map_or(Ok(()), |why| {
+        let message = format!("could not connect to SQS: {}", no_credentials(&why));
+        Err(BrokerError::new(Fault::Denied, message))
+    })
+}
+
+fn limits() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(ATTEMPT)
+        .operation_timeout(OPERATION)
+        .build()
 }
 
 /// The time limits of a request that waits for messages, which are in addition to the wait.

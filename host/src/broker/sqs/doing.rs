@@ -220,6 +220,17 @@ impl Doing {
 
 /// What to do where no credentials were found.
 pub(super) fn no_credentials(why: &str) -> String {
+    let profile = std::env::var("AWS_PROFILE").ok().filter(|name| !name.is_empty());
+    if let Some(missing) = crate::aws::missing_profile() {
+        return format!("no AWS credentials: {missing}");
+    }
+    if let Some(profile) = profile {
+        return format!(
+            "no AWS credentials: the profile `{}` that AWS_PROFILE names gives none ({why}); mend \
+             it, or name another",
+            crate::text::one_line(&profile, 200)
+        );
+    }
     format!(
         "no AWS credentials ({why}); set AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
          AWS_SECRET_ACCESS_KEY, or give the machine, container or function a role"

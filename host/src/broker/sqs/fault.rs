@@ -20,6 +20,8 @@ pub(super) fn classify(code: &str, message: &str, status: u16) -> Fault {
     let code = bare(code);
     match code {
         "QueueDoesNotExist" | "NonExistentQueue" => Fault::NotFound,
+        // Somebody has to renew them, and does so while the worker runs.
+        "ExpiredToken" | "ExpiredTokenException" => Fault::Unavailable,
         "ReceiptHandleIsInvalid" | "MessageNotInflight" | "InvalidIdFormat" => Fault::Stale,
         "BatchRequestTooLong" => Fault::TooLarge,
         "UnsupportedOperation" => Fault::Unsupported,
@@ -65,21 +67,7 @@ fn is_stale(message: &str) -> bool {
 
 /// Whether a code is about who we are rather than what we may do.
 pub(super) fn is_identity(code: &str) -> bool {
-    matches!(
-        code,
-        "InvalidClientTokenId"
-            | "UnrecognizedClientException"
-            | "SignatureDoesNotMatch"
-            | "InvalidSignatureException"
-            | "IncompleteSignature"
-            | "ExpiredToken"
-            | "ExpiredTokenException"
-            | "RequestExpired"
-            | "MissingAuthenticationToken"
-            | "MissingAuthenticationTokenException"
-            | "InvalidAccessKeyId"
-            | "NotAuthorized"
-    )
+    crate::aws::IDENTITY_CODES.contains(&code)
 }
 
 #[cfg(test)]

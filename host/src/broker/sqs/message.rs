@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::attributes::{TypedAttribute, to_text};
 use crate::{
-    broker::{Deferral, Message, Receipt},
+    broker::{Deferral, Message, Receipt, attribute},
     job::MAX_NAME_BYTES,
 };
 
@@ -24,7 +24,8 @@ pub struct Parts {
     /// `MessageAttributes`, `messageAttributes`.
     pub attributes: BTreeMap<String, TypedAttribute>,
     /// `Attributes`, `attributes`: what SQS itself says of the message. Read are
-    /// `ApproximateReceiveCount`, `SentTimestamp`, `MessageGroupId` and `AWSTraceHeader`.
+    /// `ApproximateReceiveCount`, `SentTimestamp`, `MessageGroupId`, `AWSTraceHeader` and
+    /// `DeadLetterQueueSourceArn`.
     pub system: BTreeMap<String, String>,
 }
 
@@ -37,14 +38,21 @@ pub struct Parts {
 ///   cannot be read is ignored, since anybody who may send can write one.
 pub fn from_parts(parts: Parts) -> Message {
     let Parts { message_id, receipt_handle, body, attributes, mut system } = parts;
-    let (attributes, raw) = to_text(attributes);
+    let (mut attributes, raw) = to_text(attributes);
+    attributes.remove(attribute::MOVED_FROM);
+    if let Some(arn) = system.remove("DeadLetterQueueSourceArn") {
+        // SQS moved it, so what it says of being a dead letter is its sender's word.
+        attributes.remove(attribute::DEAD_LETTER);
+        let name = arn.rsplit(':').next().unwrap_or_default().to_owned();
+        attributes.insert(attribute::MOVED_FROM.to_owned(), name);
+    }
     let deferral = raw.and_then(|raw| {
         let deferral = parse_deferral(&raw);
         if deferral.is_none() {
             tracing::debug!(
                 %message_id,
                 "ignored a malformed {} attribute",
-                crate::broker::attribute::DEFERRED
+                attribute::DEFERRED
             );
         }
         deferral

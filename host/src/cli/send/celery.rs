@@ -13,7 +13,7 @@ use crate::{
         publish::{Ids, Publisher},
         time,
     },
-    cli::out,
+    cli::{out, out::complain},
     config::Config,
     job::JobKey,
     store::{self, ResultStore},
@@ -122,7 +122,7 @@ fn show(meta: &Meta, as_json: bool) -> anyhow::Result<ExitCode> {
         out::write_foreign((meta.result().text().to_owned() + "\n").as_bytes())?;
     } else {
         let why = meta.exception().map_or_else(|| json!(null).to_string(), |it| it.repr());
-        eprintln!("error: {}: {}", meta.state.as_str(), printable(&why, 8192));
+        complain!("error: {}: {}", meta.state.as_str(), printable(&why, 8192));
     }
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -41,12 +41,14 @@ impl S3 {
     async fn client(&self) -> &Client {
         self.client
             .get_or_init(|| async {
-                let shared = aws_config::load_from_env().await;
+                let (shared, renewing) = crate::aws::load().await;
                 // What stands in for S3 is seldom reached by a name for each bucket.
                 let own = std::env::var_os("AWS_ENDPOINT_URL").is_some()
                     || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
-                let config =
-                    aws_sdk_s3::config::Builder::from(&shared).force_path_style(own).build();
+                let config = aws_sdk_s3::config::Builder::from(&shared)
+                    .force_path_style(own)
+                    .retry_classifier(renewing)
+                    .build();
                 Client::from_conf(config)
             })
             .await
