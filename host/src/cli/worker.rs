@@ -18,6 +18,7 @@ use crate::{
     retry::Backoff,
     routes::{Routes, Source},
     sandbox::Sandbox,
+    supervise::Supervisor,
     worker::{Stop, Worker as Service},
 };
 
@@ -120,7 +121,7 @@ async fn start(
     }
     let (ahead, watch) = (Arc::clone(&registry), supervisor.clone());
     tokio::spawn(async move { watch.run("loader of components", ahead.load_ahead()).await });
-    let wake = on_hangup()?;
+    let wake = on_hangup(supervisor.clone())?;
     let interval = config.components.refresh_every();
     tokio::spawn(async move {
         let watcher = async {
@@ -167,14 +168,17 @@ async fn find<T, F: Future<Output = Result<T, BrokerError>>>(
 }
 
 /// SIGHUP asks to look for other versions of components at once.
-fn on_hangup() -> std::io::Result<Arc<Notify>> {
+fn on_hangup(supervisor: Supervisor) -> std::io::Result<Arc<Notify>> {
     let mut hangup = signal(SignalKind::hangup())?;
     let wake = Arc::new(Notify::new());
     let woken = Arc::clone(&wake);
     tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            woken.notify_one();
-        }
+        let watcher = async {
+            while hangup.recv().await.is_some() {
+                woken.notify_one();
+            }
+        };
+        supervisor.run("watcher of SIGHUP", watcher).await;
     });
     Ok(wake)
 }

@@ -207,8 +207,7 @@ mod tests {
 
     fn settlement(bytes: usize) -> Kept {
         let envelope = Bytes::from(vec![0; bytes]);
-        let result =
-            Some(KeptResult { tenant: String::new(), job_id: "j".to_owned(), envelope });
+        let result = Some(KeptResult { tenant: String::new(), job_id: "j".to_owned(), envelope });
         Kept::Settlement(Disposal::Finish { result, sends: Vec::new() }, None)
     }
 
