@@ -185,6 +185,9 @@ pub struct Concluded {
     pub disposal: Disposal,
     /// To be told when that is done.
     pub finished: Option<Box<Finished>>,
+    /// The message goes back for something that is not its job's affair: a queue or a store that is
+    /// away.
+    pub troubled: bool,
     /// What can be told of it: the result, or why there is none yet (`None` where nothing went
     /// wrong: the guest asked for another time).
     pub told: Result<JobResult, Option<Failure>>,
@@ -193,7 +196,8 @@ pub struct Concluded {
 impl Concluded {
     /// The message goes back.
     pub fn released(after: Duration, spent: bool, why: Option<Failure>) -> Self {
-        Self { disposal: Disposal::Release { after, spent }, finished: None, told: Err(why) }
+        let disposal = Disposal::Release { after, spent };
+        Self { disposal, finished: None, troubled: false, told: Err(why) }
     }
 }
 
@@ -359,7 +363,7 @@ impl Pipeline {
         let ended_before = match kept {
             Some(Kept::Settlement(disposal, finished)) => {
                 span.in_scope(|| ResultKept { queue: &source.name }.emit());
-                return Concluded { disposal, finished, told: Err(None) };
+                return Concluded { disposal, finished, troubled: false, told: Err(None) };
             }
             Some(Kept::Ended(ended, attempt)) => {
                 span.in_scope(|| ResultKept { queue: &source.name }.emit());
@@ -428,16 +432,15 @@ impl Pipeline {
             {
                 return self.troubled(source, trouble);
             }
-            match self.conclude(source, message, &job, reply, results, &ended, way).await {
-                Ok(concluded) => concluded,
-                Err(PutBack { kind, error }) => {
-                    if way == Way::Queue && ended.run.is_some() {
-                        let key = Key::of(&source.queue.address, message);
-                        let kept = Kept::Ended(Box::new(ended), job.attempt);
-                        self.kept.keep(key, &job.tenant, kept);
-                    }
-                    self.put_back(source, kind, &error)
+            let mut unconcluded =
+                Unconcluded { pipeline: self, source, message, job: &job, way, ended };
+            let ended = &unconcluded.ended;
+            match self.conclude(source, message, &job, reply, results, ended, way).await {
+                Ok(concluded) => {
+                    unconcluded.ended.run = None;
+                    concluded
                 }
+                Err(PutBack { kind, error }) => self.put_back(source, kind, &error),
             }
         });
         async {
@@ -509,7 +512,8 @@ impl Pipeline {
         let after = (cap / 2).mul_f64(1.0 + fastrand::f64());
         let failure = Some((kind, error.message.as_str()));
         JobReleased { queue: &source.name, after, spent: false, failure }.emit();
-        Concluded::released(after, false, Some(Failure::new(kind, error.to_string())))
+        let why = Some(Failure::new(kind, error.to_string()));
+        Concluded { troubled: true, ..Concluded::released(after, false, why) }
     }
 
     /// An end without a guest having been run.
@@ -558,7 +562,8 @@ impl Pipeline {
                         let disposal = sends.map_or(Disposal::Release { after, spent }, |sends| {
                             Disposal::Finish { result: None, sends }
                         });
-                        return Ok(Concluded { disposal, finished: None, told: Err(reason) });
+                        let (finished, told) = (None, Err(reason));
+                        return Ok(Concluded { disposal, finished, troubled: false, told });
                     }
                     // Its retry cannot be sent.
                     Err(Trouble::For(failure)) => (Status::Failed, Err(failure), true),
@@ -632,7 +637,7 @@ impl Pipeline {
             envelope,
         });
         let disposal = Disposal::Finish { result: kept, sends };
-        Ok(Concluded { disposal, finished, told: Ok(result) })
+        Ok(Concluded { disposal, finished, troubled: false, told: Ok(result) })
     }
 
     /// The messages for the jobs that a job leads to. Those of a task of Celery's are sent at once: its
@@ -652,6 +657,36 @@ impl Pipeline {
             self.send_now(send).await?;
         }
         Ok(Vec::new())
+    }
+}
+
+/// What a job came to of which it has yet to be told what follows. Where that cannot be, or nobody waits
+/// for it any more, since the lease is lost, it is kept for the next delivery.
+struct Unconcluded<'a> {
+    pipeline: &'a Pipeline,
+    source: &'a Source,
+    message: &'a Message,
+    job: &'a Job,
+    way: Way,
+    ended: Ended,
+}
+
+impl Drop for Unconcluded<'_> {
+    fn drop(&mut self) {
+        let Self { pipeline, source, message, job, way, ended } = self;
+        // A job that no guest ran for costs nothing to be looked at once more.
+        if *way != Way::Queue || ended.run.is_none() {
+            return;
+        }
+        let ended = Ended {
+            outcome: std::mem::replace(&mut ended.outcome, Outcome::Abandoned),
+            settings: ended.settings.clone(),
+            run: ended.run.take(),
+            follow_ons: std::mem::take(&mut ended.follow_ons),
+            celery: std::mem::take(&mut ended.celery),
+        };
+        let key = Key::of(&source.queue.address, message);
+        pipeline.kept.keep(key, &job.tenant, Kept::Ended(Box::new(ended), job.attempt));
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::{
     broker::BrokerError,
+    dependency::Readiness,
     events::{PublishingBlocked, PublishingResumed},
 };
 
@@ -155,12 +156,17 @@ impl PublishGate {
         }
     }
 
-    /// The queues that are blocked, with the reasons: a worker with such is not ready.
-    pub fn blocked(&self) -> Vec<(String, String)> {
+    /// The queues that are blocked: a worker with such is not ready.
+    pub fn readiness(&self) -> Vec<Readiness> {
         let queues = self.queues();
-        let mut blocked: Vec<_> =
-            queues.iter().map(|(to, it)| (name_of(to).to_owned(), it.reason.clone())).collect();
-        blocked.sort();
+        let blocked = queues.iter().map(|(to, blocked)| Readiness {
+            name: "results",
+            up: false,
+            reason: Some(format!("queue `{}`: {}", name_of(to), blocked.reason)),
+            down_seconds: Some(blocked.since.elapsed().as_secs()),
+        });
+        let mut blocked: Vec<_> = blocked.collect();
+        blocked.sort_by(|a, b| a.reason.cmp(&b.reason));
         blocked
     }
 
@@ -198,7 +204,9 @@ mod tests {
         let held = [gate.hold(&queue, &error()), gate.hold(&queue, &error())];
         assert!(gate.is_blocked(&queue) && !gate.is_blocked(&other));
         gate.opens(&other).await;
-        assert_eq!(gate.blocked(), [("results".to_owned(), "not allowed".to_owned())]);
+        let [readiness] = &gate.readiness()[..] else { panic!("one queue is blocked") };
+        assert_eq!(readiness.reason.as_deref(), Some("queue `results`: not allowed"));
+        assert!(!readiness.up);
         let [first, second] = held;
         drop(first);
         let waits = tokio::spawn({
@@ -209,7 +217,7 @@ mod tests {
         assert!(!waits.is_finished());
         drop(second);
         waits.await.unwrap();
-        assert!(!gate.is_blocked(&queue) && gate.blocked().is_empty());
+        assert!(!gate.is_blocked(&queue) && gate.readiness().is_empty());
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use crate::{
     broker::{
         Broker, BrokerError, Disposal, Fault, Message, Queue, SendKind, Settlement, Unsettled,
     },
-    events::SettleFailed,
+    events::{SettleFailed, SettleFailedAgain},
     lease::Lease,
     pipeline::{Concluded, Finished},
     publish_gate::{HeldResult, PublishGate},
@@ -345,7 +345,13 @@ impl Shared {
             let retry_in = (!given_up).then(|| options.backoff.bound(tries));
             // One line tells of a batch that failed as one.
             if !std::mem::replace(&mut told, true) {
-                SettleFailed { queue: &queue.name, error: &error, tries, retry_in }.emit();
+                let queue = &*queue.name;
+                // What is tried for long is told less and less often.
+                if tries <= options.tries || tries.is_power_of_two() || given_up {
+                    SettleFailed { queue, error: &error, tries, retry_in }.emit();
+                } else {
+                    SettleFailedAgain { queue, error: &error, tries }.emit();
+                }
             }
             if lost {
                 self.lose(item);
@@ -392,8 +398,12 @@ impl Shared {
         let Some(send) = at.and_then(|at| sends.get(at)) else { return };
         if let Some(held) = item.rest.held.as_ref().filter(|held| *held.queue() == send.to) {
             held.refused_again(error);
-        } else if send.kind == SendKind::Result && (error.is_refusal() || item.rest.tries > 1) {
-            // One failure that the next try may well mend blocks nobody.
+        } else if send.kind == SendKind::Result
+            && !error.is_final()
+            && (error.is_refusal() || item.rest.tries > 1)
+        {
+            // One failure that the next try may well mend blocks nobody, and neither does a result that
+            // is refused for what it is: another one would be taken.
             item.rest.held = Some(self.settling.gate.hold(&send.to, error));
         }
     }

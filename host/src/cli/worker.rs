@@ -21,6 +21,7 @@ use crate::{
     retry::Backoff,
     routes::{Routes, Source},
     sandbox::Sandbox,
+    supervise::Supervisor,
     worker::{Stop, Worker as Service},
 };
 

@@ -3,10 +3,34 @@
 use std::time::Duration;
 
 use metrics::counter;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Chain, ms};
 use crate::broker::BrokerError;
+
+/// A settlement that has failed for long failed once more. It is an error in the log now and then
+/// ([`SettleFailed`](super::SettleFailed)); in between it is counted.
+pub struct SettleFailedAgain<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// Why.
+    pub error: &'a BrokerError,
+    /// How often it was tried.
+    pub tries: u32,
+}
+
+impl SettleFailedAgain<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        debug!(
+            queue = self.queue,
+            error = %Chain(self.error),
+            tries = self.tries,
+            "settling a message failed again"
+        );
+        counter!("lovage_settle_failures_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
 
 /// A queue takes no results now; no jobs are taken whose results go there.
 pub struct PublishingBlocked<'a> {

@@ -236,8 +236,8 @@ impl Function {
                     let (function, batch) = (Arc::clone(self), Arc::clone(batch));
                     // A task of its own, so that guests that compute use all processors there are.
                     let run = async move {
-                        let concluded = function.run(&batch, &item.message, slot).await;
-                        (item, concluded)
+                        let concluded = function.run(&batch, &item.message, slot).await?;
+                        Some((item, concluded))
                     };
                     running.spawn(run.instrument(span.clone()));
                 }
@@ -245,7 +245,7 @@ impl Function {
                     if ended.is_empty() {
                         until = Instant::now() + LINGER;
                     }
-                    ended.push(one);
+                    ended.extend(one);
                 }
                 () = tokio::time::sleep_until(until.into()), if !ended.is_empty() => {}
                 else => {}
@@ -281,6 +281,7 @@ impl Function {
         for item in items.by_ref() {
             let slot = self.slot(batch.deadline).await;
             let concluded = self.run(&batch, &item.message, slot).await;
+            let Some(concluded) = concluded else { break };
             let ended = vec![(item, concluded)];
             let settled = Arc::clone(&self).settle(Arc::clone(&batch), ended).await;
             if settled.is_empty() {
@@ -305,30 +306,33 @@ impl Function {
         (Instant::now() < deadline).then_some(slot)
     }
 
-    /// Runs one message, if there is a slot for it.
+    /// Runs one message, if there is a slot for it. `None` where it is to stay hidden until its
+    /// visibility timeout ends: shown before, it would come again while the trouble lasts.
     async fn run(
         &self,
         Batch { source, deadline, begun, blocked, .. }: &Batch,
         message: &Message,
         slot: Option<OwnedSemaphorePermit>,
-    ) -> Concluded {
-        let why_not = match &slot {
-            None => Some(NO_TIME),
-            Some(_) => blocked.load(Ordering::Relaxed).then_some(BLOCKED),
+    ) -> Option<Concluded> {
+        let (after, spent) = (Duration::ZERO, false);
+        let Some(_slot) = slot else {
+            JobReleased { queue: &source.name, after, spent, failure: Some(NO_TIME) }.emit();
+            return Some(give_back());
         };
-        if let Some(failure) = why_not {
-            let (after, spent, failure) = (Duration::ZERO, false, Some(failure));
-            JobReleased { queue: &source.name, after, spent, failure }.emit();
-            return give_back();
+        if blocked.load(Ordering::Relaxed) {
+            let after = source.visibility;
+            JobReleased { queue: &source.name, after, spent, failure: Some(BLOCKED) }.emit();
+            return None;
         }
         // What had to wait for the ones before it may not have its whole time.
         let end = End { at: *deadline, late: begun.elapsed() > PROMPT };
         let process = AssertUnwindSafe(self.pipeline.process(source, message, Some(end)));
-        process.catch_unwind().await.unwrap_or_else(|_| {
+        let concluded = process.catch_unwind().await.unwrap_or_else(|_| {
             HostPanicked { queue: &source.name }.emit();
             let after = Duration::from_millis(self.config.worker.error_backoff_cap_ms.get());
             Concluded::released(after, true, None)
-        })
+        });
+        Some(concluded).filter(|concluded| !concluded.troubled)
     }
 
     /// Publishes, and hides what comes again. Which are done.

@@ -2,7 +2,7 @@
 //!
 //! | refused | what is done instead |
 //! | --- | --- |
-//! | result, for what it is | the failure that says so, to the same queue |
+//! | result, for what it is | the failure that says so, to the same queue; then a dead letter |
 //! | result, by a queue that its sender named | the queue for results that name none; without one, a dead letter |
 //! | result, by the operator's own queue | nothing: it waits until the operator has mended that |
 //! | follow-on job, task of Celery's | the job has failed: its result says so, and it is a dead letter |
@@ -98,7 +98,7 @@ impl Pipeline {
         });
         let mut refused = Refused { source, message, job, error, rest, result: result.clone() };
         match send.kind {
-            SendKind::Result | SendKind::Reply => self.other_result(refused, send).await,
+            SendKind::Result | SendKind::Reply => self.other_result(refused, send, finished).await,
             SendKind::FollowOn | SendKind::CeleryTask => {
                 let failure = self.fail(&mut refused, &send).await?;
                 let letter = refused.give_up(&failure, self.message_bytes);
@@ -124,12 +124,28 @@ impl Pipeline {
     }
 
     /// Another result, or another place for it.
-    async fn other_result(&self, mut refused: Refused<'_>, send: Send) -> Option<Disposal> {
+    async fn other_result(
+        &self,
+        mut refused: Refused<'_>,
+        send: Send,
+        finished: &mut Option<Box<Finished>>,
+    ) -> Option<Disposal> {
         let Refused { source, message, error, .. } = refused;
-        let shrinks = matches!(error.fault, Fault::Invalid | Fault::TooLarge);
-        if shrinks && let Some(failure) = publish::refused(&send, error) {
-            refused.rest.insert(0, failure);
-            return Some(refused.finish());
+        if matches!(error.fault, Fault::Invalid | Fault::TooLarge) {
+            if let Some(failure) = publish::refused(&send, error) {
+                refused.rest.insert(0, failure);
+                return Some(refused.finish());
+            }
+            // Not even that: the message with its reason is what there is to keep.
+            if source.dead_letters.is_some() {
+                let why = format!("the result cannot be published: {error}");
+                let failure = Failure::new("result_refused", one_line(&why, REASON_BYTES));
+                let letter = refused.give_up(&failure, self.message_bytes);
+                if let Some(finished) = finished {
+                    finished.fails(failure, letter);
+                }
+                return Some(refused.finish());
+            }
         }
         if send.kind != SendKind::Reply {
             return None;

@@ -18,9 +18,11 @@ impl Pipeline {
         self.store_health.iter().chain(self.keyvalue_health()).cloned().collect()
     }
 
-    /// The state of each of them.
+    /// The state of each of them, and of the queues that results cannot be published to.
     pub fn readiness(&self) -> Vec<Readiness> {
-        self.dependencies().iter().map(|dependency| dependency.readiness()).collect()
+        let dependencies = self.dependencies();
+        let dependencies = dependencies.iter().map(|dependency| dependency.readiness());
+        dependencies.chain(self.publish_gate().readiness()).collect()
     }
 
     fn keyvalue_health(&self) -> Option<&Arc<Dependency>> {

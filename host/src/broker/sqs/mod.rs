@@ -10,8 +10,8 @@
 //! - **Text.** Bodies are UTF-8 in the characters that [`charset`] tells. Others are refused, with
 //!   the place; [`charset::escape_json`] makes any JSON acceptable.
 //! - **Attempts.** SQS counts receives. A delivery that spends no attempt is therefore given back
-//!   as a copy, where it can be: the head of `settle.rs` tells when. Where it cannot, this process
-//!   remembers the delivery and takes it off the count of the next one.
+//!   as a copy, where it can be: the head of `settle.rs` tells when. One that is given back at once,
+//!   this process remembers, and takes it off the count of the next one.
 //! - **Waits.** SQS knows delays of 15 minutes and visibility timeouts of 12 hours. A message with
 //!   a longer wait carries its time with it ([`Message::not_before`]), and whoever receives it
 //!   before that gives it back for the rest. Each such hop is a copy, so neither the wait nor

@@ -15,13 +15,10 @@
 //! rather than lost:
 //!
 //! - A FIFO queue gets no copies, as those would go to the end of the group. There, a message stays
-//!   hidden for as long as SQS allows, and its receive counts with SQS.
+//!   hidden for as long as SQS allows, and its receive counts.
 //! - Without a wait there is no copy either (a shutdown gives back messages by the dozen): the
-//!   message is shown again at once, and its receive counts with SQS.
-//!
-//! The receives of these two are remembered by the process (`unspent.rs`), which takes them off the
-//! count.
-//!
+//!   message is shown again at once. Its receive counts with SQS, and is remembered by the process
+//!   (`unspent.rs`), which takes it off the count.
 //! - Where the copy cannot be made or sent (ten attributes already, no permission to send), the
 //!   message is hidden for as long as SQS allows, and its receive counts.
 //!

@@ -1,25 +1,20 @@
 //! Deliveries that SQS counts and that spent no attempt.
 //!
 //! SQS counts each receive of a message. One that is put back unrun (behind a failed message of its
-//! FIFO group, at a shutdown, for want of time) is shown again by its visibility timeout, and nothing
-//! that SQS keeps tells such a receive from an attempt. So the process remembers how many there were,
+//! FIFO group, at a shutdown, for want of time) is shown again at once, and nothing that SQS keeps
+//! tells such a receive from an attempt. So the process remembers how many there were,
 //! and takes them off the count when the message comes again. What another process put back, it does
 //! not know: there the count is too high, as before.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use crate::broker::{Message, Settlement};
 
 /// How many messages are remembered, about: of two generations, the older goes when the younger is full.
 const REMEMBERED: usize = 20_000;
-
-/// The longest wait of a message that is put back unrun. Longer ones are for an eta, and are accounted
-/// for by whoever knows the eta.
-const LONGEST: Duration = Duration::from_mins(1);
 
 /// How many deliveries of each message spent nothing. Clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -50,12 +45,13 @@ impl Generations {
 }
 
 impl Unspent {
-    /// A message was put back by its visibility timeout.
+    /// A message was put back by its visibility timeout. One with a wait has run, or is for an eta, which
+    /// is accounted for by whoever knows the eta.
     pub(super) fn put_back(&self, settlement: &Settlement) {
         use crate::broker::Disposal::Release;
         let id = &settlement.message.id;
         match settlement.disposal {
-            Release { after, spent: false } if after <= LONGEST => {
+            Release { after, spent: false } if after.is_zero() => {
                 let mut all = self.all();
                 let count = all.count(id).saturating_add(1);
                 all.set(id, count);
@@ -86,6 +82,8 @@ impl Unspent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::broker::{Disposal, Receipt};
 
@@ -120,9 +118,9 @@ mod tests {
         assert_eq!(counted(&unspent, "a", 3), 3);
         for settlement in [
             released("a", 0, false),
-            released("a", 5, false),
+            released("a", 0, false),
             released("a", 0, true),
-            released("a", 3600, false),
+            released("a", 5, false),
         ] {
             unspent.put_back(&settlement);
         }

@@ -45,7 +45,8 @@ impl Proxy {
 
     /// Refuses operations that begin with `operation` on the queue of that URL, from now on.
     pub fn refuse(&self, operation: &'static str, queue: &str, status: u16, code: &'static str) {
-        let name = queue.rsplit('/').next().unwrap_or_default().to_owned();
+        // With the quote at its end it is a name in the request, and not one that a body mentions.
+        let name = format!("{}\"", queue.rsplit('/').next().unwrap_or_default());
         self.state.lock().unwrap().refused = Some((operation, name, status, code));
     }
 

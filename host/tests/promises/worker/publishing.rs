@@ -269,3 +269,29 @@ async fn a_thousand_names_of_senders_make_no_request_for_the_operators_queues() 
     worker.logs("job finished", 1).await;
     worker.stop().await;
 }
+
+/// One result that can never be published blocks nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_result_of_which_not_even_the_failure_fits_is_a_dead_letter_and_blocks_nobody() {
+    let stage = Stage::set(Kind::Sqs, Setup::default()).await;
+    let small = NewQueue { max_bytes: Some(1024), ..NewQueue::default() }.create("small").await;
+    stage.configure(&format!("queues.results.address = '{small}'"));
+    let worker = stage.worker().await;
+    let (id, tenant) = ("i".repeat(190), "t".repeat(190));
+    let data = json!("x".repeat(2000));
+    let more = json!({"tenant": tenant});
+    stage.send(&[crate::support::stage::job_with(&id, "echo", data, more)]).await;
+    let letters = until("the dead letter", || async {
+        Some(stage.dead_letters().await).filter(|letters| !letters.is_empty())
+    })
+    .await;
+    assert_eq!(letters[&id].1.as_ref().unwrap().kind, "result_refused");
+    stage.send_job("other", "process_data", json!(21)).await;
+    worker.logs("job finished", 1).await;
+    assert!(worker.logged(BLOCKED).is_empty());
+    assert_eq!(worker.logged("attempt started").len(), 2);
+    worker.stop().await;
+    stage.is_done().await;
+    let small = stage.broker.open(&small).await.unwrap();
+    assert_eq!(stage.broker.depth(&small).await.unwrap().ready, 1);
+}
