@@ -180,7 +180,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         #[cfg(feature = "compiler")]
         Command::CompileStandardInput => Ok(crate::sandbox::compiler::main()),
-        Command::Config(command) => command.execute(&global),
+        Command::Config(command) => block_on(0, command.execute(&global)),
         Command::New(command) => command.execute(&global),
         Command::Build(command) => command.execute(&global),
         Command::Test(command) => {

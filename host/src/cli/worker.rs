@@ -113,7 +113,9 @@ async fn start(
             .until(stopping.clone());
     if let Some(metrics) = metrics {
         let registry = Arc::clone(&registry);
-        metrics.serve(pipeline.totals(), move || registry.status());
+        let health = pipeline.dependencies();
+        let readiness = move || health.iter().map(|it| it.readiness()).collect();
+        metrics.serve(pipeline.totals(), readiness, move || registry.status());
     }
     let ahead = Arc::clone(&registry);
     tokio::spawn(async move { ahead.load_ahead().await });

@@ -1,14 +1,15 @@
-//! What a worker tells: `/metrics` for Prometheus, `/usage` for `lovage usage`, and `/tasks` for
-//! `lovage tasks`.
+//! What a worker tells: `/metrics` for Prometheus, `/readyz` for probes, `/usage` for
+//! `lovage usage`, and `/tasks` for `lovage tasks`.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use http::StatusCode;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::server::{self, Text};
-use crate::usage::Totals;
+use crate::{dependency::Readiness, usage::Totals};
 
 /// Bounds of the buckets of times, in seconds: an attempt may take some microseconds or an hour.
 const SECONDS: [f64; 16] = [
@@ -63,10 +64,12 @@ impl Metrics {
         Ok(Self { listener, recorder: handle })
     }
 
-    /// Answers for as long as the runtime lives. `tasks` gives what is served.
+    /// Answers for as long as the runtime lives. `readiness` gives the state of each dependency,
+    /// `tasks` what is served.
     pub fn serve<T: Serialize>(
         self,
         totals: Arc<Totals>,
+        readiness: impl Fn() -> Vec<Readiness> + Send + Sync + 'static,
         tasks: impl Fn() -> T + Send + Sync + 'static,
     ) {
         let Self { listener, recorder } = self;
@@ -78,21 +81,36 @@ impl Metrics {
             }
         });
         tokio::spawn(server::serve(listener, move |path| match path {
+            "/readyz" => Some(ready(&readiness())),
             "/metrics" => Some(Text {
+                status: StatusCode::OK,
                 // https://prometheus.io/docs/instrumenting/exposition_formats/
                 content_type: "text/plain; version=0.0.4",
                 text: recorder.render(),
             }),
             "/usage" => Some(Text {
+                status: StatusCode::OK,
                 content_type: "application/json",
                 // Cannot fail: texts and numbers.
                 text: serde_json::to_string(&totals.all()).unwrap_or_default(),
             }),
             "/tasks" => Some(Text {
+                status: StatusCode::OK,
                 content_type: "application/json",
                 text: serde_json::to_string(&tasks()).unwrap_or_default(),
             }),
             _ => None,
         }));
+    }
+}
+
+/// 200 where all dependencies are up, else 503; the body says which are not, and why.
+fn ready(dependencies: &[Readiness]) -> Text {
+    let up = dependencies.iter().all(|dependency| dependency.up);
+    let body = serde_json::json!({"ready": up, "dependencies": dependencies});
+    Text {
+        status: if up { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE },
+        content_type: "application/json",
+        text: body.to_string(),
     }
 }

@@ -26,6 +26,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// What is answered.
 #[derive(Debug)]
 pub(super) struct Text {
+    pub status: StatusCode,
     pub content_type: &'static str,
     pub text: String,
 }
@@ -75,13 +76,17 @@ fn respond(
     path: &str,
     answer: impl Fn(&str) -> Option<Text>,
 ) -> Response<Full<bytes::Bytes>> {
-    let plain = |text: &str| Text { content_type: "text/plain", text: text.to_owned() };
+    let plain = |text: &str| Text {
+        status: StatusCode::OK,
+        content_type: "text/plain",
+        text: text.to_owned(),
+    };
     let (status, text) = match answer(path) {
-        None => (StatusCode::NOT_FOUND, plain("there is /metrics, /usage and /tasks\n")),
+        None => (StatusCode::NOT_FOUND, plain("there is /metrics, /readyz, /usage and /tasks\n")),
         Some(_) if method != Method::GET && method != Method::HEAD => {
             (StatusCode::METHOD_NOT_ALLOWED, plain("only GET\n"))
         }
-        Some(text) => (StatusCode::OK, text),
+        Some(text) => (text.status, text),
     };
     let mut response = Response::new(Full::new(text.text.into()));
     *response.status_mut() = status;

@@ -79,6 +79,8 @@ mod shipped;
 mod sqs_broker;
 mod sqs_errors;
 mod sqs_requests;
+#[cfg(all(feature = "cli", feature = "compiler"))]
+mod stores;
 mod support;
 mod telemetry;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]

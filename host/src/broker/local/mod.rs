@@ -18,6 +18,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use self::{
+    clock::Clock,
     fault::{explain, writer_gone},
     flush::Flush,
     gate::Gate,
@@ -33,6 +34,7 @@ use super::{BrokerError, Fault, Limits, Queue};
 use crate::text::nearest;
 
 mod calls;
+mod clock;
 mod fair;
 mod fault;
 mod flush;
@@ -92,6 +94,7 @@ impl Default for LocalOptions {
 /// Dropping it waits for the transaction under way, and closes the file.
 pub struct LocalBroker {
     path: PathBuf,
+    clock: Clock,
     requests: mpsc::Sender<Request>,
     signals: Arc<Signals>,
     reader: Arc<Mutex<Connection>>,
@@ -131,6 +134,7 @@ impl LocalBroker {
         flush: Flush,
     ) -> Result<Self, BrokerError> {
         let log = Log::of(&mut connection, path).map_err(|error| explain(path, "open", error))?;
+        let clock = Clock::of(&mut connection).map_err(|error| explain(path, "open", error))?;
         let reader = schema::open_reader(path)?;
         let (requests, receiver) = mpsc::channel();
         let signals = Arc::new(Signals::default());
@@ -139,6 +143,7 @@ impl LocalBroker {
         let watcher = wake::watch(path, &gate, requests.clone(), &signals);
         let writer = Writer::new(
             connection,
+            clock,
             options.retention,
             receiver,
             Arc::clone(&signals),
@@ -149,6 +154,7 @@ impl LocalBroker {
         let writer = Arc::new(Mutex::new(writer));
         let mut broker = Self {
             path: path.to_owned(),
+            clock,
             requests,
             signals,
             reader: Arc::new(Mutex::new(reader)),

@@ -24,12 +24,13 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
+    clock::Clock,
     fault::{explain, writer_gone},
     flush::Flush,
     gate::Gate,
     log::Log,
     request::{Call, Request, Work},
-    store::{Store, now_ms},
+    store::Store,
     told::{Results, Told},
     waiting::{Served, Waiting},
     wake::Signals,
@@ -49,6 +50,7 @@ const POLL: Duration = Duration::from_millis(250);
 
 pub struct Writer {
     pub connection: Connection,
+    clock: Clock,
     pub path: PathBuf,
     pub retention: Duration,
     pub requests: Receiver<Request>,
@@ -77,6 +79,7 @@ enum Failure {
 impl Writer {
     pub fn new(
         connection: Connection,
+        clock: Clock,
         retention: Duration,
         requests: Receiver<Request>,
         signals: Arc<Signals>,
@@ -90,6 +93,7 @@ impl Writer {
             log,
             flush,
             connection,
+            clock,
             retention,
             requests,
             signals,
@@ -177,7 +181,7 @@ impl Writer {
         }
         let mut pause = self.purge_at.saturating_duration_since(Instant::now());
         if let Some(at) = self.waiting.next_at() {
-            let left = at.saturating_sub(now_ms()).max(0).unsigned_abs();
+            let left = at.saturating_sub(self.clock.now_ms()).max(0).unsigned_abs();
             pause = pause.min(Duration::from_millis(left));
         }
         if let Some(end) = self.waiting.next_end() {
@@ -216,7 +220,7 @@ impl Writer {
             look = true;
         }
         self.waiting.end_waits();
-        let due = self.waiting.next_at().is_some_and(|at| at <= now_ms());
+        let due = self.waiting.next_at().is_some_and(|at| at <= self.clock.now_ms());
         let mut told = Told::default();
         if works.is_empty() && !look && !due {
             return told;
@@ -283,7 +287,7 @@ impl Writer {
         begun.map_err(|error| Failure::Begin(explain(&self.path, "write to", error)))?;
         let inside = || {
             let before = self.connection.total_changes();
-            let mut store = Store::new(&self.connection);
+            let mut store = Store::at(&self.connection, self.clock.now_ms());
             // Even unasked: nobody asks for what others did before we left our name again.
             let version = data_version(&self.connection)?;
             for work in works {
@@ -342,7 +346,8 @@ impl Writer {
         let step = || {
             let _turn = self.gate.enter();
             self.command("BEGIN IMMEDIATE")?;
-            let more = Store::new(&self.connection).purge(self.retention, PURGE_STEP)?;
+            let more = Store::at(&self.connection, self.clock.now_ms())
+                .purge(self.retention, PURGE_STEP)?;
             self.command("COMMIT")?;
             Ok(more)
         };
