@@ -28,6 +28,7 @@ use crate::{
     events::Chain,
     job::Job,
     message::native,
+    publish::deduplication_of,
     routes::Routes,
 };
 
@@ -171,8 +172,11 @@ impl Dispatcher {
                         attribute::FORMAT.to_owned(),
                         "native".to_owned(),
                     )]),
+                    deduplication_id: sent_id
+                        .as_deref()
+                        .filter(|_| queue.fifo)
+                        .map(|id| deduplication_of(&job.tenant, id)),
                     group: Some(job.tenant).filter(|tenant| !tenant.is_empty()),
-                    deduplication_id: sent_id.clone().filter(|_| queue.fifo),
                     delay: wait,
                     trace_header: trace,
                 };

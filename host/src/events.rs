@@ -615,6 +615,42 @@ impl OtherTenantsKey<'_> {
     }
 }
 
+/// The wall clock of this machine was set.
+pub struct ClockJumped {
+    /// By how much: ahead where it is positive.
+    pub by_ms: i64,
+}
+
+impl ClockJumped {
+    /// Logs and counts.
+    pub fn emit(self) {
+        warn!(
+            by_ms = self.by_ms,
+            "the wall clock jumped: times of messages (`eta`, `expires`) are judged by it; leases \
+             and delays are not"
+        );
+        counter!("lovage_clock_jumps_total").increment(1);
+    }
+}
+
+/// The clock of the embedded broker's file is not the wall clock's.
+pub struct ClockDiffers {
+    /// How far the file's clock is ahead.
+    pub ahead_ms: i64,
+}
+
+impl ClockDiffers {
+    /// Logs and counts.
+    pub fn emit(self) {
+        warn!(
+            ahead_ms = self.ahead_ms,
+            "the clock of the broker's file differs from the wall clock, which was set since the \
+             machine started or differs between processes; leases and delays keep to the file's"
+        );
+        counter!("lovage_clock_differences_total").increment(1);
+    }
+}
+
 /// The worker's own code panicked while it worked on a message.
 pub struct HostPanicked<'a> {
     /// The queue's name.

@@ -12,6 +12,7 @@ pub mod broker;
 pub mod celery;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod connect;
 pub mod dependency;

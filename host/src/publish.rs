@@ -65,7 +65,7 @@ fn address(mut outgoing: Outgoing, message: &Message, id: &str, tenant: &str, to
     (outgoing.group, outgoing.deduplication_id) = (None, None);
     if to.fifo {
         outgoing.group = Some(group(message, id, tenant));
-        outgoing.deduplication_id = Some(deduplication_id(id));
+        outgoing.deduplication_id = Some(deduplication_of(tenant, id));
     }
     Send { kind: SendKind::Result, to: to.address.clone(), message: outgoing }
 }
@@ -220,7 +220,7 @@ pub fn follow_on(
     }
     if to.fifo {
         outgoing.group = Some(group(message, &parent.id, &parent.tenant));
-        outgoing.deduplication_id = Some(deduplication_id(&job.id));
+        outgoing.deduplication_id = Some(deduplication_of(&parent.tenant, &job.id));
     } else if !parent.tenant.is_empty() {
         // The tenant of fair queues.
         outgoing.group = Some(deduplication_id(&parent.tenant));
@@ -257,9 +257,11 @@ pub fn celery_task(
     if to.fifo {
         let own = task.group.as_deref().map(deduplication_id);
         outgoing.group = Some(own.unwrap_or_else(|| group(message, &job.id, &job.tenant)));
-        let own = task.deduplication_id.as_deref().map(deduplication_id);
+        // Senders choose it, and share the queue.
+        let own = task.deduplication_id.as_deref();
+        let own = own.map(|own| deduplication_of(&job.tenant, own));
         // A retry is another message of the same id.
-        let made = || deduplication_id(&format!("{}:{}", task.id, job.attempt));
+        let made = || deduplication_of(&job.tenant, &format!("{}:{}", task.id, job.attempt));
         outgoing.deduplication_id = Some(own.unwrap_or_else(made));
     } else if !job.tenant.is_empty() {
         outgoing.group = Some(deduplication_id(&job.tenant));
@@ -356,16 +358,29 @@ fn group(message: &Message, id: &str, tenant: &str) -> String {
     deduplication_id(message.group.as_deref().or(tenant).unwrap_or(id))
 }
 
+/// The deduplication id of a tenant's message: senders choose ids, and the same id of another
+/// tenant is no repetition.
+pub fn deduplication_of(tenant: &str, id: &str) -> String {
+    if tenant.is_empty() {
+        return deduplication_id(id);
+    }
+    hex(&Sha256::digest(format!("{}:{tenant}{id}", tenant.len()).as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
 /// An id that SQS takes for groups and deduplication (1 to 128 of ASCII's letters, digits and
 /// punctuation): the id itself where it is one, else a digest of it.
 fn deduplication_id(id: &str) -> String {
     if (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
         return id.to_owned();
     }
-    Sha256::digest(id.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hex(&Sha256::digest(id.as_bytes()))
 }
 
 /// What a message weighs against SQS's limit: the body, and each attribute's name, type and value.
@@ -450,6 +465,20 @@ mod tests {
         assert_eq!(sent.message.deduplication_id.unwrap().len(), 64);
         let sent = result(&done("1"), None, &message("1"), &queue("r"), ResultFormat::Bare, 9999);
         assert_eq!((sent.message.group, sent.message.deduplication_id), (None, None));
+    }
+
+    #[test]
+    fn results_of_two_tenants_are_no_duplicates() {
+        let of = |tenant: &str| {
+            let result = JobResult { tenant: tenant.to_owned(), ..done("1") };
+            let to = queue("r.fifo");
+            let sent = super::result(&result, None, &message("1"), &to, ResultFormat::Bare, 9999);
+            sent.message.deduplication_id.unwrap()
+        };
+        assert_ne!(of("acme"), of("mallory"));
+        assert_eq!(of("acme"), of("acme"));
+        assert_ne!(deduplication_of("a", "bc"), deduplication_of("ab", "c"));
+        assert_eq!(deduplication_of("", "plain"), "plain");
     }
 
     #[test]

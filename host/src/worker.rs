@@ -171,6 +171,11 @@ impl Worker {
         let max_lease = Duration::from_millis(self.config.max_lease_ms.get())
             .min(self.broker.limits().max_lease);
         let mut keepers = tokio::task::JoinSet::new();
+        keepers.spawn(crate::clock::watch());
+        // Before anything is received: what jobs need counts as away until it has answered.
+        for dependency in self.pipeline.dependencies() {
+            keepers.spawn(dependency.monitor());
+        }
         for (mut source, concurrency) in sources {
             // The first lease, too, is no longer than the longest that is allowed.
             source.visibility = source.visibility.min(max_lease);

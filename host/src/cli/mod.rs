@@ -200,7 +200,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::CompileStandardInput => Ok(crate::sandbox::compiler::main()),
         #[cfg(feature = "isolation")]
         Command::RunAttempts => Ok(crate::isolation::main()),
-        Command::Config(command) => command.execute(&global),
+        Command::Config(command) => block_on(0, command.execute(&global)),
         Command::New(command) => command.execute(&global),
         Command::Build(command) => command.execute(&global),
         Command::Test(command) => {

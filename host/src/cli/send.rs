@@ -20,6 +20,7 @@ use crate::{
     job::{JSON, JobKey},
     message::{decode, raw::is_json},
     outcome::Status,
+    publish::deduplication_of,
     routes::Routes,
     text::nearest,
 };
@@ -245,7 +246,10 @@ impl Send {
         reply_to: Option<String>,
     ) -> anyhow::Result<Outgoing> {
         let mut outgoing = Outgoing {
-            deduplication_id: self.id.clone(),
+            deduplication_id: self
+                .id
+                .as_deref()
+                .map(|id| deduplication_of(self.tenant.as_deref().unwrap_or_default(), id)),
             delay: self.delay.unwrap_or_default(),
             ..Outgoing::default()
         };

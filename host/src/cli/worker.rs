@@ -164,7 +164,9 @@ async fn start(
     pipeline.health().check().await?;
     if let Some(metrics) = metrics {
         let registry = Arc::clone(&registry);
-        metrics.serve(pipeline.totals(), move || registry.status());
+        let health = pipeline.dependencies();
+        let readiness = move || health.iter().map(|it| it.readiness()).collect();
+        metrics.serve(pipeline.totals(), readiness, move || registry.status());
     }
     let (ahead, watch) = (Arc::clone(&registry), supervisor.clone());
     tokio::spawn(async move { watch.run("loader of components", ahead.load_ahead()).await });

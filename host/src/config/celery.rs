@@ -32,7 +32,8 @@ pub struct CeleryConfig {
     pub result_expires_ms: u64,
     /// Whether name, arguments, worker and retries are stored with results (`result_extended`).
     pub result_extended: bool,
-    /// Put before every key of the store (`global_keyprefix`).
+    /// Put before every key of the store (`global_keyprefix`); `{tenant}:` in it stands for the
+    /// job's tenant.
     pub result_key_prefix: String,
     /// The queue for tasks that follow and that nobody names a queue for (`task_default_queue`), by
     /// Celery's name for it; the one that the task before came by when absent.

@@ -1,5 +1,5 @@
 //! What a worker tells: `/metrics` for Prometheus, `/usage` for `lovage usage`, `/tasks` for
-//! `lovage tasks`, and `/health` for probes.
+//! `lovage tasks`, and `/health` and `/readyz` for probes.
 //!
 //! It answers from the first moment of a worker on. A broker that is away, or components that take
 //! long, are no reason to kill a worker that is right to wait.
@@ -12,13 +12,16 @@ use std::{
 };
 
 use http::StatusCode;
-
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::server::{self, Text};
-use crate::{phase::Current, usage::Totals};
+use crate::{
+    dependency::Readiness,
+    phase::{Current, Phase},
+    usage::Totals,
+};
 
 /// Bounds of the buckets of times, in seconds: an attempt may take some microseconds or an hour.
 const SECONDS: [f64; 16] = [
@@ -58,6 +61,7 @@ pub struct Metrics {
 /// What is there to tell once the worker has started.
 struct Served {
     totals: Arc<Totals>,
+    readiness: Box<dyn Fn() -> Vec<Readiness> + Send + Sync>,
     /// The tasks that are served, as JSON.
     tasks: Box<dyn Fn() -> String + Send + Sync>,
 }
@@ -101,15 +105,21 @@ impl Metrics {
         Ok(Self { served })
     }
 
-    /// Tells of what is served from now on. `tasks` gives the tasks.
+    /// Tells of what is served from now on. `readiness` gives the state of each dependency, `tasks`
+    /// the tasks.
     pub fn serve<T: Serialize>(
         &self,
         totals: Arc<Totals>,
+        readiness: impl Fn() -> Vec<Readiness> + Send + Sync + 'static,
         tasks: impl Fn() -> T + Send + Sync + 'static,
     ) {
         let tasks = move || serde_json::to_string(&tasks()).unwrap_or_default();
         // A second call says the same.
-        let _ = self.served.set(Served { totals, tasks: Box::new(tasks) });
+        let _ = self.served.set(Served {
+            totals,
+            readiness: Box::new(readiness),
+            tasks: Box::new(tasks),
+        });
     }
 }
 
@@ -133,11 +143,28 @@ fn answer(
         }),
         // Alive in any phase: a probe that kills must not ask for more.
         "/health" => Some(json(Some(format!("{{\"state\":\"{}\"}}", phase.get().as_str())))),
+        "/readyz" => Some(ready(phase, served)),
         // Cannot fail: texts and numbers.
         "/usage" => {
             Some(json(served.map(|it| serde_json::to_string(&it.totals.all()).unwrap_or_default())))
         }
         "/tasks" => Some(json(served.map(|it| (it.tasks)()))),
         _ => None,
+    }
+}
+
+/// 200 where the worker takes jobs and all dependencies are up, else 503; the body says which are not,
+/// and why.
+fn ready(phase: &Current, served: Option<&Served>) -> Text {
+    let dependencies = served.map(|it| (it.readiness)()).unwrap_or_default();
+    let phase = phase.get();
+    let ready = phase == Phase::Running && dependencies.iter().all(|it| it.up);
+    let body = serde_json::json!({
+        "ready": ready, "state": phase.as_str(), "dependencies": dependencies
+    });
+    Text {
+        status: if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE },
+        content_type: "application/json",
+        text: body.to_string(),
     }
 }

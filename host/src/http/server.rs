@@ -122,7 +122,9 @@ fn respond(
     let plain =
         |status, text: &str| Text { status, content_type: "text/plain", text: text.to_owned() };
     let text = match answer(path) {
-        None => plain(StatusCode::NOT_FOUND, "there is /metrics, /usage, /tasks and /health\n"),
+        None => {
+            plain(StatusCode::NOT_FOUND, "there is /metrics, /readyz, /health, /usage and /tasks\n")
+        }
         Some(_) if method != Method::GET && method != Method::HEAD => {
             plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n")
         }

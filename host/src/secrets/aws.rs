@@ -78,10 +78,9 @@ impl Aws {
         let client = self
             .parameters
             .get_or_init(async || {
-                let mut config =
-                    aws_sdk_ssm::config::Builder::from(config)
-                        .timeout_config(timeouts())
-                        .interceptor(BoundedBody::new(ANSWER_BYTES));
+                let mut config = aws_sdk_ssm::config::Builder::from(config)
+                    .timeout_config(timeouts())
+                    .interceptor(BoundedBody::new(ANSWER_BYTES));
                 if let Some(renewing) = renewing {
                     config = config.retry_classifier(renewing.clone());
                 }

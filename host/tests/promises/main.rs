@@ -80,6 +80,8 @@ mod shipped;
 mod sqs_broker;
 mod sqs_errors;
 mod sqs_requests;
+#[cfg(all(feature = "cli", feature = "compiler"))]
+mod stores;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod supervision;
 mod support;

@@ -16,7 +16,7 @@ use super::{
     lease,
     request::{AwaitResult, Receive, Request},
     sql,
-    store::{Refusal, Store, fetch_body, find_queue, now_ms},
+    store::{Refusal, Store, fetch_body, find_queue},
     wire::{Delivery, End, Ending, NewMessage, Row, fits},
     writer::give_back,
 };
@@ -166,13 +166,13 @@ impl Broker for LocalBroker {
     }
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
-        let name = Arc::clone(&queue.address);
+        let (name, clock) = (Arc::clone(&queue.address), self.clock);
         let depth = self
             .look(move |connection| {
                 let Some(queue) = find_queue(connection, &name)? else {
                     return Ok(None);
                 };
-                let now = now_ms();
+                let now = clock.now_ms();
                 // One snapshot for all three, or a message that moves would be counted twice.
                 let snapshot = connection.unchecked_transaction()?;
                 let count = |sql| -> rusqlite::Result<i64> {

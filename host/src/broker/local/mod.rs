@@ -18,6 +18,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use self::{
+    clock::Clock,
     fault::{explain, writer_gone},
     flush::Flush,
     gate::Gate,
@@ -35,6 +36,7 @@ use super::{BrokerError, Fault, Limits, Queue};
 use crate::text::nearest;
 
 mod calls;
+mod clock;
 pub mod compact;
 mod fair;
 mod fault;
@@ -97,6 +99,7 @@ impl Default for LocalOptions {
 /// Dropping it waits for the transaction under way, and closes the file.
 pub struct LocalBroker {
     path: PathBuf,
+    clock: Clock,
     requests: mpsc::Sender<Request>,
     signals: Arc<Signals>,
     reader: Arc<Mutex<Connection>>,
@@ -136,6 +139,7 @@ impl LocalBroker {
         flush: Flush,
     ) -> Result<Self, BrokerError> {
         let log = Log::of(&mut connection, path).map_err(|error| explain(path, "open", error))?;
+        let clock = Clock::of(&mut connection).map_err(|error| explain(path, "open", error))?;
         let reader = schema::open_reader(path)?;
         let (requests, receiver) = mpsc::channel();
         let signals = Arc::new(Signals::default());
@@ -145,6 +149,7 @@ impl LocalBroker {
         let (retentions, lost) = (Arc::new(Retentions::default()), Arc::new(Lost::default()));
         let mut writer = Writer::new(
             connection,
+            clock,
             options.retention,
             receiver,
             Arc::clone(&signals),
@@ -158,6 +163,7 @@ impl LocalBroker {
         let writer = Arc::new(Mutex::new(writer));
         let mut broker = Self {
             path: path.to_owned(),
+            clock,
             requests,
             signals,
             reader: Arc::new(Mutex::new(reader)),

@@ -210,6 +210,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     if matches!(identify(&transaction)?, Found::Nothing) {
         transaction.execute_batch(sql::SCHEMA)?;
         transaction.execute_batch(sql::NOTES)?;
+        transaction.execute_batch(sql::CLOCKS)?;
         transaction.pragma_update(None, "application_id", sql::APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", sql::SCHEMA_VERSION)?;
     }
@@ -229,6 +230,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
         transaction.execute_batch(sql::FROM_2)?;
         transaction.execute_batch(sql::NOTES)?;
         transaction.execute_batch(sql::NOTES_FROM_2)?;
+        transaction.execute_batch(sql::CLOCKS)?;
         transaction.pragma_update(None, "user_version", sql::SCHEMA_VERSION)?;
     }
     transaction.commit()

@@ -93,6 +93,15 @@ CREATE TABLE notes (
 CREATE INDEX notes_revoked ON notes (revoked) WHERE revoked = 1;
 ";
 
+/// The clock of the file in this run of the machine ([`clock`](super::clock)).
+pub const CLOCKS: &str = "
+CREATE TABLE clock (
+    id        INTEGER PRIMARY KEY CHECK (id = 1),
+    boot      TEXT NOT NULL,   -- names the run of the machine
+    offset_ms INTEGER NOT NULL -- the file's time less the time since the machine's start
+) STRICT;
+";
+
 /// The table of notes as version 2 had it.
 pub const NOTES_2: &str = "
 CREATE TABLE notes (
@@ -148,6 +157,12 @@ SELECT seq, job_id, CASE revoked WHEN 1 THEN NULL ELSE '' END, noted_at, revoked
 FROM notes_2 ORDER BY seq;
 DROP TABLE notes_2;
 ";
+
+pub const CLOCK: &str = "SELECT boot, offset_ms FROM clock WHERE id = 1";
+
+pub const SET_CLOCK: &str = "INSERT OR REPLACE INTO clock (id, boot, offset_ms) VALUES (1, ?1, ?2)";
+
+pub const LAST_SENT: &str = "SELECT sent_at FROM messages ORDER BY seq DESC LIMIT 1";
 
 pub const QUEUE: &str = "SELECT id, fifo, visibility_ms FROM queues WHERE name = ?1";
 
@@ -284,6 +299,11 @@ pub const OLD_RESULTS: &str = "
 SELECT seq, finished_at FROM results WHERE seq > 0 ORDER BY seq LIMIT ?1";
 
 pub const FORGET_RESULTS: &str = "DELETE FROM results WHERE seq <= ?1";
+
+/// A time from the future becomes the one that its neighbour has.
+pub const MEND_RESULT: &str = "UPDATE results SET finished_at = ?2 WHERE seq = ?1";
+pub const MEND_DUPLICATE: &str = "UPDATE deduplications SET taken_at = ?2 WHERE seq = ?1";
+pub const MEND_NOTE: &str = "UPDATE notes SET noted_at = ?2 WHERE seq = ?1";
 
 pub const COUNT_READY: &str =
     "SELECT count(*) FROM messages WHERE queue = ?1 AND ordered < 2 AND visible_at <= ?2";

@@ -6,7 +6,6 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
@@ -22,6 +21,9 @@ use crate::{
 
 /// For how long a deduplication id names the message that came with it first, as on SQS.
 const DEDUPLICATION_MS: i64 = 5 * 60 * 1000;
+
+/// A time that is ahead of the clock by more than this comes from a clock that was wrong.
+const FUTURE_MS: i64 = 60 * 1000;
 
 /// Larger bodies are kept apart from their messages. About what leaves a page of the file room for
 /// several messages.
@@ -72,16 +74,12 @@ pub struct Store<'c> {
     remembered: usize,
 }
 
-/// Milliseconds since 1970.
-pub fn now_ms() -> i64 {
-    Timestamp::now().as_millisecond()
-}
-
 impl<'c> Store<'c> {
-    pub fn new(connection: &'c Connection) -> Self {
+    /// One that it is `now` in, by the file's clock.
+    pub fn at(connection: &'c Connection, now: i64) -> Self {
         Self {
             connection,
-            now: now_ms(),
+            now,
             queues: HashMap::new(),
             due: HashMap::new(),
             kept: Vec::new(),
@@ -349,38 +347,58 @@ impl<'c> Store<'c> {
     pub fn purge(&self, retention: Duration, least: usize) -> rusqlite::Result<bool> {
         let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         let results = self.forget(
-            [sql::OLD_RESULTS, sql::FORGET_RESULTS],
+            [sql::OLD_RESULTS, sql::FORGET_RESULTS, sql::MEND_RESULT],
             self.now.saturating_sub(retention),
             least.max(2 * self.kept.len()),
         )?;
         let duplicates = self.forget(
-            [sql::OLD_DUPLICATES, sql::FORGET_DUPLICATES],
+            [sql::OLD_DUPLICATES, sql::FORGET_DUPLICATES, sql::MEND_DUPLICATE],
             self.now - DEDUPLICATION_MS,
             least.max(2 * self.remembered),
         )?;
         let notes = self.forget(
-            [sql::OLD_NOTES, sql::FORGET_NOTES],
+            [sql::OLD_NOTES, sql::FORGET_NOTES, sql::MEND_NOTE],
             self.now.saturating_sub(retention),
             least,
         )?;
         Ok(results || duplicates || notes)
     }
 
-    /// Both tables are in the order of their age: the walk ends at the first row that stays.
-    fn forget(&self, [old, forget]: [&str; 2], before: i64, most: usize) -> rusqlite::Result<bool> {
+    /// The tables are in the order of their age: the walk ends at the first row that stays. A row
+    /// from the future, which a clock that was wrong has left, does not end it: it is as old as the
+    /// next one that can be believed.
+    fn forget(
+        &self,
+        [old, forget, mend]: [&str; 3],
+        before: i64,
+        most: usize,
+    ) -> rusqlite::Result<bool> {
         if most == 0 {
             return Ok(false);
         }
-        let (mut last, mut count) = (None, 0);
+        let (mut last, mut count, mut future) = (None, 0, Vec::new());
+        let mut neighbour = self.now;
         {
             let mut statement = self.connection.prepare_cached(old)?;
             let mut rows = statement.query([i64::try_from(most).unwrap_or(i64::MAX)])?;
-            while let Some(row) = rows.next()?
-                && row.get::<_, i64>(1)? <= before
-            {
-                last = Some(row.get::<_, i64>(0)?);
+            while let Some(row) = rows.next()? {
+                let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
                 count += 1;
+                if at > self.now.saturating_add(FUTURE_MS) {
+                    future.push(seq);
+                } else if at <= before {
+                    // Whatever is before it is older still.
+                    future.clear();
+                    last = Some(seq);
+                } else {
+                    neighbour = at;
+                    count -= 1;
+                    break;
+                }
             }
+        }
+        for seq in future {
+            self.execute(mend, params![seq, neighbour])?;
         }
         if let Some(last) = last {
             self.execute(forget, [last])?;

@@ -24,6 +24,7 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
+    clock::Clock,
     fault::{explain, writer_gone},
     flush::Flush,
     gate::Gate,
@@ -31,7 +32,7 @@ use super::{
     log::{self, Log},
     request::{Call, Request, Work},
     retention::Retentions,
-    store::{Store, now_ms},
+    store::Store,
     told::{Results, Told},
     waiting::{Served, Waiting},
     wake::{self, Signals},
@@ -67,6 +68,7 @@ const POLL: Duration = Duration::from_millis(250);
 
 pub struct Writer {
     pub connection: Connection,
+    clock: Clock,
     pub path: PathBuf,
     pub retention: Duration,
     pub requests: Receiver<Request>,
@@ -106,6 +108,7 @@ enum Failure {
 impl Writer {
     pub fn new(
         connection: Connection,
+        clock: Clock,
         retention: Duration,
         requests: Receiver<Request>,
         signals: Arc<Signals>,
@@ -119,6 +122,7 @@ impl Writer {
             log,
             flush,
             connection,
+            clock,
             retention,
             requests,
             signals,
@@ -244,7 +248,7 @@ impl Writer {
         };
         let mut pause = next.saturating_duration_since(Instant::now());
         if let Some(at) = self.waiting.next_at() {
-            let left = at.saturating_sub(now_ms()).max(0).unsigned_abs();
+            let left = at.saturating_sub(self.clock.now_ms()).max(0).unsigned_abs();
             pause = pause.min(Duration::from_millis(left));
         }
         if let Some(end) = self.waiting.next_end() {
@@ -287,7 +291,7 @@ impl Writer {
             look = true;
         }
         self.waiting.end_waits();
-        let due = self.waiting.next_at().is_some_and(|at| at <= now_ms());
+        let due = self.waiting.next_at().is_some_and(|at| at <= self.clock.now_ms());
         let mut told = Told::default();
         if works.is_empty() && !look && !due {
             return told;
@@ -360,7 +364,7 @@ impl Writer {
         })?;
         let inside = || {
             let before = self.connection.total_changes();
-            let mut store = Store::new(&self.connection);
+            let mut store = Store::at(&self.connection, self.clock.now_ms());
             // Even unasked: nobody asks for what others did before we left our name again.
             let version = data_version(&self.connection)?;
             for work in works {
@@ -420,7 +424,7 @@ impl Writer {
         let mut step = || {
             let _turn = self.gate.enter();
             self.command("BEGIN IMMEDIATE")?;
-            let mut store = Store::new(&self.connection);
+            let mut store = Store::at(&self.connection, self.clock.now_ms());
             let mut more = store.purge(self.retention, PURGE_STEP)?;
             for (queue, retention) in self.retentions.all() {
                 let count = store.expire(&queue, retention, PURGE_STEP)?;

@@ -3,11 +3,18 @@
 use std::time::Duration;
 
 use super::super::{LocalBroker, LocalOptions, sql};
-use crate::broker::{Broker, Disposal, Message, Settlement, Turn};
+use crate::{
+    broker::{Broker, Disposal, Message, Settlement, Turn},
+    job::JobKey,
+};
 
 /// The schema of version 1, and a file as it left it: a queue with messages that have a group, none
 /// and an empty one, one under a lease, one delayed; a FIFO queue with a group of two.
 const VERSION_1: &str = include_str!("version_1.sql");
+
+/// The same of version 2, whose results and notes were kept by the job's id alone: results with a
+/// tenant, without one, and unreadable ones; a job's progress, and a revocation.
+const VERSION_2: &str = include_str!("version_2.sql");
 
 async fn receive(broker: &LocalBroker, queue: &str, max: usize) -> Vec<Message> {
     let queue = broker.open(queue).await.unwrap();
@@ -77,5 +84,29 @@ fn a_migrated_file_is_as_a_new_one() {
         let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         rows.collect::<rusqlite::Result<Vec<(String, Option<String>)>>>().unwrap()
     };
-    assert_eq!(schema("old.db", Some(VERSION_1)), schema("new.db", None));
+    let new = schema("new.db", None);
+    assert_eq!(schema("version_1.db", Some(VERSION_1)), new);
+    assert_eq!(schema("version_2.db", Some(VERSION_2)), new);
+}
+
+#[tokio::test]
+async fn results_and_notes_of_version_2_have_their_tenants() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("broker.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch(VERSION_2).unwrap();
+    let broker = LocalBroker::open(&path, LocalOptions::default()).unwrap();
+    for (tenant, id) in [("acme", "of-acme"), ("", "of-nobody"), ("", "no-json"), ("", "no-text")] {
+        let kept = async |tenant| broker.result(JobKey::new(tenant, id), Duration::ZERO).await;
+        assert!(kept(tenant).await.unwrap().is_some(), "{id}");
+        assert!(kept("mallory").await.unwrap().is_none(), "{id}");
+        assert_eq!(broker.tenants_of(id).await.unwrap(), [tenant]);
+    }
+    let progress = broker.progress("running".into()).await.unwrap().unwrap();
+    assert_eq!((progress.percent, progress.message.as_str()), (40, "so far"));
+    // Whose it was nobody noted: it holds for all, as before.
+    for tenant in ["", "acme", "mallory"] {
+        assert!(broker.is_revoked(JobKey::new(tenant, "revoked")).await.unwrap());
+        assert!(!broker.is_revoked(JobKey::new(tenant, "running")).await.unwrap());
+    }
+    assert_eq!(bodies(&receive(&broker, "standard", 10).await), ["a1"]);
 }

@@ -40,7 +40,7 @@ fn transact<T>(
     work: impl FnOnce(&mut Store<'_>) -> rusqlite::Result<T>,
 ) -> T {
     connection.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let output = work(&mut Store::new(connection)).unwrap();
+    let output = work(&mut Store::at(connection, crate::clock::wall_ms())).unwrap();
     connection.execute_batch("COMMIT").unwrap();
     output
 }

@@ -77,3 +77,32 @@ async fn an_idle_broker_purges_by_itself() {
     }
     assert_eq!(broker.result("0".into(), Duration::ZERO).await.unwrap(), None);
 }
+
+#[test]
+fn results_from_the_future_hold_up_no_others() {
+    let (_directory, connection) = database();
+    let day = 24 * 60 * MINUTE_MS;
+    transact(&connection, |store| {
+        // A clock was an hour, and a year, ahead now and then.
+        let ages = [50 * MINUTE_MS, -60 * MINUTE_MS, 40 * MINUTE_MS, -365 * day, 10 * MINUTE_MS];
+        for (n, age) in ages.into_iter().enumerate() {
+            let values = rusqlite::params![n.to_string(), "", store.now - age, b"{}"];
+            store.connection().execute(sql::KEEP_RESULT, values)?;
+        }
+        Ok(())
+    });
+    let retention = Duration::from_mins(25);
+    transact(&connection, |store| store.purge(retention, 10));
+    let left = || {
+        let mut query = connection.prepare("SELECT job_id FROM results ORDER BY seq").unwrap();
+        let ids = query.query_map([], |row| row.get(0)).unwrap();
+        ids.collect::<rusqlite::Result<Vec<String>>>().unwrap()
+    };
+    // The two before the fourth are older than the one that is old enough; it is as young as the last.
+    assert_eq!(left(), ["3", "4"]);
+    transact(&connection, |store| {
+        store.now += 20 * MINUTE_MS;
+        store.purge(retention, 10)
+    });
+    assert!(left().is_empty());
+}
