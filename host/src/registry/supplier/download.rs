@@ -70,3 +70,6 @@ mod web {
         Ok(bytes)
     }
 }
+
+#[cfg(all(test, feature = "remote"))]
+mod tests;
