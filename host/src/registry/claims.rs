@@ -73,7 +73,7 @@ impl Claims {
     /// task last. Also the tasks that nobody gets, with the places that declare them.
     pub(super) fn order<T: Claimant>(
         &self,
-        claimants: &mut Vec<T>,
+        claimants: &mut [T],
         last: impl Fn(&str) -> Option<String>,
     ) -> BTreeMap<String, BTreeSet<String>> {
         let mut by_task: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -92,17 +92,14 @@ impl Claims {
             let only_named = if let [one] = named.as_slice() { Some(*one) } else { None };
             let first = || places.first().filter(|_| !self.granted.contains(*task));
             let reason = before.or(only_named);
-            match reason.or_else(first) {
-                Some(winner) => {
-                    for loser in places.iter().filter(|place| *place != winner) {
-                        let lost = losses.entry((*loser).to_owned()).or_default();
-                        *if reason.is_some() { &mut lost.0 } else { &mut lost.1 } += 1;
-                    }
-                }
-                None => {
-                    let places = places.iter().map(|place| (*place).to_owned()).collect();
-                    undecided.insert((*task).to_owned(), places);
-                }
+            let Some(winner) = reason.or_else(first) else {
+                let places = places.iter().map(|place| (*place).to_owned()).collect();
+                undecided.insert((*task).to_owned(), places);
+                continue;
+            };
+            for loser in places.iter().filter(|place| *place != winner) {
+                let lost = losses.entry((*loser).to_owned()).or_default();
+                *if reason.is_some() { &mut lost.0 } else { &mut lost.1 } += 1;
             }
         }
         // Stable: otherwise in the order in which they were named.
