@@ -200,13 +200,18 @@ fn the_sample_shows_every_field_and_is_valid() {
             _ => keys(&value),
         }
     };
-    let wanted: [(&[&str], Vec<String>); 18] = [
+    // One component cannot have all tasks.
+    let mut defaults = fields_of::<TaskConfig>();
+    defaults.retain(|field| field != "component");
+    let wanted: [(&[&str], Vec<String>); 20] = [
         (&[], fields_of::<Config>()),
         (&["broker"], fields_of::<BrokerConfig>()),
         (&["worker"], fields_of::<WorkerConfig>()),
         (&["components"], fields_of::<ComponentsConfig>()),
         (&["sandbox"], fields_of::<SandboxConfig>()),
-        (&["defaults"], fields_of::<TaskConfig>()),
+        (&["components", "canary"], fields_of::<CanaryConfig>()),
+        (&["defaults"], defaults),
+        (&["tasks", "process_data"], vec!["component".to_owned()]),
         (&["tasks", "process_data", "grants"], fields_of::<GrantsConfig>()),
         (&["tenants", "acme", "limits"], fields_of::<TenantLimits>()),
         (&["tenants", "acme", "grants"], fields_of::<GrantsConfig>()),

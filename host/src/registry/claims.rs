@@ -73,7 +73,7 @@ impl Claims {
     /// task last. Also the tasks that nobody gets, with the places that declare them.
     pub(super) fn order<T: Claimant>(
         &self,
-        claimants: &mut Vec<T>,
+        claimants: &mut [T],
         last: impl Fn(&str) -> Option<String>,
     ) -> BTreeMap<String, BTreeSet<String>> {
         let mut by_task: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -82,7 +82,8 @@ impl Claims {
                 by_task.entry(&task.name).or_default().push(claimant.place());
             }
         }
-        let mut losses: BTreeMap<String, usize> = BTreeMap::new();
+        // To whom there is a reason to prefer somebody else, and to whom merely an order.
+        let mut losses: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         let mut undecided = BTreeMap::new();
         for (task, places) in by_task.iter().filter(|(_, places)| places.len() > 1) {
             let named: Vec<_> =
@@ -90,20 +91,19 @@ impl Claims {
             let before = last(task).and_then(|last| places.iter().find(|place| **place == last));
             let only_named = if let [one] = named.as_slice() { Some(*one) } else { None };
             let first = || places.first().filter(|_| !self.granted.contains(*task));
-            match before.or(only_named).or_else(first) {
-                Some(winner) => {
-                    for loser in places.iter().filter(|place| *place != winner) {
-                        *losses.entry((*loser).to_owned()).or_default() += 1;
-                    }
-                }
-                None => {
-                    let places = places.iter().map(|place| (*place).to_owned()).collect();
-                    undecided.insert((*task).to_owned(), places);
-                }
+            let reason = before.or(only_named);
+            let Some(winner) = reason.or_else(first) else {
+                let places = places.iter().map(|place| (*place).to_owned()).collect();
+                undecided.insert((*task).to_owned(), places);
+                continue;
+            };
+            for loser in places.iter().filter(|place| *place != winner) {
+                let lost = losses.entry((*loser).to_owned()).or_default();
+                *if reason.is_some() { &mut lost.0 } else { &mut lost.1 } += 1;
             }
         }
         // Stable: otherwise in the order in which they were named.
-        claimants.sort_by_key(|it| losses.get(it.place()).copied().unwrap_or(0));
+        claimants.sort_by_key(|it| losses.get(it.place()).copied().unwrap_or_default());
         undecided
     }
 }
@@ -125,15 +125,15 @@ impl Registry {
         place: &str,
         component: &LoadedComponent,
     ) -> Result<(), RegistryError> {
-        let undecided = locked(&self.undecided);
+        let mut undecided = locked(&self.undecided);
         for task in &component.tasks {
-            let Some(places) = undecided.get(&task.name) else { continue };
-            if places.contains(place) && places.len() > 1 {
-                return Err(RegistryError::Undecided {
-                    task: task.name.clone(),
-                    places: places.iter().cloned().collect::<Vec<_>>().join(", "),
-                });
-            }
+            let Some(places) = undecided.get_mut(&task.name) else { continue };
+            // Whoever comes later has no better claim.
+            places.insert(place.to_owned());
+            return Err(RegistryError::Undecided {
+                task: task.name.clone(),
+                places: places.iter().cloned().collect::<Vec<_>>().join(", "),
+            });
         }
         Ok(())
     }
@@ -193,6 +193,10 @@ mod tests {
         let both = || vec![component("/a.wasm", &["t", "own"]), component("/t.wasm", &["t"])];
         assert_eq!(order(&none, both(), Some("/a.wasm")).0, ["/a.wasm", "/t.wasm"]);
         assert_eq!(order(&none, both(), None).0, ["/t.wasm", "/a.wasm"]);
+        // A reason for one task weighs more than an order for several.
+        let more = |place| component(place, &["t", "u", "v"]);
+        let two = vec![more("/a.wasm"), more("/t.wasm")];
+        assert_eq!(order(&none, two, None).0, ["/t.wasm", "/a.wasm"]);
         // Somebody who is not here any more.
         assert_eq!(order(&none, both(), Some("/gone.wasm")).0, ["/t.wasm", "/a.wasm"]);
         let others = vec![component("/b.wasm", &["t"]), component("/a.wasm", &["t"])];

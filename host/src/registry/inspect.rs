@@ -75,7 +75,10 @@ pub async fn inspect(
     match sandbox.load(source, component, None, &options.limits).await {
         Ok(loaded) => {
             let granted = check_grants(&loaded, &options.policies);
-            inspection.problem = granted.err().map(|problem| problem.to_string());
+            let place = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+            let claimed = options.claims.check(&place.display().to_string(), &loaded);
+            let claimed = || claimed.err().map(|error| error.to_string());
+            inspection.problem = granted.err().map(|problem| problem.to_string()).or_else(claimed);
             inspection.tasks = loaded.tasks;
             inspection.unchecked = loaded.unchecked;
         }

@@ -33,8 +33,12 @@ impl Registry {
         self.follow_history().await;
         // A task may go from one component to another, which may be looked at first; and two may
         // exchange theirs.
-        if self.look_around().await > 0 {
+        let before = self.generation();
+        let twice = self.look_around().await > 0;
+        if twice || self.generation() != before {
             self.look_around().await;
+        }
+        if twice {
             self.exchange().await;
         }
     }

@@ -313,7 +313,7 @@ async fn a_version_is_tried_on_some_jobs_and_taken_back_where_it_fails_more() {
     let failed: Vec<_> = results.values().filter(|it| it.envelope["status"] != "done").collect();
     assert!(!failed.is_empty() && failed.len() < 40, "{} failed", failed.len());
     assert!(failed.iter().all(|it| it.envelope["component"] == json!(bad)));
-    let status = shop.refuses("attempts failed").await;
+    let status = shop.refuses("jobs failed at their first attempt").await;
     assert_eq!((&status["trial"], &status["version"]["digest"]), (&json!(null), &json!(first)));
     // It is not taken again, though it lies there.
     worker.signal(Signal::HUP);
@@ -448,6 +448,116 @@ async fn where_signatures_are_required_only_what_a_valid_key_signed_is_served() 
     let mut worker = shop.stage.spawn();
     assert!(!worker.ends().await.success());
     worker.says("process_data.wasm: what is signed is the component").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_signed_version_that_is_older_is_not_taken_for_new() {
+    let shop = Shop::open("").await;
+    let lovage = async |arguments: &[&str]| shop.stage.lovage(arguments).await;
+    let made = lovage(&["sign", "--json", "--new-key", "ours.pem"]).await;
+    let made: Value = serde_json::from_str(&made.stdout).unwrap();
+    let expires = Timestamp::now() + jiff::SignedDuration::from_hours(24 * 7);
+    shop.stage.configure(&format!(
+        "components.signatures.required = true\n\
+         [[components.signatures.keys]]\nid = 'ours'\npublic = '{}'\nnot_after = '{expires}'\n",
+        made["public"].as_str().unwrap()
+    ));
+    let file = shop.file().display().to_string();
+    let ship = async |number: u32, order: Option<&str>| {
+        let wasm = version(&guest("process_data.wasm"), number);
+        let apart = tempfile::tempdir().unwrap();
+        let beside = apart.path().join("process_data.wasm");
+        fs::write(&beside, &wasm).unwrap();
+        let path = beside.display().to_string();
+        let mut arguments = vec!["sign", &path, "--key", "ours.pem", "--key-id", "ours"];
+        arguments.extend(order.map(|order| ["--order", order]).into_iter().flatten());
+        let output = lovage(&arguments).await;
+        assert_eq!(output.code, Some(0), "{output:?}");
+        let signatures = fs::read(beside.with_extension("wasm.sig")).unwrap();
+        fs::write(shop.file().with_extension("wasm.sig"), signatures).unwrap();
+        put(&shop.file(), &wasm);
+        lovage::sandbox::digest(&wasm)
+    };
+    ship(1, Some("4")).await;
+    let worker = shop.stage.worker().await;
+    // Told ahead, and by `config check`, that the key expires.
+    let warned = worker
+        .logs(
+            "a signing key expires soon; then a component that only this key \
+                              signed is not loaded any more: sign with a new key, too",
+            1,
+        )
+        .await;
+    assert_eq!(warned[0]["key"], json!("ours"), "{warned:?}");
+    let checked = lovage(&["config", "check"]).await;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.stderr.contains("the signing key `ours` expires at"), "{checked:?}");
+    let metrics = lovage::http::get(&format!("http://{}", shop.address), "/metrics").await.unwrap();
+    let metrics = String::from_utf8_lossy(&metrics).into_owned();
+    assert!(metrics.contains("lovage_signing_key_expires_in_seconds{key=\"ours\"}"), "{metrics}");
+
+    let newer = ship(2, Some("7")).await;
+    shop.serves(&newer).await;
+    let older = ship(3, Some("6")).await;
+    let status = shop.refuses("is an older version: its signed manifest has the order 6").await;
+    assert_eq!(status["version"]["digest"], json!(newer));
+    // Nor one without an order, nor another of the same order.
+    ship(4, Some("0")).await;
+    shop.refuses("has the order 0").await;
+    ship(5, Some("7")).await;
+    shop.refuses("has the order 7").await;
+    worker.stop().await;
+    // Nor after a restart.
+    ship(3, Some("6")).await;
+    let worker = shop.stage.worker().await;
+    let status = shop.refuses("has the order 6").await;
+    assert_eq!(status["version"]["digest"], json!(newer));
+    // Signed again it is newer, and by default whatever is signed later is.
+    let again = ship(3, Some("8")).await;
+    assert_eq!(again, older);
+    shop.serves(&again).await;
+    let last = ship(6, None).await;
+    shop.serves(&last).await;
+    // A way back on purpose.
+    shop.tasks(&["rollback", &file]).await;
+    shop.serves(&again).await;
+    worker.stop().await;
+    let worker = shop.stage.worker().await;
+    shop.serves(&again).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_task_that_came_from_two_places_is_rolled_back_where_it_is_served() {
+    let shop = Shop::open("").await;
+    // An earlier release in a directory of its own.
+    let earlier = tempfile::tempdir().unwrap();
+    let copy = earlier.path().join("process_data.wasm");
+    fs::write(&copy, version(&guest("process_data.wasm"), 1)).unwrap();
+    shop.stage.configure(&format!("components.paths = ['{}']", earlier.path().display()));
+    shop.stage.worker().await.stop().await;
+    shop.stage.configure(&format!("components.paths = ['{}']", shop.tasks.display()));
+    let worker = shop.stage.worker().await;
+    let first = shop.status().await["version"]["digest"].as_str().unwrap().to_owned();
+    let second = shop.put(2);
+    shop.serves(&second).await;
+    // By its task, by its path, and by its path from here.
+    let said = shop.tasks(&["rollback", "process_data"]).await;
+    assert_eq!((&said["from"], &said["to"]), (&json!(second), &json!(first)));
+    assert_eq!(said["component"], json!(shop.file()));
+    shop.serves(&first).await;
+    let path = shop.file().display().to_string();
+    shop.tasks(&["allow", &path, &second["sha256:".len()..]]).await;
+    shop.serves(&second).await;
+    let versions = shop.tasks(&["versions", &copy.display().to_string()]).await;
+    assert_eq!(versions["versions"].as_array().unwrap().len(), 1, "{versions}");
+    worker.stop().await;
+    // Where the configuration does not tell, the places are named.
+    let both = format!("'{}', '{}'", shop.tasks.display(), earlier.path().display());
+    shop.stage.configure(&format!("components.paths = [{both}]"));
+    let asked = shop.stage.lovage(&["tasks", "rollback", "process_data"]).await;
+    assert_eq!(asked.code, Some(2), "{asked:?}");
+    assert!(asked.stderr.contains("name one of them in its place"), "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

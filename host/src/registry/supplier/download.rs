@@ -13,13 +13,20 @@ pub(super) const LISTING: Duration = Duration::from_mins(1);
 pub(super) const FETCH: Duration = Duration::from_mins(5);
 
 /// Ends what takes longer than it may.
-pub(super) async fn within<T>(
-    url: &Url,
+pub(super) fn within<'a, T>(
+    url: &'a Url,
     time: Duration,
-    download: impl Future<Output = Result<T, RegistryError>>,
-) -> Result<T, RegistryError> {
-    let late = |_| remote(url, format!("it took more than {time:?}, and is given up for now"));
-    tokio::time::timeout(time, download).await.map_err(late)?
+    download: impl Future<Output = Result<T, RegistryError>> + Send + 'a,
+) -> impl Future<Output = Result<T, RegistryError>> + Send + 'a
+where
+    T: Send + 'a,
+{
+    // Some of them are large.
+    let download = Box::pin(download);
+    async move {
+        let late = |_| remote(url, format!("it took more than {time:?}, and is given up for now"));
+        tokio::time::timeout(time, download).await.map_err(late)?
+    }
 }
 
 #[cfg(feature = "remote")]
@@ -70,3 +77,6 @@ mod web {
         Ok(bytes)
     }
 }
+
+#[cfg(all(test, feature = "remote"))]
+mod tests;

@@ -38,6 +38,12 @@ impl S3 {
         Self { url, bucket, prefix, client: OnceCell::new() }
     }
 
+    /// The whole of a bucket, by a client that is made already.
+    #[cfg(test)]
+    pub(super) fn of_client(url: Url, bucket: &str, client: Client) -> Self {
+        Self { client: OnceCell::from(client), ..Self::new(url, bucket, "") }
+    }
+
     async fn client(&self) -> &Client {
         self.client
             .get_or_init(|| async {
