@@ -163,6 +163,7 @@ fn code_of_mode(
     mode: Mode,
     haste: Haste,
 ) -> Result<Vec<u8>, Problem> {
+    let _turn = super::compile_turns::wait();
     let Some(program) = PROGRAM.get() else {
         let engine = options.compiler(target, mode).map_err(|error| died(&error.to_string()))?;
         return engine.precompile_component(wasm).map_err(|error| Problem::not_taken(&error));
