@@ -22,12 +22,13 @@ macro_rules! with_limits {
             /// CPU time for one attempt, in milliseconds: what the guest computes, not what it
             /// waits.
             cpu_ms: NonZeroU64,
-            /// Bytes of memory for one attempt: all its memories and tables together.
+            /// Bytes of memory for one attempt: all its memories and tables together, and what the host holds
+            /// for it.
             memory_bytes: NonZeroU64,
             /// The largest output, in bytes.
             output_bytes: NonZeroU64,
-            /// How much of the end of standard output and of standard error is kept, in bytes
-            /// each.
+            /// How much of standard output and of standard error is kept, in bytes each: a quarter
+            /// from the beginning, and the others from the end.
             stdio_bytes: u64,
             /// How many lines of its output an attempt may have in the log; the rest is dropped.
             log_lines: u64,

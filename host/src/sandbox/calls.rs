@@ -13,11 +13,13 @@ pub(super) struct HostCalls {
     made: u64,
     allowed: u64,
     engine: Engine,
+    /// Why the guest is to end, though its calls are not too many.
+    stopped: Option<Refusal>,
 }
 
 impl HostCalls {
     pub(super) fn new(allowed: u64, engine: &Engine) -> Self {
-        Self { made: 0, allowed, engine: engine.clone() }
+        Self { made: 0, allowed, engine: engine.clone(), stopped: None }
     }
 
     /// A call is made. It cannot be refused from here; but the guest is stopped in the next loop
@@ -30,13 +32,22 @@ impl HostCalls {
         }
     }
 
+    /// Ends the guest in the next loop or function that it comes to, as too many calls do.
+    pub(super) fn stop(&mut self, refusal: Refusal) {
+        self.stopped = Some(refusal);
+        self.engine.increment_epoch();
+    }
+
     /// How many there were.
     pub(super) fn made(&self) -> u64 {
         self.made
     }
 
-    /// Whether they were too many.
+    /// Whether they were too many, or the guest was stopped for what they left behind.
     pub(super) fn check(&self) -> Result<(), Refusal> {
+        if let Some(refusal) = self.stopped {
+            return Err(refusal);
+        }
         if self.made > self.allowed {
             return Err(Refusal {
                 limit: Limit::HostCalls,

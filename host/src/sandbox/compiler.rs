@@ -208,6 +208,7 @@ fn code_of_mode(
     haste: Haste,
     into: &File,
 ) -> Result<(), Problem> {
+    let _turn = super::compile_turns::wait();
     let limits = options.compile;
     let Some(program) = PROGRAM.get() else {
         let engine = options

@@ -77,7 +77,7 @@ pub(super) fn failure(error: &wasmtime::Error, state: &State, limits: &Limits) -
                 _ => limits.instances,
             },
         ))
-    } else if let Some(message) = panic_message(&stderr.bytes) {
+    } else if let Some(message) = panic_message(&stderr.kept()) {
         ("panic".to_owned(), message)
     } else if let Some(refusal) = refused.filter(|_| may_be_of_a_refusal(error)) {
         told(refusal)
@@ -109,7 +109,7 @@ const TAIL_BYTES: usize = failure::DETAIL_BYTES * 3 / 8;
 pub(super) fn tails(stdout: &Tail, stderr: &Tail) -> String {
     let mut detail = String::new();
     for (name, tail) in [("standard error", stderr), ("standard output", stdout)] {
-        let text = tail.end(TAIL_BYTES);
+        let text = tail.ends(TAIL_BYTES);
         if !text.is_empty() {
             let newline = if text.ends_with('\n') { "" } else { "\n" };
             // Writing to a string cannot fail.
@@ -222,12 +222,14 @@ mod tests {
 
     #[test]
     fn both_tails_have_room_in_a_detail_beside_a_backtrace() {
-        let tail = |byte: u8| Tail { bytes: vec![byte; 1 << 20], total: 1 << 20 };
+        let tail =
+            |byte: u8| Tail { first: Vec::new(), bytes: vec![byte; 1 << 20], total: 1 << 20 };
         let all = tails(&tail(b'o'), &tail(0x1b));
         assert!(all.len() < failure::DETAIL_BYTES * 7 / 8, "{}", all.len());
-        assert!(all.starts_with("standard error:\n[") && all.contains("\nstandard output:\n["));
+        assert_eq!(all.matches("[what was between is left out]").count(), 2);
+        assert!(all.starts_with("standard error:\n") && all.contains("\nstandard output:\n"));
         assert!(!all.contains('\u{1b}'));
-        let few = Tail { bytes: b"few".to_vec(), total: 3 };
+        let few = Tail { first: b"few".to_vec(), bytes: Vec::new(), total: 3 };
         assert_eq!(tails(&Tail::default(), &few), "standard error:\nfew\n");
         assert_eq!(tails(&few, &Tail::default()), "standard output:\nfew\n");
     }

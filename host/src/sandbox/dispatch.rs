@@ -30,6 +30,9 @@ pub(in crate::sandbox) enum Refused {
 /// that there may be: it bounds what the host holds for a guest.
 const BYTES_EACH: usize = 64 << 10;
 
+/// What a follow-on job takes in memory beside its texts.
+const FOLLOW_ON_BYTES: usize = 256;
+
 impl State {
     /// Takes a guest's request for a job; the job's id.
     pub(in crate::sandbox) fn dispatch(
@@ -83,6 +86,10 @@ impl State {
             })?;
         }
         let id = follow_on::id(&job.id, self.follow_ons.len());
+        let held = payload.len() + task.len() + content_type.len() + id.len() + FOLLOW_ON_BYTES;
+        self.limiter.hold(held as u64).map_err(|refusal| {
+            Refused::TooMany(format!("there is no memory for another job: {refusal}"))
+        })?;
         let delay = delay.min(MAX_DELAY);
         self.bytes_out = self.bytes_out.saturating_add(payload.len() as u64);
         self.follow_ons.push(FollowOn { id: id.clone(), task, content_type, payload, delay });

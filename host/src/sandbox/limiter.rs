@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use wasmtime::ResourceLimiter;
 
+use super::host_memory::HostMemory;
 use super::limits::{Limit, Limits, Refusal};
 
 /// How much memory one element of a table takes: a pointer
@@ -17,11 +18,16 @@ const TABLE_ELEMENT_BYTES: u64 = 8;
 
 /// Counts what a store has, and refuses what is too much.
 ///
-/// Memories and tables of WebAssembly never shrink, so what is in use is also the peak.
+/// Memories and tables of WebAssembly never shrink, so what is in use of these is also the peak. What the
+/// host holds for the guest counts with them, once there is any.
 #[derive(Debug)]
 pub(super) struct Limiter {
     limits: Limits,
     used: u64,
+    /// The account that host functions charge; it has `used` in it.
+    host: Option<HostMemory>,
+    /// Bytes of it that the resource table had at the last look.
+    table: u64,
     refused: Option<Refusal>,
     /// Why the host had no memory that the guest was granted.
     host_fault: Option<String>,
@@ -32,7 +38,16 @@ pub(super) struct Limiter {
 
 impl Limiter {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, used: 0, refused: None, host_fault: None, held: 0, since: Instant::now() }
+        Self {
+            limits,
+            used: 0,
+            host: None,
+            table: 0,
+            refused: None,
+            host_fault: None,
+            held: 0,
+            since: Instant::now(),
+        }
     }
 
     /// The limiter of an attempt that takes over what was made ahead: it holds that from now on.
@@ -44,9 +59,27 @@ impl Limiter {
         &self.limits
     }
 
-    /// The most bytes that memories and tables took.
+    /// The most bytes that memories, tables and what the host held took together.
     pub(super) fn peak_bytes(&self) -> u64 {
-        self.used
+        self.host.as_ref().map_or(self.used, HostMemory::peak)
+    }
+
+    /// The account that host functions charge what they hold to.
+    pub(super) fn host_memory(&mut self) -> &HostMemory {
+        let (allowed, used) = (self.limits.memory_bytes, self.used);
+        self.host.get_or_insert_with(|| HostMemory::new(allowed, used))
+    }
+
+    /// Counts what a look at the resource table has found, in place of what the last one has.
+    pub(super) fn count_table(&mut self, bytes: u64) -> Result<(), Refusal> {
+        let before = std::mem::replace(&mut self.table, bytes);
+        let host = self.host_memory();
+        host.sub(before);
+        let counted = host.add_held(bytes);
+        if let Err(refusal) = counted {
+            self.refused = Some(refusal);
+        }
+        counted
     }
 
     /// Bytes of memories and tables times the milliseconds that they were held, until now.
@@ -65,23 +98,33 @@ impl Limiter {
         self.host_fault.as_deref()
     }
 
-    /// Counts what the host holds for the guest.
+    /// Counts what the host holds for the guest to the end of the attempt.
     pub(super) fn hold(&mut self, bytes: u64) -> Result<(), Refusal> {
-        let asked = self.used.saturating_add(bytes);
+        let asked = self.all().saturating_add(bytes);
         let refusal = Refusal { limit: Limit::Memory, asked, allowed: self.limits.memory_bytes };
         if self.grow(bytes) { Ok(()) } else { Err(refusal) }
     }
 
+    /// Bytes in use of guest and host together.
+    fn all(&self) -> u64 {
+        self.host.as_ref().map_or(self.used, HostMemory::used)
+    }
+
     fn grow(&mut self, by: u64) -> bool {
-        let asked = self.used.saturating_add(by);
-        if asked > self.limits.memory_bytes {
+        let asked = self.all().saturating_add(by);
+        let fits = match &self.host {
+            None => asked <= self.limits.memory_bytes,
+            // Another thread may charge it at the same time.
+            Some(host) => host.add(by).is_ok(),
+        };
+        if !fits {
             return self.refuse(Limit::Memory, asked, self.limits.memory_bytes);
         }
         let now = Instant::now();
         let held = now.duration_since(self.since).as_nanos().saturating_mul(u128::from(self.used));
         self.held = self.held.saturating_add(held);
         self.since = now;
-        self.used = asked;
+        self.used = self.used.saturating_add(by);
         true
     }
 
@@ -111,7 +154,7 @@ impl ResourceLimiter for Limiter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let by = desired.saturating_sub(current) as u64;
-        if self.used.saturating_add(by) <= self.limits.memory_bytes
+        if self.all().saturating_add(by) <= self.limits.memory_bytes
             && self.beyond_maximum(desired, maximum)
         {
             return Ok(false);
@@ -182,6 +225,22 @@ mod tests {
         );
         assert!(limiter.memory_growing(400, 440, None).unwrap());
         assert!(!limiter.memory_growing(440, 441, None).unwrap());
+    }
+
+    #[test]
+    fn what_the_host_holds_counts_with_memories_and_tables() {
+        let mut limiter = limiter(1000);
+        assert!(limiter.memory_growing(0, 400, None).unwrap());
+        let charge = limiter.host_memory().charge(500).unwrap();
+        assert!(!limiter.memory_growing(400, 501, None).unwrap());
+        assert!(limiter.memory_growing(400, 500, None).unwrap());
+        assert!(limiter.host_memory().charge(1).is_err());
+        drop(charge);
+        assert!(limiter.memory_growing(500, 1000, None).unwrap());
+        assert_eq!(limiter.peak_bytes(), 1000);
+        assert_eq!(limiter.count_table(5).unwrap_err().asked, 1005);
+        limiter.count_table(0).unwrap();
+        assert_eq!(limiter.all(), 1000);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::config::LimitValues;
 /// What one attempt may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
-    /// Bytes of all linear memories and tables together. 128 MiB.
+    /// Bytes of all linear memories and tables, and of what the host holds for the guest, together. 128 MiB.
     pub memory_bytes: u64,
     /// Wall time from the first instruction to the last, instantiation included. 60 s.
     pub timeout: Duration,
@@ -20,7 +20,8 @@ pub struct Limits {
     /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>),
     /// and a result has an envelope around the data.
     pub output_bytes: usize,
-    /// Bytes kept of each of standard output and standard error: the last ones. 16 KiB.
+    /// Bytes kept of each of standard output and standard error: a quarter of them from its beginning, and
+    /// the others from its end. 16 KiB.
     pub stdio_bytes: usize,
     /// Lines of output that go to the log, where guests' output does. 1,000.
     pub log_lines: u64,

@@ -25,6 +25,8 @@ mod calls;
 )]
 mod code;
 #[cfg(feature = "compiler")]
+mod compile_turns;
+#[cfg(feature = "compiler")]
 pub mod compiler;
 mod component;
 mod config;
@@ -40,6 +42,7 @@ mod facts;
 mod failure;
 mod guest_log;
 mod hogs;
+mod host_memory;
 mod io_errors;
 #[cfg(feature = "isolation")]
 mod isolated;
@@ -59,9 +62,11 @@ mod scratch;
 mod services;
 #[cfg(feature = "compiler")]
 mod shape;
+mod shares;
 mod spec;
 mod state;
 mod stdio;
+mod table_memory;
 mod ticker;
 mod typed;
 mod waits;

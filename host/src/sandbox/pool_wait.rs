@@ -34,8 +34,9 @@ impl PoolFull {
 #[derive(Debug)]
 pub(super) struct PoolWait {
     next: Duration,
-    /// When the message is put back instead.
-    until: Instant,
+    longest: Duration,
+    /// When the message is put back instead; known from the first wait on.
+    until: Option<Instant>,
     /// When the host itself has to end.
     deadline: Option<Instant>,
 }
@@ -43,7 +44,7 @@ pub(super) struct PoolWait {
 impl PoolWait {
     /// Waits of no more than `longest` in all.
     pub(super) fn new(deadline: Option<Instant>, longest: Duration) -> Self {
-        Self { next: FIRST, until: Instant::now() + longest, deadline }
+        Self { next: FIRST, longest, until: None, deadline }
     }
 
     /// Waits once. An outcome says that it is over; none of them spends the attempt.
@@ -52,7 +53,8 @@ impl PoolWait {
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Some(Outcome::Abandoned);
         }
-        if now >= self.until {
+        let until = *self.until.get_or_insert(now + self.longest);
+        if now > until {
             return Some(Outcome::Snooze { after: PUT_BACK });
         }
         if self.next == FIRST {
@@ -81,7 +83,7 @@ mod tests {
         let mut config = Config::new();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(&config).unwrap();
-        let module = Module::new(&engine, "(module)").unwrap();
+        let module = Module::new(&engine, b"\0asm\x01\0\0\0").unwrap();
         let mut store = Store::new(&engine, ());
         Instance::new(&mut store, &module, &[]).unwrap();
         let error = Instance::new(&mut store, &module, &[]).unwrap_err();

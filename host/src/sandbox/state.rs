@@ -17,7 +17,7 @@ use super::Sandbox;
 use super::bindings::v1_1;
 use super::calls::HostCalls;
 use super::config::{ConfigValues, Placeholder};
-use super::egress::Egress;
+use super::egress::{self, Egress};
 use super::engine::Mode;
 use super::guest_log::{GuestLog, Which};
 use super::keyvalue::{self, Access};
@@ -29,7 +29,7 @@ use super::scratch::{self, Quota, ScratchDir};
 use super::services::Services;
 use super::stdio::Stream;
 use super::wasi::Wasi;
-use super::{io_errors, no_files, waits};
+use super::{io_errors, no_files, table_memory, waits};
 use crate::follow_on::FollowOn;
 use crate::job::Job;
 use crate::policy::{Capability, Grants, HttpRules};
@@ -133,6 +133,7 @@ impl State {
             access: &mut self.keyvalue,
             grants: &self.grants,
             tenant: self.job.as_deref().map_or("", |job| &job.tenant),
+            memory: self.limiter.host_memory(),
         }
     }
 
@@ -142,11 +143,16 @@ impl State {
         let stream = |which| Stream::new(limits.stdio_bytes, log.clone().map(|log| (log, which)));
         let (stdout, stderr) = (stream(Which::Stdout), stream(Which::Stderr));
         let notes = Notes::default();
+        let mut limiter = Limiter::new(*limits);
         let (mut wasi, mut quota) = (Wasi::default(), None);
         if let Some(directory) = &scene.scratch {
             let (grants, job) = (&scene.grants, scene.job.as_deref());
             wasi = Wasi::with_directory(directory.path(), (&stdout, &stderr), grants, job)?;
-            quota = Some(Quota::new(limits, grants.deterministic.is_some(), notes.clone()));
+            let timeless = grants.deterministic.is_some();
+            let memory = limiter.host_memory().clone();
+            let tenant = job.map_or("", |job| &job.tenant).into();
+            let descriptors = Some((services.network.clone(), tenant));
+            quota = Some(Quota::new(limits, timeless, notes.clone(), memory, descriptors));
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
@@ -166,7 +172,7 @@ impl State {
             wasi,
             table,
             egress,
-            limiter: Limiter::new(*limits),
+            limiter,
             keyvalue: Access::new(services, limits),
             config: scene.config,
             grants: scene.grants,
@@ -208,6 +214,14 @@ impl State {
     pub(super) fn called(&mut self) -> &mut Self {
         self.calls.count();
         self
+    }
+
+    /// Counts what the entries of the resource table hold; where that is too much, the guest ends.
+    pub(super) fn look_at_table(&mut self) {
+        let bytes = table_memory::of(&mut self.table);
+        if let Err(refusal) = self.limiter.count_table(bytes) {
+            self.calls.stop(refusal);
+        }
     }
 
     /// Takes a guest's report of how far it is.
@@ -292,6 +306,7 @@ pub(super) fn linker(engine: &Engine, mode: Mode) -> wasmtime::Result<Linker<Sta
         waits::add_to_linker(&mut linker)?;
     }
     io_errors::add_to_linker(&mut linker)?;
+    egress::add_to_linker(&mut linker, mode)?;
     scratch::add_to_linker(&mut linker)?;
     Ok(linker)
 }

@@ -35,6 +35,8 @@ mod dev;
 mod guest_logs;
 #[cfg(feature = "compiler")]
 mod guests;
+#[cfg(feature = "compiler")]
+mod host_memory;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod host_panics;
 mod hostile;
@@ -61,6 +63,7 @@ mod many_components;
 mod metering;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod payload_check;
+#[cfg(feature = "compiler")]
 mod pools;
 #[cfg(feature = "compiler")]
 mod precompiled;

@@ -1,7 +1,10 @@
 //! From a destination to a connection: resolved once, checked, and connected to just that.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -14,7 +17,10 @@ use crate::policy::{Destination, Host, Reach, Scheme};
 use crate::text::one_line;
 
 /// How many addresses of one name are tried.
-const MAX_ADDRESSES: usize = 4;
+const MAX_ADDRESSES: usize = 6;
+
+/// How long an address has before the next one is tried, too: RFC 8305, section 5, recommends it.
+const NEXT_AFTER: Duration = Duration::from_millis(250);
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -40,13 +46,15 @@ pub(super) async fn addresses(
     let mut allowed = Vec::new();
     for address in found {
         match attempt.grants.http.check_address(address) {
-            Ok(reach) if allowed.len() < MAX_ADDRESSES => {
+            Ok(reach) => {
                 allowed.push(Address { address: SocketAddr::new(address, to.port), reach });
             }
-            Ok(_) => {}
             Err(why) => refused = Some(why),
         }
     }
+    // In turns first, so that none of the families is left out.
+    let mut allowed = interleaved(&allowed);
+    allowed.truncate(MAX_ADDRESSES);
     match (allowed.is_empty(), refused) {
         (false, _) => Ok(allowed),
         (true, Some(why)) => Err(Fault::new(Code::Prohibited, why)),
@@ -55,7 +63,8 @@ pub(super) async fn addresses(
 }
 
 async fn resolve(attempt: &Attempt, name: &str, by: Instant) -> Result<Vec<IpAddr>, Fault> {
-    match timeout_at(by, attempt.network.resolve(name)).await {
+    let tenant = attempt.payer.as_ref().map_or("", |payer| &payer.tenant);
+    match timeout_at(by, attempt.network.resolve(tenant, name)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err(Fault::new(
             Code::DnsError,
@@ -65,41 +74,67 @@ async fn resolve(attempt: &Attempt, name: &str, by: Instant) -> Result<Vec<IpAdd
     }
 }
 
-/// Connects to the first address that answers. Each may take its part of the time that is left.
+/// In which order addresses are tried: as they came, but families in turns (RFC 8305, section 4), so that
+/// one family that leads nowhere costs one wait and not one for each address.
+fn interleaved(addresses: &[Address]) -> Vec<Address> {
+    let first = addresses.first().is_some_and(|first| first.address.is_ipv6());
+    let of = |family: bool| addresses.iter().filter(move |it| it.address.is_ipv6() == family);
+    let (mut these, mut others) = (of(first), of(!first));
+    let mut all = Vec::with_capacity(addresses.len());
+    while all.len() < addresses.len() {
+        all.extend(these.next());
+        all.extend(others.next());
+    }
+    all
+}
+
+/// Connects to the first address that answers. The next one is tried when one has failed, or has not
+/// answered for [`NEXT_AFTER`], beside those that still may (RFC 8305, section 5).
 pub(super) async fn connect(
     attempt: &Attempt,
     to: &Destination,
     addresses: &[Address],
     by: Instant,
-) -> Result<Box<dyn Stream>, Fault> {
+) -> Result<(Box<dyn Stream>, Reach), Fault> {
     let mut last = Fault::new(Code::ConnectionTimeout, "there was no time left to connect");
-    for (tried, Address { address, .. }) in addresses.iter().enumerate() {
-        let left = by.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(addresses.len() - tried).unwrap_or(1).max(1);
-        match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // Requests are written whole; there is nothing to gain by waiting for more.
-                let _ = stream.set_nodelay(true);
-                return match to.scheme {
-                    Scheme::Http => Ok(Box::new(stream)),
-                    Scheme::Https => Ok(Box::new(encrypt(attempt, to, stream, by).await?)),
-                };
-            }
-            Ok(Err(error)) => {
-                last = Fault::new(
-                    Code::ConnectionRefused,
-                    format!("no connection to {address}: {error}"),
-                );
-            }
-            Err(_) => {
-                last = Fault::new(
-                    Code::ConnectionTimeout,
-                    format!("no connection to {address} within {share:?}{}", timeouts(attempt)),
-                );
+    let mut left = interleaved(addresses).into_iter();
+    let mut tried = FuturesUnordered::new();
+    let mut next = Instant::now();
+    let (stream, reach) = loop {
+        if tried.is_empty() || Instant::now() >= next {
+            if let Some(it) = left.next() {
+                tried.push(async move { (it, TcpStream::connect(it.address).await) });
+                next = Instant::now() + NEXT_AFTER;
+            } else if tried.is_empty() {
+                return Err(last);
             }
         }
-    }
-    Err(last)
+        let wake = if left.len() > 0 { next.min(by) } else { by };
+        match timeout_at(wake, tried.next()).await {
+            Ok(Some((it, Ok(stream)))) => break (stream, it.reach),
+            Ok(Some((it, Err(error)))) => {
+                let address = it.address;
+                let why = format!("no connection to {address}: {error}");
+                last = Fault::new(Code::ConnectionRefused, why);
+                next = Instant::now();
+            }
+            Ok(None) => {}
+            Err(_) if Instant::now() >= by => {
+                let all = addresses.iter().map(|it| it.address.to_string()).collect::<Vec<_>>();
+                let why = format!("no connection to {} in time", all.join(", "));
+                return Err(Fault::new(Code::ConnectionTimeout, why + &timeouts(attempt)));
+            }
+            Err(_) => {}
+        }
+    };
+    drop(tried);
+    // Requests are written whole; there is nothing to gain by waiting for more.
+    let _ = stream.set_nodelay(true);
+    let stream: Box<dyn Stream> = match to.scheme {
+        Scheme::Http => Box::new(stream),
+        Scheme::Https => Box::new(encrypt(attempt, to, stream, by).await?),
+    };
+    Ok((stream, reach))
 }
 
 fn timeouts(attempt: &Attempt) -> String {
@@ -140,5 +175,28 @@ async fn encrypt(
             Code::ConnectionTimeout,
             format!("TLS was not agreed on in time{}", timeouts(attempt)),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_tried_in_turns_and_the_first_stays_the_first() {
+        let address = |text: &str| Address {
+            address: SocketAddr::new(text.parse().unwrap(), 80),
+            reach: Reach::Public,
+        };
+        let order = |texts: &[&str]| {
+            let all: Vec<_> = texts.iter().map(|text| address(text)).collect();
+            let all = interleaved(&all);
+            all.iter().map(|it| it.address.ip().to_string()).collect::<Vec<_>>()
+        };
+        let mixed = order(&["2001:db8::1", "2001:db8::2", "2001:db8::3", "192.0.2.1", "192.0.2.2"]);
+        assert_eq!(mixed, ["2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2", "2001:db8::3"]);
+        assert_eq!(order(&["192.0.2.1", "192.0.2.2"]), ["192.0.2.1", "192.0.2.2"]);
+        assert_eq!(order(&["192.0.2.1", "2001:db8::1"]), ["192.0.2.1", "2001:db8::1"]);
+        assert!(order(&[]).is_empty());
     }
 }

@@ -7,27 +7,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::HOST;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
-use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::admit::Admitted;
-use super::connect::{addresses, connect};
+use super::connect::addresses;
+use super::connection::{BUFFER_BYTES, Connection};
 use super::fault::{Code, Fault};
-use super::meter::Metered;
 use super::placeholders::{fill_in, may_pass};
 use super::{Attempt, Boxed};
-
-/// How much of a connection is kept in memory, each way; so large can a response's header be.
-const BUFFER_BYTES: usize = 64 << 10;
+use crate::policy::{Destination, Scheme};
 
 /// What became of an exchange, where somebody other than hyper ended it. hyper itself would then
 /// only say that the connection closed, or even that the body is complete.
@@ -45,8 +40,7 @@ impl Exchange {
     }
 }
 
-/// Sends a request, and gives its response when its header is there. The rest is read while the
-/// second of the two lives.
+/// Sends a request, and gives its response when its header is there.
 pub(super) async fn run(
     attempt: &Arc<Attempt>,
     mut admitted: Admitted,
@@ -59,87 +53,120 @@ pub(super) async fn run(
     let patience = admitted.options.connect_timeout.unwrap_or(Duration::MAX);
     let connected_by = within(limits.http_connect_timeout.min(patience)).min(deadline);
 
-    let to = &admitted.to;
-    let mut addresses = addresses(attempt, to, connected_by).await?;
-    if !admitted.secrets.is_empty() {
+    let to = admitted.to.clone();
+    let secret = !admitted.secrets.is_empty();
+    let granted = secret && to.scheme == Scheme::Http;
+    let mut idle = attempt.connections.take(&to, granted).await;
+    let mut filled = false;
+    let exchange = Arc::new(Exchange::default());
+    let mut request = None;
+    let response = loop {
+        let mut connection = match idle.take() {
+            Some(connection) => connection,
+            None => open(attempt, &to, secret, connected_by).await?,
+        };
+        if !std::mem::replace(&mut filled, true) && secret {
+            fill_in(&admitted.secrets, &mut admitted.headers, &mut admitted.target)?;
+        }
+        let sent = match request.take() {
+            Some(request) => request,
+            None => whole(attempt, &mut admitted)?,
+        };
+        let again = if connection.used { repeatable(&sent, attempt) } else { None };
+        connection.begin(&exchange, deadline);
+        let first_byte = admitted.options.first_byte_timeout.unwrap_or(Duration::MAX);
+        match timeout(first_byte, connection.sender.try_send_request(sent)).await {
+            Ok(Ok(response)) => break (response, connection),
+            Ok(Err(mut error)) => {
+                // The server has closed a connection that was idle: nothing was sent, or what was sent
+                // may be sent twice.
+                let fault = exchange.fault();
+                let unsent = error.take_message();
+                request = if connection.used && fault.is_none() { unsent.or(again) } else { None };
+                if request.is_none() {
+                    return Err(fault.unwrap_or_else(|| of_hyper(error.error())));
+                }
+            }
+            Err(_) => {
+                let why = format!("no response within {first_byte:?}, as the guest wished");
+                return Err(Fault::new(Code::ReadTimeout, why));
+            }
+        }
+    };
+    let (response, mut connection) = response;
+    connection.used = true;
+    let (to, between) = (admitted.to.to_string(), admitted.options.between_bytes_timeout);
+    let response = response.map(|incoming| {
+        let mut body = ResponseBody {
+            incoming,
+            attempt: Arc::clone(attempt),
+            exchange,
+            connection: Some(connection),
+            to,
+            between,
+            waits: None,
+        };
+        body.give_back_if_read();
+        body.boxed_unsync()
+    });
+    // The body holds the connection, and tells what is wrong with it.
+    Ok((response, Box::new(async { Ok(()) })))
+}
+
+/// A connection that is made for a request.
+async fn open(
+    attempt: &Arc<Attempt>,
+    to: &Destination,
+    secret: bool,
+    by: Instant,
+) -> Result<Connection, Fault> {
+    let mut addresses = addresses(attempt, to, by).await?;
+    if secret {
         addresses.retain(|address| may_pass(to, address.reach));
         if addresses.is_empty() {
             let why = "it has the placeholder of a secret, and would be sent without TLS; use \
                        `https`, or grant the network (`http_networks`)";
             return Err(Fault::new(Code::Denied, why));
         }
-        fill_in(&admitted.secrets, &mut admitted.headers, &mut admitted.target)?;
     }
-    let stream = connect(attempt, to, &addresses, connected_by).await?;
-
-    let exchange = Arc::new(Exchange::default());
-    let metered = Metered { stream, attempt: Arc::clone(attempt), exchange: Arc::clone(&exchange) };
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(BUFFER_BYTES)
-        .handshake(TokioIo::new(metered))
-        .await
-        .map_err(|error| of_hyper(&error))?;
-    let driver = AbortOnDropHandle::new(tokio::spawn({
-        let (attempt, exchange) = (Arc::clone(attempt), Arc::clone(&exchange));
-        async move {
-            // Written down before the connection is dropped, which is before a branch's own code runs:
-            // the body is told of its end at once, on another thread.
-            let is_over = async {
-                sleep_until(deadline).await;
-                exchange.fail(too_long(&attempt));
-            };
-            tokio::select! {
-                biased;
-                () = attempt.ended.cancelled() => {}
-                () = is_over => {}
-                // What is wrong with it is told by the response, or its body.
-                _ = connection => {}
-            }
-        }
-    }));
-
-    let Admitted { to, method, target, mut headers, body, options, .. } = admitted;
-    let wrong = |_| Fault::new(Code::UriInvalid, "its URL cannot be sent");
-    headers.insert(
-        HOST,
-        HeaderValue::try_from(to.authority())
-            .map_err(|_| Fault::new(Code::UriInvalid, "its host cannot be sent"))?,
-    );
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let mut request = Request::new(RequestBody { body, ended: attempt.ended.clone() });
-    *request.method_mut() = method;
-    *request.uri_mut() = Uri::try_from(target).map_err(wrong)?;
-    *request.headers_mut() = headers;
-
-    let first_byte = options.first_byte_timeout.unwrap_or(Duration::MAX);
-    let response = match timeout(first_byte, sender.send_request(request)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(exchange.fault().unwrap_or_else(|| of_hyper(&error))),
-        Err(_) => {
-            let why = format!("no response within {first_byte:?}, as the guest wished");
-            return Err(Fault::new(Code::ReadTimeout, why));
-        }
-    };
-    let response = response.map(|incoming| {
-        let body = ResponseBody {
-            incoming,
-            attempt: Arc::clone(attempt),
-            exchange,
-            to: to.to_string(),
-            between: options.between_bytes_timeout,
-            waits: None,
-        };
-        body.boxed_unsync()
-    });
-    // Errors are the body's to tell; said here, they would be logged.
-    let rest = async move {
-        let _ = driver.await;
-        Ok(())
-    };
-    Ok((response, Box::new(rest)))
+    Connection::open(attempt, to, &addresses, by).await
 }
 
-fn too_long(attempt: &Attempt) -> Fault {
+/// The request as it is sent. Its body is taken.
+fn whole(attempt: &Attempt, admitted: &mut Admitted) -> Result<Request<RequestBody>, Fault> {
+    let wrong = |_| Fault::new(Code::UriInvalid, "its URL cannot be sent");
+    let mut headers = std::mem::take(&mut admitted.headers);
+    headers.insert(
+        HOST,
+        HeaderValue::try_from(admitted.to.authority())
+            .map_err(|_| Fault::new(Code::UriInvalid, "its host cannot be sent"))?,
+    );
+    let body = std::mem::replace(&mut admitted.body, empty());
+    let mut request = Request::new(RequestBody { body, ended: attempt.ended.clone() });
+    *request.method_mut() = admitted.method.clone();
+    *request.uri_mut() = Uri::try_from(std::mem::take(&mut admitted.target)).map_err(wrong)?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn empty() -> WasiBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The request once more, where it may be sent twice: its method is idempotent (RFC 9110, section 9.2.2),
+/// and it has no body.
+fn repeatable(request: &Request<RequestBody>, attempt: &Attempt) -> Option<Request<RequestBody>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut again = Request::new(RequestBody { body: empty(), ended: attempt.ended.clone() });
+    request.method().clone_into(again.method_mut());
+    request.uri().clone_into(again.uri_mut());
+    request.headers().clone_into(again.headers_mut());
+    Some(again)
+}
+
+pub(super) fn too_long(attempt: &Attempt) -> Fault {
     let allowed = attempt.limits.http_timeout;
     let why = format!(
         "request and response were not over within {allowed:?} (`http_timeout_ms` raises it), or \
@@ -148,7 +175,7 @@ fn too_long(attempt: &Attempt) -> Fault {
     Fault::new(Code::ResponseTimeout, why)
 }
 
-fn of_hyper(error: &hyper::Error) -> Fault {
+pub(super) fn of_hyper(error: &hyper::Error) -> Fault {
     if error.is_parse_too_large() {
         let why = format!("the header of the response has more than {} KiB", BUFFER_BYTES >> 10);
         return Fault::new(Code::ResponseHeaders, why);
@@ -171,7 +198,7 @@ fn of_hyper(error: &hyper::Error) -> Fault {
 }
 
 /// The body of a request, as the guest writes it.
-struct RequestBody {
+pub(super) struct RequestBody {
     body: WasiBody,
     ended: CancellationToken,
 }
@@ -207,6 +234,8 @@ struct ResponseBody {
     incoming: Incoming,
     attempt: Arc<Attempt>,
     exchange: Arc<Exchange>,
+    /// The next request has it when all was read; it ends with a body that was not.
+    connection: Option<Connection>,
     to: String,
     /// How long the guest is willing to wait for the next bytes.
     between: Option<Duration>,
@@ -214,6 +243,15 @@ struct ResponseBody {
 }
 
 impl ResponseBody {
+    fn give_back_if_read(&mut self) {
+        if self.incoming.is_end_stream()
+            && self.exchange.fault().is_none()
+            && let Some(connection) = self.connection.take()
+        {
+            self.attempt.connections.keep(connection);
+        }
+    }
+
     fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         Poll::Ready(Some(Err(self.attempt.notes.tell(&fault.of_request_to(&self.to)))))
     }
@@ -230,6 +268,7 @@ impl Body for ResponseBody {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.waits = None;
+                self.give_back_if_read();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -239,7 +278,12 @@ impl Body for ResponseBody {
             // A connection that is dropped looks to hyper like one that has said all.
             Poll::Ready(None) => match self.exchange.fault() {
                 Some(fault) => self.fail(fault),
-                None => Poll::Ready(None),
+                None => {
+                    if let Some(connection) = self.connection.take() {
+                        self.attempt.connections.keep(connection);
+                    }
+                    Poll::Ready(None)
+                }
             },
             Poll::Pending => {
                 let Some(patience) = self.between else { return Poll::Pending };

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Attempt;
-use super::exchange::Exchange;
+use super::connection::Current;
 use super::fault::{Code, Fault};
 use crate::sandbox::limits::Bytes;
 
@@ -76,7 +78,8 @@ impl Drop for Share<'_> {
 pub(super) struct Metered<S> {
     pub stream: S,
     pub attempt: Arc<Attempt>,
-    pub exchange: Arc<Exchange>,
+    /// The request that is being served, with its deadline.
+    pub exchange: watch::Receiver<(Instant, Current)>,
 }
 
 impl<S> Metered<S> {
@@ -86,7 +89,9 @@ impl<S> Metered<S> {
             "the {what} of the attempt have more than {} together (`http_bytes` raises it)",
             Bytes(allowed)
         );
-        self.exchange.fail(Fault::new(code(allowed), why));
+        if let Some(exchange) = &self.exchange.borrow().1 {
+            exchange.fail(Fault::new(code(allowed), why));
+        }
         io::ErrorKind::QuotaExceeded.into()
     }
 }

@@ -8,6 +8,7 @@
 //! - Bytes are counted where they cross the socket (below HTTP, above TLS), so that nothing in a
 //!   request or response is free of charge.
 //! - A request ends at its deadline whatever its guest and its server do, and with its attempt.
+//! - Connections are used again by requests of the same attempt to the same scheme, host and port.
 //!
 //! ```text
 //! request → admit (method, URL, rules, count) → resolve → check addresses → fill in secrets
@@ -19,9 +20,11 @@
 
 mod admit;
 mod connect;
+mod connection;
 mod exchange;
 mod fault;
 mod meter;
+mod methods;
 mod network;
 mod placeholders;
 #[cfg(test)]
@@ -37,13 +40,17 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
+use self::connection::Connections;
 use self::fault::Notes;
 pub(super) use self::fault::code_of;
 use self::meter::Traffic;
+pub(super) use self::methods::add_to_linker;
 pub use self::network::{Network, Resolve};
 pub(super) use self::placeholders::Placeholders;
+use super::host_memory::HostMemory;
 use super::limits::Limits;
 use super::state::State;
+use super::table_memory;
 use crate::outcome::{Failure, Outcome};
 use crate::policy::Grants;
 use crate::text::printable;
@@ -54,12 +61,14 @@ const FIELDS_BYTES: usize = 32 << 10;
 
 /// How much of a body crosses from the guest at once; for each that is not sent yet, two of them
 /// may wait in the host.
-const CHUNK_BYTES: usize = 16 << 10;
+pub(super) const CHUNK_BYTES: usize = 16 << 10;
 
 /// What one attempt has for HTTP. Nothing is allocated for those that make no requests.
 pub(super) struct Egress {
     ctx: WasiHttpCtx,
     hooks: Hooks,
+    /// Calls since the resource table was last looked through.
+    calls: u32,
 }
 
 /// What wasmtime asks when a guest makes a request.
@@ -69,8 +78,17 @@ struct Hooks {
     deadline: Instant,
     network: Network,
     placeholders: Placeholders,
+    /// Whose connections are; there when the first call is made.
+    payer: Option<Payer>,
     requests: u32,
     shared: Option<Shared>,
+}
+
+/// Who has what connections and look-ups take.
+#[derive(Debug, Clone)]
+struct Payer {
+    memory: HostMemory,
+    tenant: Arc<str>,
 }
 
 /// What the requests of an attempt share, made with the first of them.
@@ -86,6 +104,9 @@ struct Attempt {
     limits: Limits,
     deadline: Instant,
     network: Network,
+    /// `None` in tests of what is below it.
+    payer: Option<Payer>,
+    connections: Connections,
     traffic: Traffic,
     notes: Notes,
     ended: CancellationToken,
@@ -96,9 +117,17 @@ impl Egress {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(FIELDS_BYTES);
         let placeholders = Placeholders::default();
-        let hooks =
-            Hooks { grants, limits, deadline, network, placeholders, requests: 0, shared: None };
-        Self { ctx, hooks }
+        let hooks = Hooks {
+            grants,
+            limits,
+            deadline,
+            network,
+            placeholders,
+            payer: None,
+            requests: 0,
+            shared: None,
+        };
+        Self { ctx, hooks, calls: 0 }
     }
 
     /// The placeholders that the guest was given in place of secrets.
@@ -138,6 +167,16 @@ impl Egress {
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         self.calls.count();
+        self.egress.calls += 1;
+        if self.egress.calls >= table_memory::EVERY {
+            self.egress.calls = 0;
+            self.look_at_table();
+        }
+        if self.egress.hooks.payer.is_none() {
+            let tenant = self.job.as_deref().map_or("", |job| &job.tenant).into();
+            let memory = self.limiter.host_memory().clone();
+            self.egress.hooks.payer = Some(Payer { memory, tenant });
+        }
         let (egress, table) = self.egress();
         WasiHttpCtxView { ctx: &mut egress.ctx, table, hooks: &mut egress.hooks }
     }
@@ -152,6 +191,8 @@ impl Hooks {
                 limits: self.limits,
                 deadline: self.deadline,
                 network: self.network.clone(),
+                payer: self.payer.clone(),
+                connections: Connections::new(),
                 traffic: Traffic::new(self.limits.http_bytes),
                 notes: Notes::default(),
                 ended: ended.clone(),

@@ -116,6 +116,66 @@ async fn a_response_may_have_just_what_is_left_and_not_a_byte_more() {
     }
 }
 
+/// Two addresses of one name: the first lets nobody in and refuses nobody, the second answers.
+struct Half(Vec<std::net::IpAddr>);
+
+#[async_trait::async_trait]
+impl Resolve for Half {
+    async fn resolve(&self, _: &str) -> std::io::Result<Vec<std::net::IpAddr>> {
+        Ok(self.0.clone())
+    }
+}
+
+#[tokio::test]
+async fn a_first_address_that_is_dead_costs_no_more_than_a_moment() {
+    let (alive, mut seen) = server().await;
+    // A queue of connections that is full: the kernel answers no more.
+    let dead = tokio::net::TcpSocket::new_v4().unwrap();
+    dead.bind(std::net::SocketAddr::new([127, 0, 0, 2].into(), alive.port())).unwrap();
+    let dead = dead.listen(0).unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let connect = tokio::net::TcpStream::connect(dead.local_addr().unwrap());
+        waiting.push(tokio::time::timeout(Duration::from_millis(200), connect).await);
+    }
+    assert!(waiting.iter().any(Result::is_err), "it still lets somebody in");
+    let rule = [format!("http://half.test:{}", alive.port())];
+    let networks = |networks: &[&str]| {
+        let networks: Vec<_> = networks.iter().map(|it| (*it).to_owned()).collect();
+        HttpPolicy::new(&rule, "t.http", &networks, "t.http_networks").unwrap()
+    };
+    let url = format!("http://half.test:{}/", alive.port());
+    let with = |http: HttpPolicy, addresses: [[u8; 4]; 2]| {
+        let grants = Arc::new(Grants { http, ..Grants::default() });
+        let network = Network::new(Arc::new(Half(addresses.map(Into::into).to_vec())), None);
+        Egress::new(grants, Limits::default(), Instant::now() + Duration::from_secs(30), network)
+    };
+    let both = [[127, 0, 0, 2], [127, 0, 0, 1]];
+    let mut egress = with(networks(&["127.0.0.0/8"]), both);
+    let started = Instant::now();
+    assert_eq!(send(&mut egress, get(&url, "")).await.unwrap(), "ok");
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(seen.recv().await.is_some());
+    // An address that is not allowed is not tried, however long the other takes.
+    let mut egress = with(networks(&["127.0.0.2/32"]), both);
+    egress.hooks.limits.http_connect_timeout = Duration::from_millis(700);
+    let error = send(&mut egress, get(&url, "")).await.unwrap_err();
+    assert_eq!(error, Error::ConnectionTimeout.to_string());
+    assert!(seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_server_that_closes_an_idle_connection_fails_no_request() {
+    let (address, mut seen) = server().await;
+    let url = format!("http://{address}/");
+    let mut egress = egress(std::slice::from_ref(&url), Limits::default());
+    for _ in 0..20 {
+        // It says nothing of closing, and closes after each response.
+        assert_eq!(send(&mut egress, get(&url, "")).await.unwrap(), "ok");
+        assert!(seen.recv().await.is_some());
+    }
+}
+
 #[tokio::test]
 async fn an_attempt_without_requests_allocates_nothing_for_them() {
     let egress = egress(&[], Limits::default());

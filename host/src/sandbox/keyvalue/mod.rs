@@ -8,7 +8,8 @@ mod draft2;
 
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTableError};
 
-use super::limits::Limits;
+use super::host_memory::HostMemory;
+use super::limits::{Limits, Refusal};
 use super::services::Services;
 use super::state::State;
 use crate::keyvalue::{
@@ -129,6 +130,12 @@ impl From<StoreError> for Fault {
     }
 }
 
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Self::Other(format!("there is no memory for the answer: {refusal}"))
+    }
+}
+
 impl From<ResourceTableError> for Fault {
     fn from(error: ResourceTableError) -> Self {
         Self::Trap(error.into())
@@ -142,6 +149,8 @@ pub(super) struct View<'a> {
     pub(super) grants: &'a Grants,
     /// The job's, where there is a job.
     pub(super) tenant: &'a str,
+    /// What a call gives has to have room beside what the guest holds.
+    pub(super) memory: &'a HostMemory,
 }
 
 struct HasKeyvalue;
@@ -171,9 +180,12 @@ impl View<'_> {
         let bucket = self.bucket(bucket)?;
         self.access.count(keys.iter().map(String::as_str))?;
         let values = self.access.run(|store| store.get(&bucket, keys)).await?;
+        let mut bytes = 0;
         for value in values.iter().flatten() {
             self.access.got(value);
+            bytes += value.len() as u64;
         }
+        self.memory.check(bytes)?;
         Ok(values)
     }
 
@@ -251,6 +263,7 @@ impl View<'_> {
         let found = self.access.run(|store| store.read(bucket, key)).await?;
         if let Some((_, value)) = &found {
             self.access.got(value);
+            self.memory.check(value.len() as u64)?;
         }
         Ok(found)
     }

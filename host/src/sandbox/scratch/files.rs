@@ -15,9 +15,9 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
-use super::quota::{Quota, cost};
-use super::stream::Counted;
-use crate::sandbox::limits::Refusal;
+use super::quota::{OpenStream, Quota, cost};
+use super::stream::{Counted, READ_BYTES, Read};
+use crate::sandbox::limits::{Limit, Refusal};
 use crate::sandbox::state::State;
 
 /// Puts it in the place of wasmtime-wasi's own.
@@ -44,8 +44,23 @@ struct Files<'a> {
     quota: Option<Quota>,
 }
 
-fn refused(_: Refusal) -> FsError {
-    ErrorCode::Quota.into()
+fn refused(refusal: Refusal) -> FsError {
+    code(&refusal).into()
+}
+
+fn code(refusal: &Refusal) -> ErrorCode {
+    match refusal.limit {
+        Limit::Memory => ErrorCode::InsufficientMemory,
+        _ => ErrorCode::Quota,
+    }
+}
+
+/// The longest path (`PATH_MAX`). Each of its parts is a call of the system, which nothing interrupts.
+const PATH_BYTES: usize = 4096;
+
+/// Refuses a path that is too long for any system.
+fn path(path: String) -> FsResult<String> {
+    if path.len() > PATH_BYTES { Err(ErrorCode::NameTooLong.into()) } else { Ok(path) }
 }
 
 /// Another handle to what is borrowed for the length of a call.
@@ -69,10 +84,12 @@ impl Files<'_> {
     /// Counts what a call is to make, and takes it back if that did not come about.
     async fn making(
         &mut self,
+        name: &str,
         make: impl AsyncFnOnce(&mut WasiFilesystemCtxView<'_>) -> FsResult<()>,
     ) -> FsResult<()> {
         let quota = self.quota()?;
         quota.make().map_err(refused)?;
+        quota.name(name.len());
         let made = make(&mut self.files).await;
         if made.is_err() {
             quota.unmade();
@@ -83,12 +100,13 @@ impl Files<'_> {
     fn counted(
         &mut self,
         stream: Resource<DynOutputStream>,
-        file: Arc<File>,
+        (file, open): (Arc<File>, OpenStream),
         at: Option<u64>,
     ) -> FsResult<Resource<DynOutputStream>> {
         let quota = self.quota()?;
         let stream = self.files.table.delete(stream)?;
-        let counted: DynOutputStream = Box::new(Counted { stream, file, at, quota, over: false });
+        let counted = Counted { stream, file, at, quota, open, over: false };
+        let counted: DynOutputStream = Box::new(counted);
         Ok(self.files.table.push(counted)?)
     }
 
@@ -111,8 +129,8 @@ impl Host for Files<'_> {
         &mut self,
         error: Resource<wasmtime::Error>,
     ) -> wasmtime::Result<Option<ErrorCode>> {
-        if self.files.table.get(&error)?.is::<Refusal>() {
-            return Ok(Some(ErrorCode::Quota));
+        if let Some(refusal) = self.files.table.get(&error)?.downcast_ref::<Refusal>() {
+            return Ok(Some(code(refusal)));
         }
         Host::filesystem_error_code(&mut self.files, error)
     }
@@ -124,7 +142,11 @@ impl HostDescriptor for Files<'_> {
         fd: Resource<Descriptor>,
         offset: Filesize,
     ) -> FsResult<Resource<DynInputStream>> {
-        HostDescriptor::read_via_stream(&mut self.files, fd, offset)
+        let open = self.quota()?.stream(READ_BYTES).map_err(refused)?;
+        let stream = HostDescriptor::read_via_stream(&mut self.files, fd, offset)?;
+        let stream = self.files.table.delete(stream)?;
+        let read: DynInputStream = Box::new(Read { stream, _open: open });
+        Ok(self.files.table.push(read)?)
     }
 
     fn write_via_stream(
@@ -133,8 +155,9 @@ impl HostDescriptor for Files<'_> {
         offset: Filesize,
     ) -> FsResult<Resource<DynOutputStream>> {
         let file = self.file(&fd)?;
+        let open = self.quota()?.stream(0).map_err(refused)?;
         let stream = HostDescriptor::write_via_stream(&mut self.files, fd, offset)?;
-        self.counted(stream, file, Some(offset))
+        self.counted(stream, (file, open), Some(offset))
     }
 
     fn append_via_stream(
@@ -142,8 +165,9 @@ impl HostDescriptor for Files<'_> {
         fd: Resource<Descriptor>,
     ) -> FsResult<Resource<DynOutputStream>> {
         let file = self.file(&fd)?;
+        let open = self.quota()?.stream(0).map_err(refused)?;
         let stream = HostDescriptor::append_via_stream(&mut self.files, fd)?;
-        self.counted(stream, file, None)
+        self.counted(stream, (file, open), None)
     }
 
     async fn advise(
@@ -213,7 +237,11 @@ impl HostDescriptor for Files<'_> {
         &mut self,
         fd: Resource<Descriptor>,
     ) -> FsResult<Resource<DirectoryEntryStream>> {
-        HostDescriptor::read_directory(&mut self.files, fd).await
+        let quota = self.quota()?;
+        let listing = quota.list().map_err(refused)?;
+        let stream = HostDescriptor::read_directory(&mut self.files, fd).await?;
+        quota.listed(stream.rep(), listing);
+        Ok(stream)
     }
 
     /// Nothing, as above.
@@ -225,9 +253,13 @@ impl HostDescriptor for Files<'_> {
     async fn create_directory_at(
         &mut self,
         fd: Resource<Descriptor>,
-        path: String,
+        name: String,
     ) -> FsResult<()> {
-        self.making(async |files| HostDescriptor::create_directory_at(files, fd, path).await).await
+        let name = path(name)?;
+        self.making(&name.clone(), async |files| {
+            HostDescriptor::create_directory_at(files, fd, name).await
+        })
+        .await
     }
 
     async fn stat(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorStat> {
@@ -239,9 +271,9 @@ impl HostDescriptor for Files<'_> {
         &mut self,
         fd: Resource<Descriptor>,
         flags: PathFlags,
-        path: String,
+        name: String,
     ) -> FsResult<DescriptorStat> {
-        let stat = HostDescriptor::stat_at(&mut self.files, fd, flags, path).await?;
+        let stat = HostDescriptor::stat_at(&mut self.files, fd, flags, path(name)?).await?;
         Ok(self.shown(stat))
     }
 
@@ -249,11 +281,12 @@ impl HostDescriptor for Files<'_> {
         &mut self,
         fd: Resource<Descriptor>,
         flags: PathFlags,
-        path: String,
+        name: String,
         accessed: NewTimestamp,
         modified: NewTimestamp,
     ) -> FsResult<()> {
-        HostDescriptor::set_times_at(&mut self.files, fd, flags, path, accessed, modified).await
+        let name = path(name)?;
+        HostDescriptor::set_times_at(&mut self.files, fd, flags, name, accessed, modified).await
     }
 
     async fn link_at(
@@ -264,51 +297,59 @@ impl HostDescriptor for Files<'_> {
         new_fd: Resource<Descriptor>,
         new: String,
     ) -> FsResult<()> {
-        self.making(async |files| HostDescriptor::link_at(files, fd, flags, old, new_fd, new).await)
-            .await
+        let (old, new) = (path(old)?, path(new)?);
+        self.making(&new.clone(), async |files| {
+            HostDescriptor::link_at(files, fd, flags, old, new_fd, new).await
+        })
+        .await
     }
 
     async fn open_at(
         &mut self,
         fd: Resource<Descriptor>,
         path_flags: PathFlags,
-        path: String,
+        name: String,
         open_flags: OpenFlags,
         flags: DescriptorFlags,
     ) -> FsResult<Resource<Descriptor>> {
-        let quota = self.quota()?;
+        let (name, quota) = (path(name)?, self.quota()?);
         quota.open().map_err(refused)?;
+        let share = quota.descriptor().await.ok_or(ErrorCode::Busy)?;
         // Nobody else makes files here, so what is not there yet is made now or not at all.
         let makes = open_flags.contains(OpenFlags::CREATE)
-            && HostDescriptor::stat_at(&mut self.files, again(&fd), path_flags, path.clone())
+            && HostDescriptor::stat_at(&mut self.files, again(&fd), path_flags, name.clone())
                 .await
                 .is_err();
         if makes {
             quota.make().map_err(refused)?;
+            quota.name(name.len());
         }
         let opened =
-            HostDescriptor::open_at(&mut self.files, fd, path_flags, path, open_flags, flags).await;
+            HostDescriptor::open_at(&mut self.files, fd, path_flags, name, open_flags, flags).await;
         match &opened {
-            Ok(fd) => quota.opened(match self.files.table.get(fd)? {
-                Descriptor::File(file) => &file.file,
-                Descriptor::Dir(directory) => &directory.dir,
-            }),
+            Ok(fd) => {
+                let file = match self.files.table.get(fd)? {
+                    Descriptor::File(file) => &file.file,
+                    Descriptor::Dir(directory) => &directory.dir,
+                };
+                quota.opened(file, share);
+            }
             Err(_) if makes => quota.unmade(),
             Err(_) => {}
         }
         opened
     }
 
-    async fn readlink_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<String> {
-        HostDescriptor::readlink_at(&mut self.files, fd, path).await
+    async fn readlink_at(&mut self, fd: Resource<Descriptor>, name: String) -> FsResult<String> {
+        HostDescriptor::readlink_at(&mut self.files, fd, path(name)?).await
     }
 
     async fn remove_directory_at(
         &mut self,
         fd: Resource<Descriptor>,
-        path: String,
+        name: String,
     ) -> FsResult<()> {
-        HostDescriptor::remove_directory_at(&mut self.files, fd, path).await
+        HostDescriptor::remove_directory_at(&mut self.files, fd, path(name)?).await
     }
 
     async fn rename_at(
@@ -318,6 +359,8 @@ impl HostDescriptor for Files<'_> {
         new_fd: Resource<Descriptor>,
         new: String,
     ) -> FsResult<()> {
+        let (old, new) = (path(old)?, path(new)?);
+        self.quota()?.name(new.len());
         HostDescriptor::rename_at(&mut self.files, fd, old, new_fd, new).await
     }
 
@@ -327,11 +370,15 @@ impl HostDescriptor for Files<'_> {
         old: String,
         new: String,
     ) -> FsResult<()> {
-        self.making(async |files| HostDescriptor::symlink_at(files, fd, old, new).await).await
+        let (old, new) = (path(old)?, path(new)?);
+        self.making(&new.clone(), async |files| {
+            HostDescriptor::symlink_at(files, fd, old, new).await
+        })
+        .await
     }
 
-    async fn unlink_file_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
-        HostDescriptor::unlink_file_at(&mut self.files, fd, path).await
+    async fn unlink_file_at(&mut self, fd: Resource<Descriptor>, name: String) -> FsResult<()> {
+        HostDescriptor::unlink_file_at(&mut self.files, fd, path(name)?).await
     }
 
     async fn is_same_object(
@@ -350,9 +397,9 @@ impl HostDescriptor for Files<'_> {
         &mut self,
         fd: Resource<Descriptor>,
         flags: PathFlags,
-        path: String,
+        name: String,
     ) -> FsResult<MetadataHashValue> {
-        HostDescriptor::metadata_hash_at(&mut self.files, fd, flags, path).await
+        HostDescriptor::metadata_hash_at(&mut self.files, fd, flags, path(name)?).await
     }
 
     fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
@@ -369,6 +416,9 @@ impl HostDirectoryEntryStream for Files<'_> {
     }
 
     fn drop(&mut self, stream: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {
+        if let Some(quota) = &self.quota {
+            quota.unlisted(stream.rep());
+        }
         HostDirectoryEntryStream::drop(&mut self.files, stream)
     }
 }

@@ -1,12 +1,53 @@
-//! A stream into a file that counts what it writes.
+//! Streams of files: what is written is counted, and what the host holds is charged.
 
 use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wasmtime_wasi::p2::{DynOutputStream, OutputStream, Pollable, StreamError, StreamResult};
+use wasmtime_wasi::p2::{
+    DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamError, StreamResult,
+};
 
-use super::quota::{Quota, cost};
+use super::quota::{OpenStream, Quota, cost};
+
+/// What wasmtime-wasi reads at once, and so may hold for each stream.
+pub(super) const READ_BYTES: u64 = 64 << 10;
+
+/// wasmtime-wasi's stream of what is read.
+pub(super) struct Read {
+    pub stream: DynInputStream,
+    pub _open: OpenStream,
+}
+
+#[async_trait::async_trait]
+impl Pollable for Read {
+    async fn ready(&mut self) {
+        self.stream.ready().await;
+    }
+}
+
+#[async_trait::async_trait]
+impl InputStream for Read {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        self.stream.read(size)
+    }
+
+    async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
+        self.stream.blocking_read(size).await
+    }
+
+    fn skip(&mut self, size: usize) -> StreamResult<usize> {
+        self.stream.skip(size)
+    }
+
+    async fn blocking_skip(&mut self, size: usize) -> StreamResult<usize> {
+        self.stream.blocking_skip(size).await
+    }
+
+    async fn cancel(&mut self) {
+        self.stream.cancel().await;
+    }
+}
 
 /// wasmtime-wasi's stream, behind a quota.
 pub(super) struct Counted {
@@ -15,6 +56,7 @@ pub(super) struct Counted {
     /// Where the next byte goes; `None` for the end.
     pub at: Option<u64>,
     pub quota: Quota,
+    pub open: OpenStream,
     /// Whether it was refused a write, which ends it, as any error does.
     pub over: bool,
 }
@@ -45,6 +87,11 @@ impl Pollable for Counted {
 #[async_trait::async_trait]
 impl OutputStream for Counted {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        // It waits for a thread that writes it.
+        if let Err(refusal) = self.open.holds(bytes.len() as u64) {
+            self.over = true;
+            return Err(StreamError::LastOperationFailed(refusal.into()));
+        }
         self.count(&bytes)?;
         self.stream.write(bytes)
     }
@@ -59,7 +106,15 @@ impl OutputStream for Counted {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        if self.over { Err(StreamError::Closed) } else { self.stream.check_write() }
+        if self.over {
+            return Err(StreamError::Closed);
+        }
+        let room = self.stream.check_write()?;
+        if room > 0 {
+            // What was to be written is.
+            let _ = self.open.holds(0);
+        }
+        Ok(room)
     }
 
     async fn cancel(&mut self) {

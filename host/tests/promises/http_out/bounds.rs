@@ -156,6 +156,23 @@ async fn connections_end_with_their_attempt() {
 }
 
 #[tokio::test]
+async fn requests_of_an_attempt_share_a_connection_and_those_of_two_do_not() {
+    let server = Server::start().await;
+    let stage = hostile(&server).await;
+    let ask = json!({ "url": server.url("/"), "amount": 20 });
+    for attempts in 1..=2 {
+        let report = stage.run("many_requests", &ask).await;
+        assert!(matches!(report.outcome, Outcome::Done(_)), "{report:?}");
+        assert_eq!((server.requests(), server.connections()), (20 * attempts, attempts));
+        server.all_closed().await;
+    }
+    // At the same time each has its own.
+    let report = stage.run("at_once", &json!({ "url": server.url("/"), "amount": 5 })).await;
+    assert!(matches!(report.outcome, Outcome::Done(_)), "{report:?}");
+    assert!(server.connections() > 3, "{}", server.connections());
+}
+
+#[tokio::test]
 async fn a_refusal_that_the_guest_copes_with_harms_nobody() {
     let server = Server::start().await;
     let mut stage = hostile(&server).await;
