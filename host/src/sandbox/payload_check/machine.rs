@@ -16,7 +16,7 @@ use super::document::{Document, Kind};
 use super::evaluated::Evaluated;
 use super::identity::{self, Identities};
 use super::number::Number;
-use super::pattern::{Pattern, Progress, Search};
+use super::pattern::{Caches, Pattern, Progress, Search};
 use super::schema::{self, Check, Program, Sized};
 
 mod applicators;
@@ -94,7 +94,8 @@ pub struct Machine<'p> {
     /// The result of the frame that ended last.
     answer: Option<bool>,
     fault: Fault,
-    search: Option<Box<Search>>,
+    search: Option<Search>,
+    caches: Caches,
     identities: Option<Box<Identities>>,
     results: HashMap<(u32, u32), bool>,
     steps: u64,
@@ -114,6 +115,7 @@ impl<'p> Machine<'p> {
             answer: None,
             fault: Fault { schema: 0, keyword: "", instance: 0 },
             search: None,
+            caches: Caches::default(),
             identities: None,
             results: HashMap::new(),
             steps: 0,
@@ -345,8 +347,8 @@ impl<'p> Machine<'p> {
     fn matches(&mut self, pattern: &Pattern, text: u32) -> Option<bool> {
         let text = self.payload.text(text);
         let (progress, steps) = match self.search.take() {
-            Some(search) => pattern.go_on(search, text),
-            None => pattern.begin(text),
+            Some(search) => pattern.go_on(&mut self.caches, search, text),
+            None => pattern.begin(&mut self.caches, text),
         };
         self.steps += steps;
         match progress {

@@ -6,10 +6,8 @@
 
 use std::fmt;
 
-use regex::Regex;
 use regex_automata::hybrid::LazyStateID;
 use regex_automata::hybrid::dfa::{Cache, DFA};
-use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, nfa::thompson};
 
 use crate::text::one_line;
@@ -18,7 +16,7 @@ use crate::text::one_line;
 const COMPILED_BYTES: usize = 256 << 10;
 
 /// What a pattern takes at most, about.
-pub const MAX_BYTES: usize = 2 * COMPILED_BYTES;
+pub const MAX_BYTES: usize = COMPILED_BYTES;
 
 /// The most bytes of a pattern. The translation from ECMA 262 takes time by the square of its length.
 const PATTERN_BYTES: usize = 4 << 10;
@@ -29,27 +27,27 @@ const CONTROL_ESCAPES: usize = 32;
 /// The memory that the automaton of a pattern keeps its states in while it matches.
 const CACHE_BYTES: usize = 512 << 10;
 
-/// States times bytes that are matched at once: less than a millisecond of the slowest engine.
-const AT_ONCE: usize = 200_000;
+/// For so many patterns a check keeps states from one text to the next.
+const CACHES: usize = 4;
+
+/// States times bytes that are matched in one piece: less than a millisecond where each byte makes a new state.
+const PIECE: usize = 200_000;
 
 /// A regular expression of ECMA 262, as far as it takes linear time.
-#[derive(Clone)]
 pub struct Pattern {
-    quick: Regex,
-    slow: DFA,
+    automaton: DFA,
     states: usize,
 }
 
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pattern").field(&self.quick.as_str()).finish()
+        f.debug_struct("Pattern").field("states", &self.states).finish_non_exhaustive()
     }
 }
 
 /// What is left to do of a match.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Search {
-    cache: Cache,
     state: LazyStateID,
     at: usize,
 }
@@ -58,64 +56,93 @@ pub struct Search {
 #[derive(Debug)]
 pub enum Progress {
     Ended(bool),
-    Goes(Box<Search>),
+    Goes(Search),
+}
+
+/// The states that patterns have made in one check. They are the check's, not the pattern's, so nothing of
+/// them stays in memory.
+#[derive(Debug, Default)]
+pub struct Caches {
+    /// Each with the address of its pattern.
+    held: Vec<(usize, Cache)>,
+    next: usize,
+}
+
+impl Caches {
+    fn of(&mut self, pattern: &Pattern) -> Option<&mut Cache> {
+        let address = std::ptr::from_ref(pattern).addr();
+        let at = if let Some(at) = self.held.iter().position(|(of, _)| *of == address) {
+            at
+        } else if self.held.len() < CACHES {
+            self.held.push((address, pattern.automaton.create_cache()));
+            self.held.len() - 1
+        } else {
+            self.next = (self.next + 1) % CACHES;
+            let (of, cache) = self.held.get_mut(self.next)?;
+            *of = address;
+            cache.reset(&pattern.automaton);
+            self.next
+        };
+        self.held.get_mut(at).map(|(_, cache)| cache)
+    }
 }
 
 impl Pattern {
     /// From a schema's text. The error says why it is not matched by.
     pub fn new(pattern: &str) -> Result<Self, String> {
-        let shown =
-            |error: String| format!("the checker does not take it: {}", one_line(&error, 300));
+        let shown = |error: &dyn std::error::Error| {
+            let source = error.source().map(|source| format!(": {source}"));
+            let text = error.to_string() + &source.unwrap_or_default();
+            format!("the checker does not take it: {}", one_line(&text, 300))
+        };
         if pattern.len() > PATTERN_BYTES || pattern.matches("\\c").count() > CONTROL_ESCAPES {
-            return Err(shown(format!("a pattern has more than {PATTERN_BYTES} bytes")));
+            return Err(format!(
+                "the checker does not take it: a pattern has more than {PATTERN_BYTES} bytes, or \
+                 more than {CONTROL_ESCAPES} control escapes"
+            ));
         }
-        let pattern = jsonschema_regex::to_rust_regex(pattern)
-            .map_err(|()| shown(format!("`{pattern}` is no regular expression")))?;
-        let pattern = with_ascii_words(&pattern);
-        let quick = regex::RegexBuilder::new(&pattern)
-            .size_limit(COMPILED_BYTES)
-            .dfa_size_limit(COMPILED_BYTES)
-            .build()
-            .map_err(|error| shown(error.to_string()))?;
-        let slow = DFA::builder()
-            .configure(DFA::config().cache_capacity(CACHE_BYTES).skip_cache_capacity_check(true))
-            .syntax(syntax::Config::new())
-            .thompson(thompson::Config::new().nfa_size_limit(Some(2 * COMPILED_BYTES)))
-            .build(&pattern)
-            .map_err(|error| shown(error.to_string()))?;
-        let states = slow.get_nfa().states().len();
-        Ok(Self { quick, slow, states })
+        let pattern = jsonschema_regex::to_rust_regex(pattern).map_err(|()| {
+            let pattern = one_line(pattern, 200);
+            format!("the checker does not take it: `{pattern}` is no regular expression")
+        })?;
+        let config = DFA::config().cache_capacity(CACHE_BYTES).skip_cache_capacity_check(true);
+        let automaton = DFA::builder()
+            .configure(config)
+            .thompson(thompson::Config::new().nfa_size_limit(Some(COMPILED_BYTES)))
+            .build(&with_ascii_words(&pattern))
+            .map_err(|error| shown(&error))?;
+        let states = automaton.get_nfa().states().len();
+        Ok(Self { automaton, states })
     }
 
     /// About what it takes of memory.
     pub fn bytes(&self) -> usize {
-        // The automaton of each of the two.
-        2 * self.slow.get_nfa().memory_usage() + size_of::<Self>()
+        self.automaton.get_nfa().memory_usage() + size_of::<Self>()
     }
 
     /// Begins to match a text. Gives the steps that it took, too.
-    pub fn begin(&self, text: &str) -> (Progress, u64) {
-        if text.len().saturating_mul(self.states) <= AT_ONCE {
-            return (Progress::Ended(self.quick.is_match(text)), 1 + text.len() as u64 / 8);
-        }
-        let mut cache = self.slow.create_cache();
+    pub fn begin(&self, caches: &mut Caches, text: &str) -> (Progress, u64) {
         let input = Input::new(text).anchored(Anchored::No);
-        match self.slow.start_state_forward(&mut cache, &input) {
-            Ok(state) => self.go_on(Box::new(Search { cache, state, at: 0 }), text),
+        let state = caches
+            .of(self)
+            .and_then(|cache| self.automaton.start_state_forward(cache, &input).ok());
+        match state {
+            Some(state) => self.go_on(caches, Search { state, at: 0 }, text),
             // There is always such a state; without one nothing would match.
-            Err(_) => (Progress::Ended(false), 1),
+            None => (Progress::Ended(false), 1),
         }
     }
 
     /// Goes on for some bytes.
-    pub fn go_on(&self, mut search: Box<Search>, text: &str) -> (Progress, u64) {
-        let piece = (AT_ONCE / self.states.max(1)).max(16);
+    pub fn go_on(&self, caches: &mut Caches, mut search: Search, text: &str) -> (Progress, u64) {
+        let Some(cache) = caches.of(self) else { return (Progress::Ended(false), 1) };
+        let piece = (PIECE / self.states.max(1)).max(16);
         let rest = text.as_bytes().get(search.at..).unwrap_or_default();
-        let before = (search.cache.memory_usage(), search.cache.clear_count());
         let bytes = rest.get(..piece).unwrap_or(rest);
-        let ended = self.feed(&mut search, bytes, bytes.len() == rest.len());
-        let after = (search.cache.memory_usage(), search.cache.clear_count());
-        // A byte is one step where the state for it is known; a state is as large as the work of making it.
+        let before = (cache.memory_usage(), cache.clear_count());
+        let ended = self.feed(cache, &mut search, bytes, bytes.len() == rest.len());
+        let after = (cache.memory_usage(), cache.clear_count());
+        // A byte is a part of a step where the state for it is there; a state is as large as the work of making it.
         let made = if before.1 == after.1 {
             after.0.saturating_sub(before.0) / 8
         } else {
@@ -128,10 +155,16 @@ impl Pattern {
         }
     }
 
-    fn feed(&self, search: &mut Search, bytes: &[u8], is_last: bool) -> Option<bool> {
+    fn feed(
+        &self,
+        cache: &mut Cache,
+        search: &mut Search,
+        bytes: &[u8],
+        is_last: bool,
+    ) -> Option<bool> {
         for byte in bytes {
             // There is no limit on how often the cache is cleared, which is the only error.
-            let Ok(state) = self.slow.next_state(&mut search.cache, search.state, *byte) else {
+            let Ok(state) = self.automaton.next_state(cache, search.state, *byte) else {
                 return Some(false);
             };
             if state.is_match() {
@@ -146,7 +179,7 @@ impl Pattern {
         if !is_last {
             return None;
         }
-        let last = self.slow.next_eoi_state(&mut search.cache, search.state);
+        let last = self.automaton.next_eoi_state(cache, search.state);
         Some(last.is_ok_and(|state| state.is_match()))
     }
 }
@@ -180,13 +213,14 @@ mod tests {
 
     /// How a text matches in pieces, and in how many steps.
     fn slowly(pattern: &Pattern, text: &str) -> (bool, u64) {
-        let (mut progress, mut steps) = pattern.begin(text);
+        let mut caches = Caches::default();
+        let (mut progress, mut steps) = pattern.begin(&mut caches, text);
         loop {
             match progress {
                 Progress::Ended(matches) => return (matches, steps),
                 Progress::Goes(search) => {
                     let more;
-                    (progress, more) = pattern.go_on(search, text);
+                    (progress, more) = pattern.go_on(&mut caches, search, text);
                     steps += more;
                 }
             }
@@ -194,25 +228,42 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_match_as_short_ones_do() {
+    fn texts_of_any_length_match_in_pieces() {
         for (pattern, unit, end, matches) in [
             ("^[a-z]+$", "abc", "", true),
             ("^[a-z]+$", "abc", "1", false),
             ("1$", "abc", "1", true),
             ("\\bend$", "abc ", "end", true),
             ("\\bend$", "äöü", "end", true),
+            ("\\Bnd$", "äöü", "end", true),
             ("^(?:[A-Za-z0-9+/]{4})*$", "QUJD", "", true),
             ("^(?:[A-Za-z0-9+/]{4})*$", "QUJD", "QQ=", false),
             ("^\\p{L}*$", "äbc", "", true),
             ("^(ab|ac)*$", "abac", "ad", false),
+            ("^(?:.\\s\\d\\w)+$", "ä 1_", "", true),
         ] {
-            let pattern = Pattern::new(pattern).unwrap();
+            let made = Pattern::new(pattern).unwrap();
             for times in [1, 10, 100_000] {
                 let text = unit.repeat(times) + end;
-                assert_eq!(pattern.quick.is_match(&text), matches, "{pattern:?} {times}");
-                assert_eq!(slowly(&pattern, &text).0, matches, "{pattern:?} {times}");
+                assert_eq!(slowly(&made, &text).0, matches, "{pattern} {times}");
             }
         }
+    }
+
+    #[test]
+    fn more_patterns_than_have_a_cache_take_turns() {
+        let patterns: Vec<_> =
+            (0..10).map(|n| Pattern::new(&format!("^[a-z]*{n}$")).unwrap()).collect();
+        let mut caches = Caches::default();
+        for _ in 0..3 {
+            for (at, pattern) in patterns.iter().enumerate() {
+                for n in 0..10 {
+                    let (progress, _) = pattern.begin(&mut caches, &format!("abc{n}"));
+                    assert!(matches!(progress, Progress::Ended(it) if it == (at == n)));
+                }
+            }
+        }
+        assert_eq!(caches.held.len(), CACHES);
     }
 
     #[test]
