@@ -17,6 +17,8 @@
 //! 5. both: one object, where the schema names the positional ones, else
 //!    `{"args": […], "kwargs": {…}}`.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -58,20 +60,28 @@ pub struct Shape {
 /// How many references of a schema are followed.
 const MAX_REFERENCES: usize = 16;
 
+/// How many of its parts are looked at in all: they may refer to each other in more ways than anybody
+/// could look at.
+const MAX_LOOKS: usize = 64;
+
 impl Shape {
     /// Of a task's input schema.
     pub fn of(schema: Option<&str>) -> Self {
         let Some(root) = schema.and_then(Json::parse) else { return Self::default() };
         let mut shape = Self { known: true, ..Self::default() };
         if let Some(root) = root.fields() {
-            shape.object = shape.look(&root, &root, MAX_REFERENCES);
+            let mut looks = MAX_LOOKS;
+            shape.object = shape.look(&root, &root, MAX_REFERENCES, &mut looks);
         }
         shape
     }
 
     /// Whether a schema is for an object; its properties are taken from where they stand.
-    fn look(&mut self, schema: &Map, root: &Map, left: usize) -> bool {
+    /// `left` bounds the depth, `looks` the number of all calls.
+    fn look(&mut self, schema: &Map, root: &Map, left: usize, looks: &mut usize) -> bool {
         let Some(left) = left.checked_sub(1) else { return false };
+        let Some(fewer) = looks.checked_sub(1) else { return false };
+        *looks = fewer;
         let types = schema.get("type");
         let types = types.and_then(|it| it.items().or_else(|| Some(vec![it.clone()])));
         if let Some(types) = types {
@@ -94,11 +104,11 @@ impl Shape {
             let target = reference.strip_prefix("#/").and_then(|path| {
                 path.split('/').try_fold(root.clone(), |at, name| at.get(name)?.fields())
             });
-            return target.is_some_and(|target| self.look(&target, root, left));
+            return target.is_some_and(|target| self.look(&target, root, left, looks));
         }
         let list = |name: &str| schema.get(name).and_then(Json::items);
         if let Some(all) = list("allOf") {
-            return all.iter().filter_map(Json::fields).any(|it| self.look(&it, root, left));
+            return all.iter().filter_map(Json::fields).any(|it| self.look(&it, root, left, looks));
         }
         let Some(branches) = list("anyOf").or_else(|| list("oneOf")) else { return false };
         let branches: Vec<_> = branches
@@ -109,21 +119,18 @@ impl Shape {
         // Properties are only sure where there is one way.
         match branches.as_slice() {
             [] => false,
-            [only] => self.look(only, root, left),
-            several => several.iter().all(|it| Self::default().look(it, root, left.min(4))),
+            [only] => self.look(only, root, left, looks),
+            several => several.iter().all(|it| Self::default().look(it, root, left.min(4), looks)),
         }
     }
 
     fn properties(&mut self, schema: &Map, as_they_stand: bool) {
         self.required = schema.get("required").and_then(Json::read).unwrap_or_default();
         self.names = if as_they_stand { Vec::new() } else { self.required.clone() };
-        let before = self.names.len();
+        let before: HashSet<String> = self.names.iter().cloned().collect();
         let properties = schema.get("properties").and_then(Json::fields).unwrap_or_default();
-        for (name, _) in properties.iter() {
-            if !self.names.iter().take(before).any(|it| it == name) {
-                self.names.push(name.to_owned());
-            }
-        }
+        let others = properties.iter().map(|(name, _)| name).filter(|name| !before.contains(*name));
+        self.names.extend(others.map(str::to_owned));
     }
 
     fn has(&self, name: &str) -> bool {
@@ -133,8 +140,9 @@ impl Shape {
     /// Whether a value is such an object as the schema is for.
     fn fits(&self, value: &Json) -> bool {
         let Some(fields) = value.fields() else { return false };
-        let has_all = self.required.iter().all(|name| fields.contains(name));
-        has_all && (self.names.is_empty() || self.names.iter().any(|name| fields.contains(name)))
+        let fields = fields.names();
+        let has = |name: &String| fields.contains(name.as_str());
+        self.required.iter().all(has) && (self.names.is_empty() || self.names.iter().any(has))
     }
 
     /// Positional arguments by name; `None` where there are more of them than names.
@@ -249,7 +257,8 @@ fn auto(mut args: Vec<Json>, kwargs: Map, shape: &Shape) -> Result<Json, String>
 }
 
 fn together(mut named: Map, kwargs: Map) -> Result<Map, String> {
-    if let Some((name, _)) = kwargs.iter().find(|(name, _)| named.contains(name)) {
+    let names = named.names();
+    if let Some((name, _)) = kwargs.iter().find(|(name, _)| names.contains(name)) {
         let name = crate::text::one_line(name, 60);
         return Err(format!("the call has two values for `{name}`: by its place and by its name"));
     }
@@ -269,6 +278,21 @@ mod tests {
         r#"{"type":"object","properties":{"z":{},"a":{},"b":{}},"required":["b","a"]}"#;
     const ANY: &str =
         r#"{"$schema":"https://json-schema.org/draft/2020-12/schema","title":"AnyValue"}"#;
+
+    #[test]
+    fn a_schema_whose_parts_refer_to_each_other_in_many_ways_is_looked_at_for_a_while() {
+        let reference = |level: usize| format!(r##"{{"$ref":"#/$defs/d{level}"}}"##);
+        let levels: Vec<_> = (0..8)
+            .map(|level| {
+                let many = vec![reference(level + 1); 50].join(",");
+                format!(r#""d{level}":{{"allOf":[{many}]}}"#)
+            })
+            .collect();
+        let last = r#""d8":{"title":"nothing"}"#;
+        let schema =
+            format!(r##"{{"$ref":"#/$defs/d0","$defs":{{{},{last}}}}}"##, levels.join(","));
+        assert!(!Shape::of(Some(&schema)).object);
+    }
 
     fn map(call: &str, schema: Option<&str>, mapping: Mapping) -> Result<String, String> {
         let [args, kwargs] = serde_json::from_str::<[Json; 2]>(call).unwrap();

@@ -9,7 +9,7 @@ use super::bindings::Invocation;
 use super::code::Code;
 use super::component::LoadedComponent;
 use super::config::{self, ConfigValues, GivenConfig};
-use super::cpu::{self, Meter};
+use super::cpu::Meter;
 use super::crash;
 use super::hogs::Whose;
 use super::kit::Kit;
@@ -148,6 +148,39 @@ fn too_long(limits: &Limits, cut_short: Option<Duration>) -> Failure {
     }
 }
 
+/// An attempt that has used all of its CPU time.
+fn over_cpu(budget: Duration) -> Outcome {
+    Outcome::TimedOut(Failure::new("cpu_limit", over_budget(budget)))
+}
+
+/// An attempt that has reached its deadline.
+fn over_time(limits: &Limits, started: Instant, deadline: Instant) -> Outcome {
+    let is_cut_short = deadline < started + limits.timeout;
+    let cut_short = is_cut_short.then(|| deadline.saturating_duration_since(started));
+    Outcome::TimedOut(too_long(limits, cut_short))
+}
+
+/// The outcome of an attempt that has come to its end, by its time, its CPU budget or since its job is
+/// revoked.
+fn over(plan: &Plan, meter: &Meter, started: Instant, deadline: Instant) -> Option<Outcome> {
+    if plan.wanted.is_revoked() {
+        return Some(Outcome::Revoked);
+    }
+    if Instant::now() >= deadline {
+        return Some(over_time(&plan.limits, started, deadline));
+    }
+    plan.limits.cpu.filter(|budget| meter.spent_so_far() >= *budget).map(over_cpu)
+}
+
+/// The outcome of an attempt whose payload was not read: for its fault, or since the attempt is over.
+fn rejected(failure: Option<Failure>, over: impl FnOnce() -> Option<Outcome>) -> Outcome {
+    let stopped = || Failure::new("payload_check", "the attempt ended while its payload was read");
+    match failure {
+        Some(failure) => Outcome::Rejected(failure),
+        None => over().unwrap_or_else(|| Outcome::Crashed(stopped())),
+    }
+}
+
 impl Sandbox {
     /// Makes one attempt at a job, in a fresh instance of the component that serves its task.
     ///
@@ -242,12 +275,13 @@ impl Sandbox {
             deadline: unix_millis(deadline.saturating_duration_since(started)),
         };
         // Before anything is made for a guest that will not run.
-        if let Err(failure) = check_payload(code, job, plan, meter).await {
-            return Ok(Report::unrun(Outcome::Rejected(failure)));
+        if let Err(outcome) = check_payload(code, job, plan, meter, (started, deadline)).await {
+            return Ok(Report::unrun(outcome));
         }
-        let input = match code.handler.input(job, limits) {
+        let over = || over(plan, meter, started, deadline);
+        let input = match code.handler.input(job, limits, &|| over().is_none()) {
             Ok(input) => input,
-            Err(failure) => return Ok(Report::unrun(Outcome::Rejected(failure))),
+            Err(failure) => return Ok(Report::unrun(rejected(failure, over))),
         };
         let config = if let Some(given) = &plan.given_config {
             given.values()
@@ -297,14 +331,8 @@ impl Sandbox {
         });
         let outcome = match ended {
             Ok(outcome) => output::settle(outcome, limits),
-            Err(End::Cpu(budget)) => {
-                Outcome::TimedOut(Failure::new("cpu_limit", over_budget(budget)))
-            }
-            Err(End::Deadline) => {
-                let cut_short =
-                    (deadline < timeout).then(|| deadline.saturating_duration_since(started));
-                Outcome::TimedOut(too_long(limits, cut_short))
-            }
+            Err(End::Cpu(budget)) => over_cpu(budget),
+            Err(End::Deadline) => over_time(limits, started, deadline),
             Err(End::Error(error)) => crash::outcome(&error, store.data(), limits),
         };
         let state = store.data_mut();
@@ -333,36 +361,53 @@ impl Sandbox {
     }
 }
 
-/// So many steps of a check are done in a moment; what takes more is not for a thread that others
-/// wait for.
-const STEPS_IN_PLACE: u64 = 200_000;
+/// A payload of so many bytes takes about half a millisecond to parse, in one piece.
+const LARGE_PAYLOAD: usize = 64 << 10;
 
-/// Holds a payload to the schema that its task has for it.
+/// Holds a payload to the schema that its task has for it, within the attempt's time, CPU budget and
+/// priority. The error is what becomes of the attempt.
 async fn check_payload(
-    code: &Arc<Code>,
-    job: &Arc<Job>,
+    code: &Code,
+    job: &Job,
     plan: &Plan,
     meter: &Meter,
-) -> Result<(), Failure> {
-    let Some(checker) = code.checkers.get(&job.task) else { return Ok(()) };
-    if !plan.check_payload || !is_json(&job.content_type) {
+    (started, deadline): (Instant, Instant),
+) -> Result<(), Outcome> {
+    let checker = code.checkers.get(&job.task).filter(|_| plan.check_payload);
+    let is_parsed = checker.is_some() || code.handler.derived().is_some();
+    if !is_parsed || !is_json(&job.content_type) {
         return Ok(());
     }
-    let memory = plan.limits.memory_bytes;
-    if checker.work(&job.payload) <= STEPS_IN_PLACE {
-        return checker.check(&job.payload, memory);
+    if job.payload.len() > LARGE_PAYLOAD {
+        // Not on a thread that others wait for.
+        meter.expect_long();
+        tokio::task::yield_now().await;
     }
-    let (code, job) = (Arc::clone(code), Arc::clone(job));
-    let check = move || {
-        let checker = code.checkers.get(&job.task);
-        cpu::timed(|| checker.map_or(Ok(()), |checker| checker.check(&job.payload, memory)))
-    };
-    match tokio::task::spawn_blocking(check).await {
-        Ok((checked, time)) => {
-            meter.add(time);
-            checked
+    let Some(checker) = checker else { return Ok(()) };
+    let over = || over(plan, meter, started, deadline);
+    let begun = checker.begin(&job.payload, plan.limits.memory_bytes, &|| over().is_none());
+    let mut checking = begun.map_err(|failure| rejected(failure, over))?;
+    if let Some(checked) = checking.go_on() {
+        return checked.map_err(Outcome::Rejected);
+    }
+    let rest = pin!(async {
+        loop {
+            tokio::task::yield_now().await;
+            if plan.wanted.is_revoked() {
+                return Ok(Err(Outcome::Revoked));
+            }
+            if let Some(checked) = checking.go_on() {
+                return Ok(checked.map_err(Outcome::Rejected));
+            }
         }
-        Err(error) => Err(Failure::new("payload_check", error.to_string())),
+    });
+    match within(deadline, plan.limits.cpu, meter, rest).await {
+        Ok(checked) => checked,
+        Err(End::Cpu(budget)) => Err(over_cpu(budget)),
+        Err(End::Deadline) => Err(over_time(&plan.limits, started, deadline)),
+        Err(End::Error(error)) => {
+            Err(Outcome::Crashed(Failure::new("payload_check", error.to_string())))
+        }
     }
 }
 

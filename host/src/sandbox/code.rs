@@ -15,7 +15,7 @@ use super::bindings::Handler;
 use super::component::LoadedComponent;
 use super::error::Problem;
 use super::limits::Limits;
-use super::payload_check::{Checker, PayloadCheck, Unchecked};
+use super::payload_check::{Checker, PATTERNS_BYTES, PayloadCheck, Unchecked};
 use super::ready::Nook;
 use super::spec::TaskSpec;
 use super::state::State;
@@ -200,7 +200,7 @@ impl Sandbox {
         let native = held.reload.reload(self)?;
         let handler = Handler::probe(native.engine(), &native)?;
         let pre = self.link(&native)?;
-        let (checkers, _) = checkers(&handler, &component.tasks)?;
+        let (checkers, _) = checkers(handler.derived().is_some(), &component.tasks)?;
         tracing::debug!(file = component.source.file, "the code of a component is loaded");
         Ok(Arc::new(Code::new(&native, pre, handler, checkers)))
     }
@@ -224,17 +224,18 @@ impl Sandbox {
 
 /// What the payloads of tasks are held to, and those that are held to nothing, with why.
 pub(super) fn checkers(
-    handler: &Handler,
+    is_derived: bool,
     tasks: &[TaskSpec],
 ) -> Result<(HashMap<String, Checker>, Vec<Unchecked>), Problem> {
     let (mut checkers, mut unchecked) = (HashMap::new(), Vec::new());
-    if handler.derived().is_some() {
+    let mut patterns = PATTERNS_BYTES;
+    if is_derived {
         // Values are of their types, or the job is rejected.
         return Ok((checkers, unchecked));
     }
     for task in tasks {
         let Some(schema) = &task.input_schema else { continue };
-        let check = PayloadCheck::of(schema).map_err(|reason| Problem::BadTask {
+        let check = PayloadCheck::of(schema, &mut patterns).map_err(|reason| Problem::BadTask {
             name: task.name.clone(),
             reason: format!("input-schema {reason}"),
         })?;

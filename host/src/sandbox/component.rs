@@ -248,8 +248,16 @@ impl Sandbox {
                 })?
             }
         };
-        spec::check(&tasks).map_err(problem)?;
-        let (checkers, unchecked) = checkers(&handler, &tasks).map_err(problem)?;
+        // Schemas are the guest's, and may take a second: not on a thread that others wait for.
+        let is_derived = handler.derived().is_some();
+        let check = move || {
+            let checked = spec::check(&tasks).and_then(|()| checkers(is_derived, &tasks));
+            (tasks, checked)
+        };
+        let (tasks, checked) = tokio::task::spawn_blocking(check).await.map_err(|error| {
+            problem(Problem::Describe { reason: format!("its schemas were not read: {error}") })
+        })?;
+        let (checkers, unchecked) = checked.map_err(problem)?;
         Ok(LoadedComponent {
             contract: handler.version(),
             reads_config: reads_config(&imports),

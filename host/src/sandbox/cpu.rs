@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -15,6 +15,8 @@ pub struct Meter {
     spent: AtomicU64,
     /// Where the thread's clock was when the poll under way began. Only that thread looks at it.
     began: AtomicU64,
+    /// It is known to take long.
+    long: AtomicBool,
 }
 
 impl Meter {
@@ -29,8 +31,18 @@ impl Meter {
         self.spent.fetch_add(nanos, Ordering::Relaxed);
     }
 
+    /// Says that what comes next takes long, before it has.
+    pub(super) fn expect_long(&self) {
+        self.long.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if somebody said so.
+    pub(super) fn is_long(&self) -> bool {
+        self.long.load(Ordering::Relaxed)
+    }
+
     /// The same with the poll under way, for who is within it.
-    fn spent_so_far(&self) -> Duration {
+    pub(super) fn spent_so_far(&self) -> Duration {
         let poll = of_this_thread().saturating_sub(self.began.load(Ordering::Relaxed));
         self.spent() + Duration::from_nanos(poll)
     }
@@ -65,13 +77,6 @@ impl Meter {
         })
         .await
     }
-}
-
-/// Does something on this thread, and tells what CPU time it took.
-pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let start = of_this_thread();
-    let done = work();
-    (done, Duration::from_nanos(of_this_thread().saturating_sub(start)))
 }
 
 /// The CPU time that this thread has taken, in nanoseconds. A poll begins and ends on one thread,

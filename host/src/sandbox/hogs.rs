@@ -141,7 +141,7 @@ impl Hogs {
         if kind.is_none() && !self.has_to_wait(whose) {
             let quick = poll_fn(|context| match future.as_mut().poll(context) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending if meter.spent() >= MOMENT => Poll::Ready(None),
+                Poll::Pending if meter.spent() >= MOMENT || meter.is_long() => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             });
             let ended = quick.await;

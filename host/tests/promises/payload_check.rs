@@ -9,10 +9,12 @@ use lovage::sandbox::{Limits, LoadedComponent, Problem, Sandbox};
 use serde_json::{Map, Value, json};
 
 use crate::guests::{component_from_text, load, run, sandbox};
-use crate::support::stage::{Kind, Setup, Stage, on_both};
+use crate::support::stage::{Kind, Setup, Stage, guest, job_with, on_both};
+use crate::support::worker::{Signal, until};
 
 on_both! {
     a_worker_rejects_what_does_not_fit_and_the_operator_may_turn_that_off
+    hostile_checks_hold_up_neither_another_tenant_nor_the_end_of_the_worker
 }
 
 /// A component with one task, `t`, whose guest traps when it is run, and whose input schema is this.
@@ -103,32 +105,40 @@ fn doubling(levels: usize) -> Value {
 }
 
 #[tokio::test]
-async fn schemas_that_could_take_for_ever_are_loaded_and_not_checked() {
+async fn schemas_that_a_library_would_take_for_ever_over_are_checked_in_bounded_time() {
     let sandbox = sandbox();
     let many: Vec<Value> = (0..15_000).map(|n| json!({"const": n})).collect();
-    for (schema, words) in [
-        (doubling(60), "comes to more than 20000 steps"),
-        (json!({"anyOf": many}), "comes to more than 20000 steps"),
+    let deep = "{\"a\":".repeat(100) + "\"x\"" + &"}".repeat(100);
+    for (schema, fits) in [
+        (doubling(60), false),
+        (json!({"anyOf": many}), false),
         (
-            json!({"oneOf": [{"properties": {"a": {"$ref": "#"}}}, {"properties": {"a": {"$ref": "#"}}}]}),
-            "it is recursive by two ways",
+            json!({"oneOf": [{"properties": {"a": {"$ref": "#"}}},
+                             {"properties": {"a": {"$ref": "#"}}, "required": ["b"]}]}),
+            true,
         ),
-        (
-            json!({"properties": {"a": {"$ref": "#"}}, "unevaluatedProperties": false}),
-            "it is recursive, and has",
-        ),
-        (json!({"pattern": "^(a+)+\\1$"}), "the checker does not take it"),
+        (json!({"properties": {"a": {"$ref": "#"}}, "unevaluatedProperties": false}), true),
     ] {
         let began = Instant::now();
         let component = loaded(&sandbox, &schema).await.unwrap();
-        assert_eq!(component.unchecked.len(), 1, "{schema}");
-        assert_eq!(component.unchecked[0].task, "t");
-        assert!(component.unchecked[0].reason.contains(words), "{:?}", component.unchecked);
-        // The guest is run, and traps.
-        let report = run(&sandbox, &component, "t", r#"{"a": "x"}"#, |_| {}).await;
-        assert!(matches!(report.outcome, Outcome::Crashed(_)), "{:?}", report.outcome);
-        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        assert!(component.unchecked.is_empty(), "{:?}", component.unchecked);
+        let report = run(&sandbox, &component, "t", &deep, |_| {}).await;
+        match report.outcome {
+            Outcome::Crashed(_) => assert!(fits, "{schema}"),
+            Outcome::Rejected(failure) => {
+                assert!(!fits, "{failure:?}");
+                assert_eq!(failure.kind, "invalid_payload");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     }
+    // What takes more than linear time is not checked, and told.
+    let component = loaded(&sandbox, &json!({"pattern": "^(a+)+\\1$"})).await.unwrap();
+    let [unchecked] = component.unchecked.as_slice() else { panic!("{:?}", component.unchecked) };
+    assert!(unchecked.reason.contains("the checker does not take it"), "{unchecked:?}");
+    let report = run(&sandbox, &component, "t", "1", |_| {}).await;
+    assert!(matches!(report.outcome, Outcome::Crashed(_)), "{:?}", report.outcome);
 }
 
 #[tokio::test]
@@ -166,7 +176,6 @@ async fn what_is_checked_takes_a_time_that_goes_with_the_payload() {
         }
         assert!(took < Duration::from_secs(20), "{took:?}");
     }
-    // Nobody has words for this many places.
     let numbers = format!("[{}]", vec!["\"x\""; 300_000].join(","));
     let schema = json!({"anyOf": [
         {"items": {"type": "integer"}}, {"items": {"type": "boolean"}}, {"type": "null"},
@@ -175,7 +184,166 @@ async fn what_is_checked_takes_a_time_that_goes_with_the_payload() {
     let report = run(&sandbox, &component, "t", &numbers, |_| {}).await;
     assert!(report.usage.cpu > Duration::ZERO);
     let failure = rejected(report.outcome);
-    assert_eq!(failure.message, "the payload does not fit the task's input schema");
+    assert!(failure.message.starts_with("the payload does not fit: `anyOf`"), "{failure:?}");
+    assert!(failure.message.len() < 500, "{failure:?}");
+}
+
+/// Schemas in which so many definitions refer to the next one, each under so many levels of a keyword.
+fn chained(keyword: &str, definitions: usize, levels: usize) -> Value {
+    let around = |inner: Value| match keyword {
+        "not" => json!({"not": inner}),
+        "then" => json!({"if": true, "then": inner}),
+        "dependentSchemas" => json!({"dependentSchemas": {"a": inner}}),
+        "properties" => json!({"properties": {"a": inner}}),
+        "items" => json!({"items": inner}),
+        "prefixItems" => json!({"prefixItems": [inner]}),
+        "additionalProperties" => json!({"additionalProperties": inner}),
+        "unevaluatedProperties" => json!({"unevaluatedProperties": inner}),
+        list => json!({list: [inner]}),
+    };
+    let mut defs = Map::new();
+    for number in 0..definitions {
+        let next = if number + 1 < definitions {
+            json!({"$ref": format!("#/$defs/d{}", number + 1)})
+        } else {
+            json!({"type": "integer"})
+        };
+        defs.insert(format!("d{number}"), (0..levels).fold(next, |inner, _| around(inner)));
+    }
+    json!({"$defs": defs, "$ref": "#/$defs/d0"})
+}
+
+#[tokio::test]
+async fn a_schema_of_any_depth_overflows_no_stack() {
+    let sandbox = sandbox();
+    let nested = "{\"a\":".repeat(120) + "0" + &"}".repeat(120);
+    for (keyword, definitions, levels) in [
+        ("allOf", 105, 60),
+        ("anyOf", 105, 60),
+        ("oneOf", 105, 60),
+        ("not", 160, 61),
+        ("then", 80, 58),
+        ("dependentSchemas", 90, 58),
+        ("properties", 90, 58),
+        ("items", 160, 61),
+        ("prefixItems", 105, 60),
+        ("additionalProperties", 160, 61),
+        ("unevaluatedProperties", 160, 61),
+        ("allOf", 5_000, 1),
+    ] {
+        let component = loaded(&sandbox, &chained(keyword, definitions, levels)).await.unwrap();
+        for payload in ["0", "\"x\"", &nested, &("[".repeat(120) + &"]".repeat(120))] {
+            let report = run(&sandbox, &component, "t", payload, |_| {}).await;
+            let outcome = report.outcome;
+            let ended = matches!(outcome, Outcome::Crashed(_) | Outcome::Rejected(_));
+            assert!(ended, "{keyword}: {outcome:?}");
+        }
+    }
+    // Deeper than JSON may be, in a schema and in a payload.
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    let component = loaded(&sandbox, &json!({"items": {"$ref": "#"}})).await.unwrap();
+    let failure = rejected(run(&sandbox, &component, "t", &deep, |_| {}).await.outcome);
+    assert!(failure.message.contains("recursion limit exceeded"), "{failure:?}");
+    let deep = "{\"not\":".repeat(30_000) + "true" + &"}".repeat(30_000);
+    let bytes = with_schema(&deep);
+    let error = sandbox.prepare_bytes("a.wasm", &bytes, &Limits::default()).await.err().unwrap();
+    assert!(error.to_string().contains("recursion limit exceeded"), "{error}");
+}
+
+/// A schema and a payload over which a check takes seconds at least.
+fn endless() -> (Value, String) {
+    let consts: Vec<Value> = (0..9_000).map(|n| json!({"const": n})).collect();
+    (json!({"items": {"anyOf": consts}}), format!("[{}]", vec!["8999"; 100_000].join(",")))
+}
+
+#[tokio::test]
+async fn a_check_ends_at_the_deadline_the_cpu_budget_and_when_it_is_revoked() {
+    let sandbox = sandbox();
+    let (schema, payload) = endless();
+    let component = loaded(&sandbox, &schema).await.unwrap();
+    let timed_out = |outcome| match outcome {
+        Outcome::TimedOut(failure) => failure.kind,
+        other => panic!("{other:?}"),
+    };
+    let report = run(&sandbox, &component, "t", &payload, |plan| {
+        plan.limits.timeout = Duration::from_millis(200);
+    })
+    .await;
+    assert!(report.usage.wall >= Duration::from_millis(200), "{:?}", report.usage);
+    assert!(report.usage.wall < Duration::from_secs(5), "{:?}", report.usage);
+    assert!(report.usage.cpu > Duration::ZERO);
+    assert_eq!(timed_out(report.outcome), "timeout");
+    let report = run(&sandbox, &component, "t", &payload, |plan| {
+        plan.limits.cpu = Some(Duration::from_millis(100));
+    })
+    .await;
+    assert!(report.usage.cpu >= Duration::from_millis(100), "{:?}", report.usage);
+    assert!(report.usage.cpu < Duration::from_secs(2), "{:?}", report.usage);
+    assert_eq!(timed_out(report.outcome), "cpu_limit");
+    let wanted = lovage::wanted::Wanted::default();
+    let revoked = wanted.clone();
+    let revoking = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        revoked.revoke();
+    });
+    let began = Instant::now();
+    let report = run(&sandbox, &component, "t", &payload, move |plan| plan.wanted = wanted).await;
+    revoking.await.unwrap();
+    assert_eq!(report.outcome, Outcome::Revoked);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_keep_no_neighbour_waiting_and_are_gone_when_they_are_dropped() {
+    let sandbox = sandbox();
+    let greet = load(&sandbox, "greet").await;
+    let (schema, payload) = endless();
+    let component = loaded(&sandbox, &schema).await.unwrap();
+    let uniques = vec![json!({"uniqueItems": true}); 150];
+    let nested = json!({"items": {"$ref": "#"}, "allOf": uniques});
+    let nested = loaded(&sandbox, &nested).await.unwrap();
+    let numbers: Vec<String> =
+        (0..100_000).map(|n| format!("{}e{}", 1 + n % 1_000, n / 1_000)).collect();
+    let deep = "[".repeat(120) + &numbers.join(",") + &"]".repeat(120);
+    // One slot stays free for others: that is what quotas are for.
+    let hostile: Vec<_> = (0..3)
+        .map(|n| {
+            let (sandbox, component) =
+                (sandbox.clone(), if n % 2 == 0 { &component } else { &nested });
+            let (component, payload) =
+                (Arc::clone(component), if n % 2 == 0 { payload.clone() } else { deep.clone() });
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    run(&sandbox, &component, "t", &payload, |_| {}).await;
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        let began = Instant::now();
+        let report = run(&sandbox, &greet, "greet", r#"{"name": "Ada"}"#, |_| {}).await;
+        assert!(matches!(report.outcome, Outcome::Done(_)), "{:?}", report.outcome);
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    for check in &hostile {
+        check.abort();
+    }
+    let began = Instant::now();
+    for check in hostile {
+        assert!(check.await.is_err_and(|error| error.is_cancelled()));
+    }
+    // A thread of the pool still has a piece of one in its hands.
+    while sandbox.free_slots() < 4 {
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{} slots are free",
+            sandbox.free_slots()
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
@@ -184,7 +352,7 @@ async fn a_payload_that_takes_too_much_to_check_is_rejected() {
     let component = loaded(&sandbox, &json!({"type": "array"})).await.unwrap();
     let objects = format!("[{}]", vec!["{\"\":0}"; 200_000].join(","));
     let report = run(&sandbox, &component, "t", &objects, |plan| {
-        plan.limits.memory_bytes = 64 << 20;
+        plan.limits.memory_bytes = 16 << 20;
     })
     .await;
     let failure = rejected(report.outcome);
@@ -210,4 +378,35 @@ async fn a_worker_rejects_what_does_not_fit_and_the_operator_may_turn_that_off(k
     worker.stop().await;
     assert_eq!(unchecked["status"], "rejected");
     assert_eq!(unchecked["error"]["kind"], "rejected");
+}
+
+async fn hostile_checks_hold_up_neither_another_tenant_nor_the_end_of_the_worker(kind: Kind) {
+    let config = "worker.concurrency = 4\nworker.drain_timeout_ms = 3000\n\
+                  tasks.t.timeout_ms = 120000\n\
+                  [tenants.hostile]\nconcurrency = 3\n[tenants.other]\n";
+    let stage = Stage::set(kind, Setup { config, ..Setup::default() }).await;
+    let (schema, payload) = endless();
+    let file = stage.directory().join("endless.wasm");
+    std::fs::write(&file, with_schema(&schema.to_string())).unwrap();
+    stage.configure(&format!("components.paths = {:?}", [guest("echo.wasm"), file]));
+    let payload: Value = serde_json::from_str(&payload).unwrap();
+    let of = |tenant: &str, id: &str, task: &str, data: Value| {
+        let job = job_with(id, task, data, json!({"tenant": tenant}));
+        lovage::broker::Outgoing { group: Some(tenant.to_owned()), ..job }
+    };
+    for n in 0..3 {
+        stage.send(&[of("hostile", &format!("hostile-{n}"), "t", payload.clone())]).await;
+    }
+    let mut worker = stage.worker().await;
+    until("the checks have begun", || async {
+        (worker.logged("attempt started").len() >= 3).then_some(())
+    })
+    .await;
+    let began = Instant::now();
+    stage.send(&[of("other", "quick", "echo", json!(1))]).await;
+    assert_eq!(stage.result_of("quick").await["status"], "done");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    worker.signal(Signal::TERM);
+    let status = worker.ends_within(Duration::from_secs(20)).await;
+    assert!(status.success(), "{status}");
 }

@@ -137,16 +137,22 @@ impl Handler {
         }
     }
 
-    /// Makes of a job's payload what the guest is called with; the error says why it is rejected.
-    pub fn input(&self, job: &Job, limits: &Limits) -> Result<Input, Failure> {
+    /// Makes of a job's payload what the guest is called with; the error says why it is rejected. `None`
+    /// if the attempt came to its end meanwhile, which `goes_on` tells.
+    pub fn input(
+        &self,
+        job: &Job,
+        limits: &Limits,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Input, Option<Failure>> {
         match self {
             Self::V1(..) => Ok(Input::Payload),
             Self::Typed(functions) => match functions.get(&job.task) {
-                Some(function) => function.arguments(job, limits).map(Input::Values),
-                None => Err(Failure::new(
+                Some(function) => function.arguments(job, limits, goes_on).map(Input::Values),
+                None => Err(Some(Failure::new(
                     typed::INVALID_PAYLOAD,
                     "the component has no function for the task",
-                )),
+                ))),
             },
         }
     }

@@ -1,17 +1,33 @@
 //! Payloads held to the schema that their task declares, before a guest is made for them.
 //!
-//! The validator is made once, when a component is loaded. What a check may take is bounded
-//! beforehand: by the schema's steps ([`cost`]) times the payload's values ([`MAX_WORK`]), and by the
-//! memory of the attempt. Its time is the attempt's, and so its tenant's.
+//! Both the schema and the payload may be hostile: a library's validator recurses over them, and what it has
+//! begun cannot be stopped. This one does neither. The schema is compiled once, when its component is
+//! loaded ([`schema`]); a payload is read into a flat list ([`document`]) and held to it by a machine
+//! that is left after some steps and gone on with later ([`machine`]). So a check is work of its
+//! attempt like any other: under its deadline, its CPU budget and its priority.
+//!
+//! ```text
+//! schema ── keywords ──► program ┐
+//!                                ├──► machine ── so many steps ──► valid, invalid, or more to do
+//! payload ── document ───────────┘
+//! ```
 
-mod cost;
-mod unique;
+mod document;
+mod evaluated;
+mod identity;
+mod keywords;
+mod machine;
+mod number;
+#[cfg(test)]
+mod oracle;
+mod pattern;
+mod schema;
 
-use jsonschema::{PatternOptions, Validator};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use self::cost::Not;
+use self::document::{Document, Kind, Unread};
+use self::machine::{Fault, Machine, State};
+use self::schema::{Draft, Not, Program};
 use super::limits::Bytes;
 use super::typed::INVALID_PAYLOAD;
 use crate::outcome::Failure;
@@ -20,22 +36,15 @@ use crate::text::one_line;
 /// The most bytes of a schema that payloads are checked by.
 pub const MAX_SCHEMA_BYTES: usize = 256 << 10;
 
-/// The most that the steps of a schema times the values of a payload may be. That many take a second or
-/// so: a payload of a mebibyte may have half a million values, and most schemas have less than a
-/// hundred steps.
-pub const MAX_WORK: u64 = 100_000_000;
+/// The most steps of a check, some seconds' worth. A payload of a mebibyte has half a million values at most, and
+/// most schemas take less than a hundred steps for each.
+const MAX_STEPS: u64 = 200_000_000;
 
-/// Up to here it is told where a payload does not fit: the library notes each place that does not fit
-/// any branch of an `anyOf`.
-const MAX_WORK_TOLD: u64 = 1_000_000;
+/// The steps that are done in one piece: less than a millisecond.
+const PIECE: u64 = 20_000;
 
-/// What a value of parsed JSON takes, with what its vector has free; and what an object does, whose
-/// members are in nodes of a tree.
-const VALUE_BYTES: u64 = 2 * size_of::<Value>() as u64;
-const OBJECT_BYTES: u64 = 12 * (size_of::<Value>() + size_of::<String>()) as u64;
-
-/// The most bytes of compiled patterns, each.
-const PATTERN_BYTES: usize = 256 << 10;
+/// The most bytes of the compiled patterns of all schemas of a component.
+pub const PATTERNS_BYTES: usize = 16 << 20;
 
 /// A task whose payloads are not held to the schema that it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,88 +69,82 @@ pub enum PayloadCheck {
 /// A schema that payloads are held to.
 #[derive(Debug)]
 pub struct Checker {
-    schema: Value,
-    validator: Validator,
-    steps: u64,
+    program: Program,
 }
 
 impl PayloadCheck {
-    /// From a schema's text. The error says what is wrong with it.
-    pub fn of(schema: &str) -> Result<Self, String> {
-        let value = parse(schema)?;
-        if schema.len() > MAX_SCHEMA_BYTES {
-            let (size, most) = (Bytes(schema.len() as u64), Bytes(MAX_SCHEMA_BYTES as u64));
+    /// From a schema's text. The error says what is wrong with it. `patterns` is how many bytes of
+    /// compiled patterns are left to its component.
+    pub fn of(text: &str, patterns: &mut usize) -> Result<Self, String> {
+        if text.len() > MAX_SCHEMA_BYTES {
+            is_schema(text)?;
+            let (size, most) = (Bytes(text.len() as u64), Bytes(MAX_SCHEMA_BYTES as u64));
             return Ok(Self::Unchecked(format!("it has {size}, and {most} are checked at most")));
         }
-        if is_known(&value) {
-            valid(&value)?;
-        } else {
+        let schema = parse(text)?;
+        let Some(draft) = draft(&schema) else {
             return Ok(Self::Unchecked("its `$schema` is not known here".to_owned()));
-        }
-        if is_anything(&value) {
-            return Ok(Self::Anything);
-        }
-        let steps = match cost::steps(&value) {
-            Ok(steps) => steps,
-            Err(Not::Checked(reason)) => return Ok(Self::Unchecked(reason)),
-            Err(Not::Wrong(reason)) => return Err(reason),
         };
-        let built = jsonschema::options()
-            .offline()
-            .should_validate_formats(false)
-            .with_pattern_options(
-                PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES),
-            )
-            .with_keyword("uniqueItems", unique::keyword)
-            .build(&value);
-        Ok(match built {
-            Ok(validator) => Self::Checked(Box::new(Checker { schema: value, validator, steps })),
-            // It is valid; but patterns may look ahead, which takes more than linear time.
-            Err(error) => Self::Unchecked(format!(
-                "the checker does not take it: {}",
-                one_line(&error.to_string(), 300)
-            )),
-        })
+        let unchecked = |not| match not {
+            Not::Checked(reason) => Ok(Self::Unchecked(reason)),
+            Not::Wrong(reason) => Err(reason),
+        };
+        if is_anything(&schema) {
+            return Program::check(schema, draft).map_or_else(unchecked, |()| Ok(Self::Anything));
+        }
+        if let Err(not) = Program::check(parse(text)?, draft) {
+            return unchecked(not);
+        }
+        Program::new(schema, draft, patterns)
+            .map_or_else(unchecked, |program| Ok(Self::Checked(Box::new(Checker { program }))))
     }
 }
 
 /// Checks that a text is a JSON Schema, as far as it can be told. The error says why not.
-pub fn check_schema(schema: &str) -> Result<(), String> {
-    let value = parse(schema)?;
-    if schema.len() <= MAX_SCHEMA_BYTES && is_known(&value) { valid(&value) } else { Ok(()) }
-}
-
-fn parse(schema: &str) -> Result<Value, String> {
-    match serde_json::from_str::<Value>(schema) {
-        // JSON Schema 2020-12, section 4.3: a schema is an object or a boolean.
-        Ok(value @ (Value::Object(_) | Value::Bool(_))) => Ok(value),
-        Ok(_) => Err("is no JSON Schema, which is an object or a boolean".to_owned()),
-        Err(error) => Err(format!("is no JSON: {error}")),
+pub fn check_schema(text: &str) -> Result<(), String> {
+    if text.len() > MAX_SCHEMA_BYTES {
+        return is_schema(text);
+    }
+    let schema = parse(text)?;
+    let Some(draft) = draft(&schema) else { return Ok(()) };
+    match Program::check(schema, draft) {
+        Err(Not::Wrong(reason)) => Err(reason),
+        Ok(()) | Err(Not::Checked(_)) => Ok(()),
     }
 }
 
-/// Whether the schema is of a dialect whose keywords are known.
-fn is_known(schema: &Value) -> bool {
-    const KNOWN: [&str; 4] = [
-        "https://json-schema.org/draft/2020-12/schema",
-        "https://json-schema.org/draft/2019-09/schema",
-        "http://json-schema.org/draft-07/schema",
-        "http://json-schema.org/draft-06/schema",
-    ];
-    match schema.get("$schema") {
-        None => true,
-        Some(Value::String(dialect)) => KNOWN.contains(&dialect.trim_end_matches('#')),
-        Some(_) => false,
+const NO_SCHEMA: &str = "is no JSON Schema, which is an object or a boolean";
+
+/// Whether a text of any size is JSON that may be a schema.
+fn is_schema(text: &str) -> Result<(), String> {
+    serde_json::from_str::<serde::de::IgnoredAny>(text)
+        .map_err(|error| format!("is no JSON: {error}"))?;
+    // JSON Schema 2020-12, section 4.3: a schema is an object or a boolean.
+    let is_one = text.trim_ascii_start().starts_with(['{', 't', 'f']);
+    if is_one { Ok(()) } else { Err(NO_SCHEMA.to_owned()) }
+}
+
+fn parse(text: &str) -> Result<Document<'static>, String> {
+    match Document::read(text.as_bytes(), u64::MAX, &|| true) {
+        Ok(schema) if matches!(schema.kind(0), Kind::Object(_) | Kind::Bool(_)) => {
+            Ok(schema.into_owned())
+        }
+        Ok(_) => Err(NO_SCHEMA.to_owned()),
+        Err(Unread::Syntax(error)) => Err(format!("is no JSON: {error}")),
+        Err(Unread::Memory | Unread::Stopped) => Err("is no JSON: it is too long".to_owned()),
     }
 }
 
-fn valid(schema: &Value) -> Result<(), String> {
-    jsonschema::meta::validate(schema).map_err(|error| {
-        // A schema is no secret; but it may be long.
-        let place = error.instance_path().as_str();
-        let place = if place.is_empty() { String::new() } else { one_line(place, 200) + ": " };
-        format!("is no valid JSON Schema: {place}{}", one_line(&error.to_string(), 300))
-    })
+/// The dialect of a schema, if its keywords are known.
+fn draft(schema: &Document<'_>) -> Option<Draft> {
+    let Some(dialect) = schema.member(0, "$schema") else { return Some(Draft::D2020) };
+    match schema.string(dialect)?.trim_end_matches('#') {
+        "https://json-schema.org/draft/2020-12/schema" => Some(Draft::D2020),
+        "https://json-schema.org/draft/2019-09/schema" => Some(Draft::D2019),
+        "http://json-schema.org/draft-07/schema" => Some(Draft::D7),
+        "http://json-schema.org/draft-06/schema" => Some(Draft::D6),
+        _ => None,
+    }
 }
 
 /// Keywords that say nothing of what is valid.
@@ -159,92 +162,92 @@ const ANNOTATIONS: [&str; 11] = [
     "format",
 ];
 
-fn is_anything(schema: &Value) -> bool {
-    match schema {
-        Value::Bool(takes) => *takes,
-        Value::Object(members) => members.keys().all(|name| ANNOTATIONS.contains(&name.as_str())),
+fn is_anything(schema: &Document<'_>) -> bool {
+    match schema.kind(0) {
+        Kind::Bool(takes) => takes,
+        Kind::Object(_) => schema.children(0).all(|it| ANNOTATIONS.contains(&schema.name(it))),
         _ => false,
     }
 }
 
+/// A check under way.
+pub struct Checking<'c> {
+    checker: &'c Checker,
+    machine: Machine<'c>,
+    max: u64,
+    max_steps: u64,
+}
+
+fn refused(reason: String) -> Failure {
+    Failure::new(INVALID_PAYLOAD, reason)
+}
+
+fn over_memory(max: u64) -> Failure {
+    refused(format!(
+        "to check the payload by the task's input schema takes more than the {} of memory that the \
+         attempt may use (`memory_bytes` raises it, `check_payload = false` turns the check off)",
+        Bytes(max)
+    ))
+}
+
 impl Checker {
-    /// How long it would take to check a payload, in steps.
-    pub fn work(&self, payload: &[u8]) -> u64 {
-        Size::of(payload).values.saturating_mul(self.steps)
-    }
-
-    /// Holds a payload to the schema. What it takes of memory is at most so many bytes.
-    pub fn check(&self, payload: &[u8], max: u64) -> Result<(), Failure> {
-        let refused = |reason: String| Failure::new(INVALID_PAYLOAD, reason);
-        let size = Size::of(payload);
-        let work = size.values.saturating_mul(self.steps);
-        if work > MAX_WORK {
-            return Err(refused(format!(
-                "the payload is too large to be checked by the task's input schema, which comes to \
-                 {} steps for each of its {} values (`check_payload = false` turns that off)",
-                self.steps, size.values
-            )));
-        }
-        if size.memory > max {
-            return Err(refused(format!(
-                "to check the payload by the task's input schema takes more than the {} of memory \
-                 that the attempt may use (`memory_bytes` raises it, `check_payload = false` turns \
-                 the check off)",
-                Bytes(max)
-            )));
-        }
-        let value: Value = serde_json::from_slice(payload)
-            .map_err(|error| refused(format!("the payload is not JSON: {error}")))?;
-        if self.validator.is_valid(&value) {
-            return Ok(());
-        }
-        let error =
-            (work <= MAX_WORK_TOLD).then(|| self.validator.validate(&value).err()).flatten();
-        let Some(error) = error else {
-            return Err(refused("the payload does not fit the task's input schema".to_owned()));
-        };
-        let place = error.instance_path().as_str();
-        let at =
-            if place.is_empty() { String::new() } else { format!(" at {}", one_line(place, 300)) };
-        let rule = error.schema_path().as_str();
-        let (_, keyword) = rule.rsplit_once('/').unwrap_or(("", rule));
-        let expected = self.schema.pointer(rule).map(Value::to_string);
-        let expected = expected.map_or_else(String::new, |it| format!(": {}", one_line(&it, 200)));
-        Err(refused(format!(
-            "the payload does not fit{at}: `{keyword}` of the task's input schema is not kept{expected}"
-        )))
-    }
-}
-
-/// How large JSON would be.
-struct Size {
-    /// Its values; each some bytes of text count as one, too, since patterns look at each.
-    values: u64,
-    /// What it takes when it is parsed, in bytes.
-    memory: u64,
-}
-
-impl Size {
-    /// By its punctuation, wherever that is: at least as large as it is.
-    fn of(json: &[u8]) -> Self {
-        let (mut parts, mut objects) = (1, 0);
-        for byte in json {
-            match byte {
-                b',' | b'[' => parts += 1,
-                b'{' => {
-                    parts += 1;
-                    objects += 1;
-                }
-                _ => {}
+    /// Begins to hold a payload to the schema. What it takes of memory is at most so many bytes. The
+    /// error says why the payload is rejected; it is `None` if the attempt came to its end meanwhile,
+    /// which `goes_on` tells.
+    pub fn begin<'c>(
+        &'c self,
+        payload: &'c [u8],
+        max: u64,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Checking<'c>, Option<Failure>> {
+        match Document::read(payload, max, goes_on) {
+            Ok(document) => {
+                let machine = Machine::new(&self.program, document, max);
+                Ok(Checking { checker: self, machine, max, max_steps: MAX_STEPS })
             }
+            Err(Unread::Syntax(error)) => {
+                Err(Some(refused(format!("the payload is not JSON: {error}"))))
+            }
+            Err(Unread::Memory) => Err(Some(over_memory(max))),
+            Err(Unread::Stopped) => Err(None),
         }
-        let bytes = json.len() as u64;
-        Self {
-            values: parts + bytes / 16,
-            memory: parts * (VALUE_BYTES + size_of::<String>() as u64)
-                + objects * OBJECT_BYTES
-                + 2 * bytes,
+    }
+
+    fn fault(&self, machine: &Machine<'_>, fault: Fault) -> Failure {
+        let Fault { schema, keyword, .. } = fault;
+        let place = machine.place(fault);
+        let at =
+            if place.is_empty() { String::new() } else { format!(" at {}", one_line(&place, 300)) };
+        if keyword.is_empty() {
+            return refused(
+                "the payload does not fit: nothing fits the task's input schema".to_owned(),
+            );
         }
+        let document = &self.program.document;
+        let schema = self.program.schema(schema).map_or(0, |schema| schema.at);
+        let expected = document.member(schema, keyword).map_or_else(String::new, |value| {
+            format!(": {}", one_line(&document.shown(value, 200), 200))
+        });
+        refused(format!(
+            "the payload does not fit{at}: `{keyword}` of the task's input schema is not kept{expected}"
+        ))
+    }
+}
+
+impl Checking<'_> {
+    /// Goes on for less than a millisecond or so. `None` if that was not all.
+    pub fn go_on(&mut self) -> Option<Result<(), Failure>> {
+        Some(match self.machine.run(PIECE) {
+            State::Valid => Ok(()),
+            State::Invalid(fault) => Err(self.checker.fault(&self.machine, fault)),
+            State::Memory => Err(over_memory(self.max)),
+            State::Goes if self.machine.steps() > self.max_steps => Err(refused(format!(
+                "the payload is too large to be checked by the task's input schema: that takes more \
+                 than {} steps (`check_payload = false` turns it off)",
+                self.max_steps
+            ))),
+            State::Goes => return None,
+        })
     }
 }
 
@@ -252,15 +255,28 @@ impl Size {
 mod tests {
     use super::*;
 
+    fn of(schema: &str) -> Result<PayloadCheck, String> {
+        PayloadCheck::of(schema, &mut { PATTERNS_BYTES })
+    }
+
     fn checker(schema: &str) -> Checker {
-        match PayloadCheck::of(schema).unwrap() {
+        match of(schema).unwrap() {
             PayloadCheck::Checked(checker) => *checker,
             other => panic!("{other:?}"),
         }
     }
 
+    fn check(checker: &Checker, payload: &[u8], max: u64) -> Result<(), Failure> {
+        let mut checking = checker.begin(payload, max, &|| true).map_err(Option::unwrap)?;
+        loop {
+            if let Some(ended) = checking.go_on() {
+                return ended;
+            }
+        }
+    }
+
     fn reason(checker: &Checker, payload: &str) -> String {
-        let failure = checker.check(payload.as_bytes(), 64 << 20).unwrap_err();
+        let failure = check(checker, payload.as_bytes(), 64 << 20).unwrap_err();
         assert_eq!(failure.kind, "invalid_payload");
         failure.message
     }
@@ -279,7 +295,7 @@ mod tests {
     #[test]
     fn a_payload_that_does_not_fit_is_told_where_and_by_which_rule() {
         let checker = checker(PERSON);
-        checker.check(br#"{"name": "ada", "tags": ["a", "b"]}"#, 64 << 20).unwrap();
+        check(&checker, br#"{"name": "ada", "tags": ["a", "b"]}"#, 64 << 20).unwrap();
         for (payload, expected) in [
             (
                 r#"{"name": "S3CRET"}"#,
@@ -321,7 +337,7 @@ mod tests {
             (r#"{"minLength": -1}"#, "is no valid JSON Schema: /minLength"),
             (r#"{"$ref": "https://example.com/x"}"#, "may refer to its own parts only"),
         ] {
-            let error = PayloadCheck::of(schema).unwrap_err();
+            let error = of(schema).unwrap_err();
             assert!(error.contains(words), "{error}");
         }
     }
@@ -333,7 +349,7 @@ mod tests {
             "{}",
             r#"{"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "AnyValue"}"#,
         ] {
-            assert!(matches!(PayloadCheck::of(any), Ok(PayloadCheck::Anything)), "{any}");
+            assert!(matches!(of(any), Ok(PayloadCheck::Anything)), "{any}");
         }
         let long = format!(r#"{{"type": "object", "title": "{}"}}"#, "x".repeat(300 << 10));
         for (schema, words) in [
@@ -342,7 +358,7 @@ mod tests {
             (r#"{"pattern": "^(?=a)"}"#, "the checker does not take it"),
             (r#"{"pattern": "(a{100}){100}{100}"}"#, "the checker does not take it"),
         ] {
-            match PayloadCheck::of(schema) {
+            match of(schema) {
                 Ok(PayloadCheck::Unchecked(reason)) => assert!(reason.contains(words), "{reason}"),
                 other => panic!("{other:?}"),
             }
@@ -351,13 +367,19 @@ mod tests {
 
     #[test]
     fn what_would_take_too_long_or_too_much_memory_is_refused_before() {
-        let names: Vec<String> = (0..5_000).map(|n| format!("\"n{n}\"")).collect();
-        let wide = format!(r#"{{"type": "array", "items": {{"enum": [{}]}}}}"#, names.join(","));
-        let checker = checker(&wide);
-        let payload = format!("[{}]", vec!["1"; 100_000].join(","));
-        assert!(reason(&checker, &payload).contains("too large to be checked"));
+        let strings = vec![r#"{"items": {"pattern": "x"}}"#; 100].join(",");
+        let checker =
+            checker(&format!(r#"{{"allOf": [{strings}], "items": {{"type": "string"}}}}"#));
+        let payload = format!("[{}]", vec!["\"x\""; 10_000].join(","));
+        check(&checker, payload.as_bytes(), 64 << 20).unwrap();
+        let mut checking = checker.begin(payload.as_bytes(), 64 << 20, &|| true).unwrap();
+        checking.max_steps = 100_000;
+        let pieces = std::iter::repeat_with(|| checking.go_on()).take_while(Option::is_none);
+        assert!(pieces.count() < 10);
+        let failure = checking.go_on().unwrap().unwrap_err();
+        assert!(failure.message.contains("too large to be checked"), "{}", failure.message);
         let objects = format!("[{}]", vec!["{}"; 1_000].join(","));
-        let failure = checker.check(objects.as_bytes(), 100_000).unwrap_err();
+        let failure = check(&checker, objects.as_bytes(), 50_000).unwrap_err();
         assert!(failure.message.contains("`memory_bytes` raises it"), "{}", failure.message);
     }
 }

@@ -228,17 +228,26 @@ impl Function {
         }
     }
 
-    /// The values that it is called with for a job, or why the job is rejected.
-    pub fn arguments(&self, job: &Job, limits: &Limits) -> Result<Arguments, Failure> {
+    /// The values that it is called with for a job, or why the job is rejected; `None` if the attempt
+    /// came to its end meanwhile, which `goes_on` tells.
+    pub fn arguments(
+        &self,
+        job: &Job,
+        limits: &Limits,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Arguments, Option<Failure>> {
         if !is_json(&job.content_type) {
             let found = one_line(&job.content_type, 200);
-            return Err(Failure::new(
+            return Err(Some(Failure::new(
                 INVALID_PAYLOAD,
                 format!("the task takes {JSON}, and the payload is `{found}`"),
-            ));
+            )));
         }
-        read::arguments(&self.parameters, &job.payload, limits.memory_bytes)
-            .map_err(|refused| Failure::new(INVALID_PAYLOAD, refused.to_string()))
+        let read = read::arguments(&self.parameters, &job.payload, limits.memory_bytes, goes_on);
+        read.map_err(|refused| match refused {
+            read::Refused::Stopped => None,
+            refused => Some(Failure::new(INVALID_PAYLOAD, refused.to_string())),
+        })
     }
 
     /// Calls it. The error is a trap or a limit.

@@ -25,6 +25,9 @@ const VALUE_BYTES: u64 = 3 * size_of::<Val>() as u64;
 /// each is rounded up.
 const TEXT_BYTES: u64 = 2 * (size_of::<String>() as u64 + 8);
 
+/// After so many values it is asked whether the attempt goes on: less than a millisecond.
+const TAKES: u32 = 4096;
+
 /// Values for a call.
 #[derive(Debug)]
 pub struct Arguments {
@@ -50,6 +53,8 @@ pub enum Refused {
     },
     /// Its values would take more memory than this many bytes.
     Memory(u64),
+    /// The attempt came to its end meanwhile.
+    Stopped,
 }
 
 impl fmt::Display for Refused {
@@ -69,14 +74,27 @@ impl fmt::Display for Refused {
                  (`memory_bytes` raises it)",
                 crate::sandbox::limits::Bytes(*allowed)
             ),
+            Self::Stopped => f.write_str("the attempt ended while its payload was read"),
         }
     }
 }
 
-/// The values that a payload has for these parameters, of at most so many bytes.
-pub fn arguments(parameters: &Fields, payload: &[u8], max: u64) -> Result<Arguments, Refused> {
-    let reader =
-        Reader { path: RefCell::default(), problem: RefCell::default(), spent: Cell::new(0), max };
+/// The values that a payload has for these parameters, of at most so many bytes. `goes_on` is asked now and
+/// then whether the attempt does.
+pub fn arguments(
+    parameters: &Fields,
+    payload: &[u8],
+    max: u64,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<Arguments, Refused> {
+    let reader = Reader {
+        path: RefCell::default(),
+        problem: RefCell::default(),
+        spent: Cell::new(0),
+        max,
+        takes: Cell::new(0),
+        goes_on,
+    };
     if parameters.types.is_empty() && payload.trim_ascii().is_empty() {
         return Ok(Arguments { values: Vec::new(), bytes: 0 });
     }
@@ -105,6 +123,8 @@ struct Reader<'t> {
     problem: RefCell<Option<Refused>>,
     spent: Cell<u64>,
     max: u64,
+    takes: Cell<u32>,
+    goes_on: &'t dyn Fn() -> bool,
 }
 
 impl<'t> Reader<'t> {
@@ -139,6 +159,12 @@ impl<'t> Reader<'t> {
         self.spent.set(spent);
         if spent > self.max {
             self.problem.borrow_mut().get_or_insert(Refused::Memory(self.max));
+            return Err(E::custom(""));
+        }
+        let takes = self.takes.get().wrapping_add(1);
+        self.takes.set(takes);
+        if takes.is_multiple_of(TAKES) && !(self.goes_on)() {
+            self.problem.borrow_mut().get_or_insert(Refused::Stopped);
             return Err(E::custom(""));
         }
         Ok(())
@@ -355,15 +381,14 @@ impl Seed<'_, '_> {
         json: &str,
         value: impl FnOnce(T) -> Option<Val>,
     ) -> Result<Val, E> {
-        let expected = self.ty.shown();
         match kind(json) {
             // Rust's parser takes all that JSON has, and rounds as it should.
             "a number" => json
                 .parse()
                 .ok()
                 .and_then(value)
-                .ok_or_else(|| self.reader.fail(expected, "a number out of its range")),
-            other => Err(self.reader.fail(expected, other)),
+                .ok_or_else(|| self.reader.fail(self.ty.shown(), "a number out of its range")),
+            other => Err(self.reader.fail(self.ty.shown(), other)),
         }
     }
 

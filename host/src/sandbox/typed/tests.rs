@@ -34,7 +34,7 @@ fn int(integer: Integer) -> Ty {
 const MAX: u64 = 1 << 20;
 
 fn read(ty: &Ty, payload: &str) -> Result<Val, String> {
-    arguments(&one(ty), payload.as_bytes(), MAX)
+    arguments(&one(ty), payload.as_bytes(), MAX, &|| true)
         .map(|mut it| it.values.pop().unwrap())
         .map_err(|refused| refused.to_string())
 }
@@ -261,7 +261,7 @@ fn several_parameters_are_an_object_or_an_array() {
         ("e", option(Ty::Bool)),
     ]);
     let all = |payload: &str| {
-        arguments(&parameters, payload.as_bytes(), MAX)
+        arguments(&parameters, payload.as_bytes(), MAX, &|| true)
             .map(|it| it.values)
             .map_err(|refused| refused.to_string())
     };
@@ -289,10 +289,10 @@ fn several_parameters_are_an_object_or_an_array() {
     }
     let none = Fields::default();
     for payload in ["", " \n", "null", "{}", "[]", " [ ] "] {
-        assert_eq!(arguments(&none, payload.as_bytes(), MAX).unwrap().values, []);
+        assert_eq!(arguments(&none, payload.as_bytes(), MAX, &|| true).unwrap().values, []);
     }
     for payload in ["0", "[1]", r#"{"a":1}"#, "\"\"", "false"] {
-        assert!(arguments(&none, payload.as_bytes(), MAX).is_err(), "{payload}");
+        assert!(arguments(&none, payload.as_bytes(), MAX, &|| true).is_err(), "{payload}");
     }
 }
 
@@ -331,10 +331,10 @@ fn values_are_counted_before_they_are_made() {
     };
     let list = Ty::List(Box::new(Ty::Record(record)));
     let payload = format!("[{}]", vec!["{}"; 100_000].join(","));
-    let refused = arguments(&one(&list), payload.as_bytes(), 64 << 20).unwrap_err();
+    let refused = arguments(&one(&list), payload.as_bytes(), 64 << 20, &|| true).unwrap_err();
     assert_eq!(refused, Refused::Memory(64 << 20));
     assert!(refused.to_string().contains("`memory_bytes` raises it"), "{refused}");
-    let counted = arguments(&one(&list), b"[{},{}]", 64 << 20).unwrap();
+    let counted = arguments(&one(&list), b"[{},{}]", 64 << 20, &|| true).unwrap();
     assert!(counted.bytes > 2 * 1000 * size_of::<Val>() as u64);
 }
 
@@ -604,13 +604,13 @@ proptest! {
         });
         (Just(all), near)
     })) {
-        let taken = arguments(&all, json.to_string().as_bytes(), MAX).map_err(|it| it.to_string());
+        let taken = arguments(&all, json.to_string().as_bytes(), MAX, &|| true).map_err(|it| it.to_string());
         let schema = schema::input(&all);
         prop_assert_eq!(taken.is_ok(), accepts(&schema, &json), "{} {} {:?}", schema, json, taken);
     }
 
     #[test]
     fn no_bytes_make_it_panic(ty in types(), bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-        let _ = arguments(&one(&ty), &bytes, MAX);
+        let _ = arguments(&one(&ty), &bytes, MAX, &|| true);
     }
 }
