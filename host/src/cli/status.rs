@@ -19,7 +19,8 @@ use crate::{
 #[command(after_help = "  lovage status 01a21026-858c-77bc-b96a-7fd5bcc1849a\n\n\
     The embedded broker keeps results and progress by a job's id, and the result store \
     (celery.result_backend) those of Celery's tasks. Exit code 1 when nothing is \
-    known: the job waits, has not said how far it is, or never was.")]
+    known: the job waits, has not said how far it is, or never was; or it is a tenant's, which the \
+    result store finds with --tenant alone.")]
 pub struct Status {
     /// The job's id
     #[arg(value_name = "JOB-ID")]

@@ -27,7 +27,7 @@ use crate::{
     celery::{keys, meta::read_group},
     dependency::Probe,
     job::JobKey,
-    text::percent_decoded,
+    text::{one_line, percent_decoded},
 };
 
 /// The table where the URL names none: Celery's.
@@ -340,10 +340,21 @@ fn parse(url: &str) -> Result<Place, String> {
     let region = if local { Some("us-east-1") } else { Some(host).filter(|it| !it.is_empty()) };
     let mut ttl = None;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        // The others are about how a table is made.
-        if let Some(("ttl_seconds", seconds)) = pair.split_once('=') {
-            let seconds: i64 = seconds.parse().map_err(|_| "its ttl_seconds is no number")?;
-            ttl = u64::try_from(seconds).ok();
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
+            "ttl_seconds" => {
+                let seconds: i64 = value.parse().map_err(|_| "its ttl_seconds is no number")?;
+                ttl = u64::try_from(seconds).ok();
+            }
+            // How much of a table that is made by Celery; ours has a price by request.
+            "read" | "write" => {}
+            _ => {
+                return Err(format!(
+                    "its parameter `{}` is not understood; these are: ttl_seconds; and without \
+                     effect here: read, write",
+                    one_line(name, 60)
+                ));
+            }
         }
     }
     Ok(Place {
@@ -557,7 +568,13 @@ mod tests {
         assert_eq!((place.table.as_str(), place.ttl), ("celery", None));
         assert_eq!(parse("dynamodb://").unwrap().region, None);
         assert_eq!(parse("dynamodb://r/?ttl_seconds=-1").unwrap().ttl, None);
-        for wrong in ["redis://x", "dynamodb://a@r/", "dynamodb://r:x/", "dynamodb://a:%zz@r/"] {
+        for wrong in [
+            "redis://x",
+            "dynamodb://r/?tll_seconds=1",
+            "dynamodb://a@r/",
+            "dynamodb://r:x/",
+            "dynamodb://a:%zz@r/",
+        ] {
             let reason = parse(wrong).unwrap_err();
             assert!(!reason.contains(wrong), "{reason}");
         }

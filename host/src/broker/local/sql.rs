@@ -282,7 +282,7 @@ pub const ANY_REVOKED: &str = "SELECT 1 FROM notes WHERE revoked = 1 LIMIT 1";
 
 pub const IS_REVOKED: &str = "
 SELECT 1 FROM notes INDEXED BY sqlite_autoindex_notes_1
-WHERE job_id = ?1 AND (tenant = ?2 OR tenant IS NULL) AND revoked = 1";
+WHERE job_id = ?1 AND coalesce(tenant, ?2) = ?2 AND revoked = 1";
 
 /// The tenants that anything is kept for under an id. For people: it need not be cheap.
 pub const TENANTS_OF: &str = "

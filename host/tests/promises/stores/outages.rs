@@ -85,7 +85,11 @@ fn started(worker: &Worker) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_fails_over_spends_no_attempts_and_runs_no_job_twice() {
-    let (first, second) = (Redis::start(), Redis::start());
+    // A replica's first copy goes through a file.
+    let files = tempfile::tempdir().unwrap();
+    let directory = files.path().display().to_string();
+    let start = || Redis::start_with(&["--dir", &directory]);
+    let (first, second) = (start(), start());
     let way = Way::to(first.port);
     let stage = stage(way.port).await;
     let worker = stage.worker().await;
@@ -112,31 +116,32 @@ async fn a_redis_that_fails_over_spends_no_attempts_and_runs_no_job_twice() {
 async fn what_was_computed_is_kept_while_the_store_is_away_and_no_guest_is_run() {
     let mut redis = Redis::start();
     let stage = stage(redis.port).await;
-    // One slot: a job that waits with its result must not hold it.
+    // Two slots: jobs that wait with their results must not hold them.
     let address = format!("127.0.0.1:{}", free_port());
-    stage.configure(&format!("worker.concurrency = 1\nworker.metrics_address = '{address}'\n"));
+    stage.configure(&format!("worker.concurrency = 2\nworker.metrics_address = '{address}'\n"));
     let worker = stage.worker().await;
-    stage.send(&[call("held", "sleep", &json!(1500), "")]).await;
-    worker.logs("attempt started", 1).await;
+    let held = ["held-1", "held-2"];
+    stage.send(&held.map(|id| call(id, "sleep", &json!(1500), ""))).await;
+    worker.logs("attempt started", 2).await;
     redis.stop();
     worker.logs("a dependency is down: jobs that need it are not run until it is back", 1).await;
     let (status, told) = ask(&address, "/readyz");
     assert_eq!((status, &told["dependencies"][0]["name"]), (503, &json!("result_backend")));
     // Its lease is 30 s: long enough to see that nothing is run while the store is away.
     stage.send(&[call("waits", "echo", &json!(2), "")]).await;
-    worker.logs("attempt ended", 1).await;
+    worker.logs("attempt ended", 2).await;
     let plain = stage.broker.open("plain").await.unwrap();
     let sent = stage.broker.send(&plain, &[job("plain", "echo", json!(3))]).await;
     assert!(sent.iter().all(Result::is_ok));
     assert_eq!(stage.result_of("plain").await["data"], 3, "it needs no store");
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(started(&worker), 2, "`held` and `plain`: {:?}", worker.lines());
+    assert_eq!(started(&worker), 3, "`waits` waits: {:?}", worker.lines());
     redis.begin().unwrap();
     let store = open(&backend(redis.port));
-    for id in ["held", "waits"] {
+    for id in ["held-1", "held-2", "waits"] {
         assert_eq!(result(&store, id.into()).await["status"], "SUCCESS");
     }
-    assert_eq!(started(&worker), 3, "each ran once");
+    assert_eq!(started(&worker), 4, "each ran once");
     worker.logs("a dependency is back", 1).await;
     assert_eq!(ask(&address, "/readyz").0, 200);
     worker.stop().await;
@@ -144,7 +149,8 @@ async fn what_was_computed_is_kept_while_the_store_is_away_and_no_guest_is_run()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_refuses_is_told_at_the_start_and_by_config_check() {
-    let redis = Redis::start_with(&["--requirepass", "right"]);
+    let redis = Redis::start();
+    assert_eq!(command(redis.port, "CONFIG SET requirepass right"), "+OK");
     let stage = stage(redis.port).await;
     let wrong = "wrong-hunter2";
     let url = |password: &str| {
@@ -209,7 +215,7 @@ async fn buckets_that_are_away_spend_no_attempts() {
     let worker = stage.worker().await;
     let steps = json!([{"open": "b"}, {"increment": ["n", 1]}]);
     stage.send_job("a", "buckets", steps.clone()).await;
-    assert_eq!(stage.result_of("a").await["data"], json!(["opened", "1"]));
+    assert_eq!(stage.result_of("a").await["data"], json!(["opened", 1]));
     redis.stop();
     worker.logs("a dependency is down: jobs that need it are not run until it is back", 1).await;
     let before = started(&worker);
@@ -220,6 +226,6 @@ async fn buckets_that_are_away_spend_no_attempts() {
     assert_eq!(started(&worker), before + 1, "`c` alone");
     redis.begin().unwrap();
     let done = stage.result_of("b").await;
-    assert_eq!((&done["data"], &done["attempt"]), (&json!(["opened", "1"]), &json!(1)), "{done}");
+    assert_eq!((&done["data"], &done["attempt"]), (&json!(["opened", 1]), &json!(1)), "{done}");
     worker.stop().await;
 }
