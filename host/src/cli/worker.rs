@@ -21,7 +21,6 @@ use crate::{
     retry::Backoff,
     routes::{Routes, Source},
     sandbox::Sandbox,
-    supervise::Supervisor,
     worker::{Stop, Worker as Service},
 };
 
@@ -87,13 +86,10 @@ pub(super) async fn serve(config: Config, stop: Stop, asked: Asked) -> anyhow::R
     let work = Arc::clone(&worker).run(sources, stop.clone());
     let mut work = std::pin::pin!(work);
     let mut lost = std::pin::pin!(broker.lost());
-    let (mut why, mut ended) = (None, Ok(()));
-    loop {
+    let mut why = None;
+    let ended = loop {
         tokio::select! {
-            worked = &mut work => {
-                ended = worked;
-                break;
-            }
+            worked = &mut work => break worked,
             error = &mut lost, if why.is_none() => {
                 BrokerLost { error: &error }.emit();
                 why = Some(error);
@@ -108,7 +104,7 @@ pub(super) async fn serve(config: Config, stop: Stop, asked: Asked) -> anyhow::R
                 WorkerReport { state, running, tasks }.emit();
             }
         }
-    }
+    };
     // What is not deleted by then is left to the next start.
     let _ = tokio::time::timeout(LEAVE, sandbox.close_scratch()).await;
     ended?;
