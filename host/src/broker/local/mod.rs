@@ -27,7 +27,7 @@ use self::{
     request::{Call, Request},
     retention::Retentions,
     store::{QueueRow, Store},
-    wake::Signals,
+    wake::{Signals, Watching},
     wire::millis,
     writer::Writer,
 };
@@ -104,6 +104,7 @@ pub struct LocalBroker {
     writers: Vec<std::thread::JoinHandle<()>>,
     retentions: Arc<Retentions>,
     lost: Arc<Lost>,
+    watching: Arc<Watching>,
 }
 
 impl std::fmt::Debug for LocalBroker {
@@ -142,6 +143,8 @@ impl LocalBroker {
         let gate = Arc::new(Gate::before(path));
         let flush = Arc::new(flush);
         let watcher = wake::watch(path, &gate, requests.clone(), &signals);
+        let watching = Arc::new(Watching::default());
+        watching.replace(watcher);
         let (retentions, lost) = (Arc::new(Retentions::default()), Arc::new(Lost::default()));
         let mut writer = Writer::new(
             connection,
@@ -152,7 +155,7 @@ impl LocalBroker {
             log,
             Arc::clone(&flush),
         );
-        writer.watch(requests.clone(), watcher);
+        writer.watch(requests.clone(), Arc::clone(&watching));
         writer.retain(Arc::clone(&retentions));
         writer.guard(Files::of(path), Arc::clone(&lost));
         let writer = Arc::new(Mutex::new(writer));
@@ -165,6 +168,7 @@ impl LocalBroker {
             writers: Vec::with_capacity(WRITERS),
             retentions,
             lost,
+            watching,
         };
         for _ in 0..WRITERS {
             let (writer, flush, log) = (Arc::clone(&writer), Arc::clone(&flush), flush.open_log()?);
@@ -313,6 +317,7 @@ impl LocalBroker {
 
 impl Drop for LocalBroker {
     fn drop(&mut self) {
+        self.watching.replace(None);
         let _ = self.requests.send(Request::Stop);
         for writer in self.writers.drain(..) {
             let _ = writer.join();
