@@ -90,7 +90,7 @@ impl Config {
     }
 
     /// Puts the environment's values over the file's.
-    fn with_environment(
+    pub(super) fn with_environment(
         self,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {

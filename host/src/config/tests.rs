@@ -256,3 +256,41 @@ fn what_would_hold_for_no_tenant_is_refused() {
     let fine = "[tenants.a]\nrate_per_second = 0.5\nburst = 3\n[queues.q]\ntenant_from = []\n";
     check(fine).unwrap();
 }
+
+#[test]
+fn a_variable_is_a_text_where_the_field_takes_one_and_a_number_where_it_takes_that() {
+    let base = Config::parse("[queues.jobs]\n[tasks.a]\n", "test").unwrap();
+    let with = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        base.clone().with_environment(variables)
+    };
+    for text in ["42", "true", "4_2", "1e3", "2024-01-01", "inf", "0x10", "[1]", "{ a = 1 }", "007"]
+    {
+        let config = with(&[
+            ("LOVAGE__QUEUES__JOBS__TENANT", text),
+            ("LOVAGE__QUEUES__JOBS__DEFAULT_TASK", text),
+            ("LOVAGE__QUEUES__JOBS__ADDRESS", text),
+            ("LOVAGE__BROKER__PATH", text),
+            ("LOVAGE__LOG__LEVEL", text),
+        ]);
+        let config = config.unwrap();
+        let jobs = &config.queues["jobs"];
+        assert_eq!(jobs.tenant.as_deref(), Some(text));
+        assert_eq!(jobs.default_task.as_deref(), Some(text));
+        assert_eq!(jobs.address.as_deref(), Some(text));
+        assert_eq!((config.broker.path.to_str(), &*config.log.level), (Some(text), text));
+    }
+    let config = with(&[
+        ("LOVAGE__WORKER__CONCURRENCY", "8\n"),
+        ("LOVAGE__QUEUES__JOBS__CONSUME", "false"),
+        ("LOVAGE__QUEUES__JOBS__REPLY_TO", "[42, \"a\"]"),
+        ("LOVAGE__QUEUES__JOBS__TENANT", "\"quoted\""),
+    ]);
+    let config = config.unwrap();
+    let jobs = &config.queues["jobs"];
+    assert_eq!((config.worker.concurrency.get(), jobs.consume), (8, false));
+    assert_eq!(jobs.reply_to, ["42", "a"]);
+    assert_eq!(jobs.tenant.as_deref(), Some("quoted"));
+    let error = with(&[("LOVAGE__WORKER__CONCURRENCY", "-1")]).unwrap_err().to_string();
+    assert!(error.contains("LOVAGE__WORKER__CONCURRENCY") && error.contains("-1"), "{error}");
+}

@@ -114,7 +114,7 @@ async fn read(path: &std::path::Path) -> io::Result<String> {
 }
 
 /// A value without the one newline at its end that tools leave there.
-fn without_newline(mut text: String) -> String {
+pub(super) fn without_newline(mut text: String) -> String {
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {

@@ -21,6 +21,13 @@ async fn a_file_is_read_without_the_newline_at_its_end() {
     }
 }
 
+#[test]
+fn a_variable_is_read_without_the_newline_at_its_end() {
+    for (value, read) in [("hunter2\n", "hunter2"), ("hunter2\r\n", "hunter2"), ("a\n\n", "a\n")] {
+        assert_eq!(source::without_newline(value.to_owned()), read, "{value:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_had_is_told_with_name_source_reason_and_advice() {
     let dir = tempfile::tempdir().unwrap();

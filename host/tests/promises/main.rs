@@ -62,6 +62,8 @@ mod local_processes;
 mod many_components;
 mod metering;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod operator;
+#[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod payload_check;
 #[cfg(feature = "compiler")]
 mod pools;

@@ -28,7 +28,7 @@ use self::{
     request::{Call, Request},
     retention::Retentions,
     store::{QueueRow, Store},
-    wake::Signals,
+    wake::{Signals, Watching},
     wire::millis,
     writer::Writer,
 };
@@ -107,6 +107,7 @@ pub struct LocalBroker {
     writers: Vec<std::thread::JoinHandle<()>>,
     retentions: Arc<Retentions>,
     lost: Arc<Lost>,
+    watching: Arc<Watching>,
 }
 
 impl std::fmt::Debug for LocalBroker {
@@ -146,6 +147,8 @@ impl LocalBroker {
         let gate = Arc::new(Gate::before(path));
         let flush = Arc::new(flush);
         let watcher = wake::watch(path, &gate, requests.clone(), &signals);
+        let watching = Arc::new(Watching::default());
+        watching.replace(watcher);
         let (retentions, lost) = (Arc::new(Retentions::default()), Arc::new(Lost::default()));
         let mut writer = Writer::new(
             connection,
@@ -157,7 +160,7 @@ impl LocalBroker {
             log,
             Arc::clone(&flush),
         );
-        writer.watch(requests.clone(), watcher);
+        writer.watch(requests.clone(), Arc::clone(&watching));
         writer.retain(Arc::clone(&retentions));
         writer.guard(Files::of(path), Arc::clone(&lost));
         let writer = Arc::new(Mutex::new(writer));
@@ -171,6 +174,7 @@ impl LocalBroker {
             writers: Vec::with_capacity(WRITERS),
             retentions,
             lost,
+            watching,
         };
         for _ in 0..WRITERS {
             let (writer, flush, log) = (Arc::clone(&writer), Arc::clone(&flush), flush.open_log()?);
@@ -319,6 +323,7 @@ impl LocalBroker {
 
 impl Drop for LocalBroker {
     fn drop(&mut self) {
+        self.watching.replace(None);
         let _ = self.requests.send(Request::Stop);
         for writer in self.writers.drain(..) {
             let _ = writer.join();

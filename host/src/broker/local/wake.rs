@@ -8,7 +8,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
         mpsc::Sender,
     },
@@ -25,6 +25,22 @@ pub struct Signals {
     waiting: AtomicUsize,
     asked: AtomicBool,
     poll: AtomicBool,
+}
+
+/// What watches the file at present. Held for what it does.
+#[derive(Debug, Default)]
+pub struct Watching(Mutex<Option<RecommendedWatcher>>);
+
+impl Watching {
+    /// Has another one watch from now on, or none.
+    pub fn replace(&self, watcher: Option<RecommendedWatcher>) {
+        let before = {
+            let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *held, watcher)
+        };
+        // It may wait for its thread.
+        drop(before);
+    }
 }
 
 /// Counts its holder among those who wait.

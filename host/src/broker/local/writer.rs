@@ -35,7 +35,7 @@ use super::{
     store::Store,
     told::{Results, Told},
     waiting::{Served, Waiting},
-    wake::{self, Signals},
+    wake::{self, Signals, Watching},
     wire::{End, Ending, Row},
 };
 use crate::{
@@ -86,8 +86,7 @@ pub struct Writer {
     stopping: bool,
     /// To ask for a look by itself.
     requests_to_self: Option<Sender<Request>>,
-    /// Held for what it does.
-    watcher: Option<notify::RecommendedWatcher>,
+    watching: Arc<Watching>,
     retentions: Arc<Retentions>,
     /// `None` until there is something to check.
     files: Option<Files>,
@@ -133,7 +132,7 @@ impl Writer {
             purge_at: Instant::now(),
             stopping: false,
             requests_to_self: None,
-            watcher: None,
+            watching: Arc::default(),
             retentions: Arc::default(),
             files: None,
             lost: Arc::default(),
@@ -142,14 +141,10 @@ impl Writer {
         }
     }
 
-    /// Holds what watches the file, and makes it anew when that is needed.
-    pub fn watch(
-        &mut self,
-        requests: Sender<Request>,
-        watcher: Option<notify::RecommendedWatcher>,
-    ) {
+    /// Has the file watched anew when that is needed.
+    pub fn watch(&mut self, requests: Sender<Request>, watching: Arc<Watching>) {
         self.requests_to_self = Some(requests);
-        self.watcher = watcher;
+        self.watching = watching;
     }
 
     /// Forgets messages by these times.
@@ -518,9 +513,10 @@ impl Writer {
         BrokerFileRestored { path }.emit();
         self.gate = Arc::new(Gate::before(&self.path));
         self.log.reopen();
-        self.watcher = None;
+        self.watching.replace(None);
         if let Some(requests) = &self.requests_to_self {
-            self.watcher = wake::watch(&self.path, &self.gate, requests.clone(), &self.signals);
+            let watcher = wake::watch(&self.path, &self.gate, requests.clone(), &self.signals);
+            self.watching.replace(watcher);
             // What came while nobody watched.
             let _ = requests.send(Request::FileChanged);
         }

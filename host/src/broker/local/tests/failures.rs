@@ -148,8 +148,8 @@ async fn one_message_wakes_one_receiver() {
 
 #[tokio::test]
 async fn messages_of_other_processes_are_found_where_the_file_cannot_be_watched() {
-    let (directory, mut broker) = broker(LocalOptions::default()).await;
-    broker.watcher = None;
+    let (directory, broker) = broker(LocalOptions::default()).await;
+    broker.watching.replace(None);
     broker.signals.poll();
     let path = directory.path().join("broker.db");
     let other = LocalBroker::open(&path, LocalOptions::default()).unwrap();
