@@ -322,13 +322,19 @@ impl Intake {
     /// Places for one message, or for as many as a receive may bring; `None` when stopping.
     async fn permits(&self, plenty: bool) -> Option<Vec<Permit>> {
         let first = async {
-            self.publishing_works().await;
-            // No message is taken that could only be put back.
-            self.worker.pipeline.until_ready(&self.source).await;
-            self.worker.pipeline.health().admit().await;
-            let own = Arc::clone(&self.own_permits).acquire_owned().await.ok()?;
-            let all = Arc::clone(&self.permits).acquire_owned().await.ok()?;
-            Some(Permit { _all: all, _own: own })
+            let pipeline = &self.worker.pipeline;
+            loop {
+                self.publishing_works().await;
+                // No message is taken that could only be put back.
+                pipeline.until_ready(&self.source).await;
+                pipeline.health().admit().await;
+                let own = Arc::clone(&self.own_permits).acquire_owned().await.ok()?;
+                let all = Arc::clone(&self.permits).acquire_owned().await.ok()?;
+                // It may have been a long wait.
+                if pipeline.is_ready(&self.source) {
+                    return Some(Permit { _all: all, _own: own });
+                }
+            }
         };
         let first = tokio::select! {
             biased;

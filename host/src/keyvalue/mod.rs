@@ -278,30 +278,39 @@ impl KeyValue {
     ) -> Result<T, StoreError> {
         let admitted = self.dependency.as_ref().map_or(Ok(()), |it| it.admit());
         let answer = match admitted {
-            Ok(()) => tokio::time::timeout(self.timeout, operation)
-                .await
-                .unwrap_or(Err(StoreError::Timeout(self.timeout))),
             Err(reason) => Err(StoreError::Unavailable(reason)),
-        };
-        if let Some(dependency) = &self.dependency {
-            match &answer {
-                // What a guest asks for may be to blame: a probe finds out.
-                Err(StoreError::Unavailable(_) | StoreError::Timeout(_))
-                    if dependency.is_monitored() =>
-                {
-                    dependency.doubt();
-                }
-                Err(StoreError::Unavailable(reason)) => dependency.failed(reason),
-                Err(StoreError::Timeout(_)) => {}
-                _ => dependency.succeeded(),
+            Ok(()) => {
+                let answer = tokio::time::timeout(self.timeout, operation)
+                    .await
+                    .unwrap_or(Err(StoreError::Timeout(self.timeout)));
+                self.judge(&answer);
+                answer
             }
-        }
+        };
         if let Err(error @ (StoreError::Unavailable(_) | StoreError::Timeout(_))) = &answer {
             // Guests can ask as often as they may.
             static QUIET: Quiet = Quiet::for_seconds(10);
             KeyvalueFailed { kind: self.kind, error, tell: QUIET.is_over() }.emit();
         }
         answer
+    }
+}
+
+impl KeyValue {
+    /// Tells the circuit breaker how an operation went.
+    fn judge<T>(&self, answer: &Result<T, StoreError>) {
+        let Some(dependency) = &self.dependency else { return };
+        match answer {
+            // What a guest asks for may be to blame: a probe finds out.
+            Err(StoreError::Unavailable(_) | StoreError::Timeout(_))
+                if dependency.is_monitored() =>
+            {
+                dependency.doubt();
+            }
+            Err(StoreError::Unavailable(reason)) => dependency.failed(reason),
+            Err(StoreError::Timeout(_)) => {}
+            _ => dependency.succeeded(),
+        }
     }
 }
 

@@ -52,6 +52,11 @@ impl Pipeline {
         }
     }
 
+    /// Returns true if there is a point in taking jobs from a queue.
+    pub fn is_ready(&self, source: &Source) -> bool {
+        self.missing(source).is_none()
+    }
+
     /// When a job is to be looked at again that needs what is away; `None` where it can be run.
     pub(super) fn held_up(&self, job: &Job, grants: Option<&Grants>) -> Option<Duration> {
         let store = self.store_health.as_ref().filter(|_| job.celery.is_some());

@@ -121,7 +121,7 @@ async fn what_was_computed_is_kept_while_the_store_is_away_and_no_guest_is_run()
     stage.configure(&format!("worker.concurrency = 2\nworker.metrics_address = '{address}'\n"));
     let worker = stage.worker().await;
     let held = ["held-1", "held-2"];
-    stage.send(&held.map(|id| call(id, "sleep", &json!(1500), ""))).await;
+    stage.send(&held.map(|id| call(id, "sleep", &json!(8000), ""))).await;
     worker.logs("attempt started", 2).await;
     redis.stop();
     worker.logs("a dependency is down: jobs that need it are not run until it is back", 1).await;
