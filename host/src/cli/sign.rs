@@ -49,7 +49,7 @@ pub struct Sign {
     #[arg(long, value_name = "VERSION", default_value = "")]
     release: String,
     /// Its place among the versions of its name: one with a lower order is not taken after one with a
-    /// higher. The time in seconds when absent, or the order that was signed before
+    /// higher. The time in milliseconds when absent, or the order that was signed before
     #[arg(long, value_name = "NUMBER")]
     order: Option<u64>,
     /// What the component is called where it is served; its file's name without `.wasm` when absent
@@ -165,7 +165,7 @@ fn order_of(manifest: &SignedManifest, before: Option<&[u8]>) -> u64 {
     let before = before
         .and_then(signature::claimed)
         .filter(|before| SignedManifest { order: before.order, ..manifest.clone() } == *before);
-    let now = || u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
+    let now = || u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
     before.map_or_else(now, |before| before.order)
 }
 

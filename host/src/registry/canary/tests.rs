@@ -96,7 +96,7 @@ fn a_version_that_is_slower_is_taken_back() {
     assert_eq!(verdict(&absurd, &old, &counts(100, 0, MS * 4)), Verdict::Promote);
 }
 
-/// Numbers from 0 to 1 that a seed repeats (SplitMix64).
+/// Numbers from 0 to 1 that a seed repeats (`SplitMix64`).
 struct Chance(u64);
 
 impl Chance {

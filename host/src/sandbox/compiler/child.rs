@@ -123,7 +123,7 @@ fn until_ended(child: &mut Child, deadline: Option<Instant>) -> Ended {
 }
 
 /// The CPU time that a process took so far, in the system's ticks; `None` where the system does not
-/// tell (proc_pid_stat(5)).
+/// tell (`proc_pid_stat(5)`).
 fn cpu_time(child: &Child) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).ok()?;
     // After the name, which may hold anything: state is the first field, utime the twelfth.
