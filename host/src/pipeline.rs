@@ -336,6 +336,17 @@ impl Pipeline {
         self.run(source, message, self.decode(source, message), end, Way::Invocation).await
     }
 
+    /// What was kept of a message whose job has run here. It is not run again because its end could not
+    /// be told.
+    fn kept_of(&self, source: &Source, message: &Message, way: Way) -> Option<Kept> {
+        if way == Way::Invocation {
+            return None;
+        }
+        let kept = self.kept.take(|| Key::of(&source.queue.address, message))?;
+        ResultKept { queue: &source.name }.emit();
+        Some(kept)
+    }
+
     async fn run(
         &self,
         source: &Source,
@@ -355,18 +366,11 @@ impl Pipeline {
         if self.counts_waits && source.queue.fifo {
             job.attempt = without_waits(&job, message);
         }
-        // A job that has run here is not run again because its end could not be told.
-        let kept = match way {
-            Way::Queue => self.kept.take(|| Key::of(&source.queue.address, message)),
-            Way::Invocation => None,
-        };
-        let ended_before = match kept {
+        let ended_before = match span.in_scope(|| self.kept_of(source, message, way)) {
             Some(Kept::Settlement(disposal, finished)) => {
-                span.in_scope(|| ResultKept { queue: &source.name }.emit());
                 return Concluded { disposal, finished, troubled: false, told: Err(None) };
             }
             Some(Kept::Ended(ended, attempt)) => {
-                span.in_scope(|| ResultKept { queue: &source.name }.emit());
                 job.attempt = attempt;
                 Some(ended)
             }

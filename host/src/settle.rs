@@ -163,8 +163,8 @@ impl Settler {
         // Closed never: the semaphores live as long as their settlers.
         let Ok(place) = Arc::clone(&self.backlog).acquire_owned().await else { return };
         let Ok(bytes) = Arc::clone(&self.bytes).acquire_many_owned(weight).await else { return };
-        let _room = [place, bytes];
-        let rest = Rest { finished, tries: 0, held: None, lease, _room, settled };
+        let room = [place, bytes];
+        let rest = Rest { finished, tries: 0, held: None, lease, _room: room, settled };
         // The receiver ends only after the last sender.
         let _ = self.items.send(Item { settlement, rest });
     }
@@ -215,7 +215,7 @@ async fn carry_out(
             settlements.into_iter().zip(rests).zip(answers)
         {
             match answer {
-                Ok(()) => rest.is_settled(matches!(disposal, Disposal::Finish { .. })),
+                Ok(()) => rest.end(matches!(disposal, Disposal::Finish { .. })),
                 Err(Unsettled { error, at, left }) => {
                     let settlement = Settlement { message, disposal: *left };
                     failed.push(Failed { item: Item { settlement, rest }, error, at });
@@ -269,7 +269,7 @@ struct Again {
 
 impl Rest {
     /// The broker has done it all; whether the message is gone.
-    fn is_settled(self, gone: bool) {
+    fn end(self, gone: bool) {
         if let Some(held) = &self.held {
             held.accepted();
         }
@@ -377,7 +377,8 @@ impl Shared {
         let Settling { fallback, options, .. } = &self.settling;
         let Some(at) = at else { return false };
         // What may pass is tried as often as was agreed, the rest not even twice.
-        if !error.is_final() && !(error.is_refusal() && item.rest.tries >= options.tries) {
+        let refused_often = error.is_refusal() && item.rest.tries >= options.tries;
+        if !error.is_final() && !refused_often {
             return false;
         }
         let Settlement { message, disposal } = &item.settlement;

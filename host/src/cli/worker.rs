@@ -160,8 +160,9 @@ async fn start(
     pipeline.health().check().await?;
     if let Some(metrics) = metrics {
         let registry = Arc::clone(&registry);
-        let health = pipeline.dependencies();
-        let readiness = move || health.iter().map(|it| it.readiness()).collect();
+        let (health, gate) = (pipeline.dependencies(), pipeline.publish_gate().clone());
+        let readiness =
+            move || health.iter().map(|it| it.readiness()).chain(gate.readiness()).collect();
         metrics.serve(pipeline.totals(), readiness, move || registry.status());
     }
     let (ahead, watch) = (Arc::clone(&registry), supervisor.clone());
@@ -169,13 +170,13 @@ async fn start(
     let (watched, wake) = (Arc::clone(&registry), Arc::clone(&asked.refresh));
     let interval = config.components.refresh_every();
     tokio::spawn(async move {
-        let watcher = async {
+        let watcher = Box::pin(async {
             if watches {
-                watched.watch(interval, wake, stopping).await;
+                Box::pin(watched.watch(interval, wake, stopping)).await;
             } else {
-                watched.refresh_when(wake, stopping).await;
+                Box::pin(watched.refresh_when(wake, stopping)).await;
             }
-        };
+        });
         supervisor.run("watcher of components", watcher).await;
     });
     WorkerStarted {

@@ -526,7 +526,6 @@ impl Pipeline {
     /// The state of a task that has failed after all, in place of `send`, which is a state for a client
     /// that takes it from a queue.
     pub(super) fn celery_failed_state(
-        &self,
         job: &Job,
         message: &Message,
         send: &Send,
@@ -544,7 +543,6 @@ impl Pipeline {
     /// What takes the place of a state that its queue refuses for what it is; `None` where nothing
     /// does.
     pub(super) fn celery_state_refused(
-        &self,
         job: &Job,
         message: &Message,
         send: &Send,
@@ -559,7 +557,7 @@ impl Pipeline {
         if was.is_some_and(|was| was.kind == exception.kind && was.module == exception.module) {
             return None;
         }
-        self.celery_failed_state(job, message, send, &exception)
+        Self::celery_failed_state(job, message, send, &exception)
     }
 }
 
@@ -605,7 +603,7 @@ impl Follow<'_> {
             if let Step::Send(task) = step {
                 match self.send(&task, to).await {
                     Err(Trouble::For(failure)) if refused == Refused::IsLeftOut => {
-                        left_out(&failure)
+                        left_out(&failure);
                     }
                     send => sends.push(send?),
                 }

@@ -108,7 +108,7 @@ impl Pipeline {
                 }
                 Some(refused.finish())
             }
-            SendKind::CeleryState => Some(self.other_state(refused, send, finished)),
+            SendKind::CeleryState => Some(self.other_state(refused, &send, finished)),
             SendKind::DeadLetter => {
                 let mut letter = send;
                 if !matches!(error.fault, Fault::Invalid | Fault::TooLarge) {
@@ -199,7 +199,7 @@ impl Pipeline {
             send.kind == SendKind::CeleryState
                 && send.message.attributes.get(publish::CORRELATION_ID) == Some(&job.id)
         }) {
-            if let Some(failed) = self.celery_failed_state(job, message, send, &exception) {
+            if let Some(failed) = Self::celery_failed_state(job, message, send, &exception) {
                 *send = failed;
             }
         }
@@ -222,12 +222,12 @@ impl Pipeline {
     fn other_state(
         &self,
         mut refused: Refused<'_>,
-        send: Send,
+        send: &Send,
         finished: &mut Option<Box<Finished>>,
     ) -> Disposal {
         let Refused { source, error, .. } = refused;
         let Refused { job, message, .. } = &refused;
-        if let Some(failure) = self.celery_state_refused(job, message, &send, error) {
+        if let Some(failure) = Self::celery_state_refused(job, message, send, error) {
             refused.rest.insert(0, failure);
             return refused.finish();
         }

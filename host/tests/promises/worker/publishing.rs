@@ -25,8 +25,12 @@ const RESUMED: &str = "no results are held any more: jobs are taken again";
 
 async fn nothing_runs_twice_and_nothing_is_received_while_results_cannot_be_published(kind: Kind) {
     let stage = Stage::set(kind, Setup::default()).await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    stage.configure(&format!("worker.metrics_address = '{free}'"));
+    let ready = async || lovage::http::get(&format!("http://{free}"), "/readyz").await;
     let ids: Vec<_> = (0..300).map(|n| format!("job-{n}")).collect();
     let worker = stage.worker().await;
+    ready().await.unwrap();
     take_away(&stage, &stage.results).await;
     stage.send(&ids.iter().map(|id| job(id, "process_data", json!(1))).collect::<Vec<_>>()).await;
     let blocked = worker.logs(BLOCKED, 1).await;
@@ -41,10 +45,12 @@ async fn nothing_runs_twice_and_nothing_is_received_while_results_cannot_be_publ
     assert_eq!(before, during, "it went on receiving");
     assert!(worker.logged("job finished").is_empty(), "counted before it was so");
     assert_eq!(worker.logged(BLOCKED).len(), 1, "told once");
+    assert!(ready().await.unwrap_err().to_string().contains("503"));
     bring_back(&stage, &stage.results).await;
 
     let results = stage.results_of(&ids).await;
     worker.logs(RESUMED, 1).await;
+    ready().await.unwrap();
     assert_eq!(worker.logs("job finished", ids.len()).await.len(), ids.len());
     assert_eq!(worker.logged("attempt started").len(), ids.len(), "each job runs once");
     worker.stop().await;
