@@ -249,12 +249,17 @@ impl Dependency {
         let _ = state.wait_for(|state| !matches!(state, State::Unknown)).await;
     }
 
-    /// Probes it from now on, for as long as the future lives: at once, in outages after each
-    /// back-off, and now and then while it is up. Until the first probe it counts as down.
-    pub fn monitor(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+    /// Counts it as down until a monitor has asked it.
+    pub fn doubt_until_asked(&self) {
         self.monitored.store(true, Ordering::Relaxed);
         self.up.store(false, Ordering::Relaxed);
         self.state.send_replace(State::Unknown);
+    }
+
+    /// Probes it from now on, for as long as the future lives: at once, in outages after each
+    /// back-off, and now and then while it is up. Until the first probe it counts as down.
+    pub fn monitor(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        self.doubt_until_asked();
         let this = Arc::clone(self);
         async move {
             loop {

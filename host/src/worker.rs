@@ -171,10 +171,18 @@ impl Worker {
         let max_lease = Duration::from_millis(self.config.max_lease_ms.get())
             .min(self.broker.limits().max_lease);
         let mut keepers = tokio::task::JoinSet::new();
-        keepers.spawn(crate::clock::watch());
-        // Before anything is received: what jobs need counts as away until it has answered.
+        let watch = supervisor.clone();
+        keepers.spawn(async move {
+            watch.keep_running("watch over the wall clock", crate::clock::watch).await;
+        });
         for dependency in self.pipeline.dependencies() {
-            keepers.spawn(dependency.monitor());
+            // Before anything is received: what jobs need counts as away until it has answered.
+            dependency.doubt_until_asked();
+            let watch = supervisor.clone();
+            let task = format!("monitor of the dependency `{}`", dependency.name());
+            keepers.spawn(async move {
+                watch.keep_running(&task, || dependency.monitor()).await;
+            });
         }
         for (mut source, concurrency) in sources {
             // The first lease, too, is no longer than the longest that is allowed.
