@@ -62,7 +62,9 @@ pub fn watch(stop: Stop) -> io::Result<Asked> {
     let told = asked.clone();
     thread::Builder::new().name("lovage-signals".to_owned()).spawn(move || {
         crate::time_slice::shorten();
-        runtime.block_on(handlers.handle(stop, told));
+        let supervisor = stop.supervisor();
+        let watcher = handlers.handle(stop, told);
+        runtime.block_on(supervisor.run("watcher of signals", watcher));
     })?;
     Ok(asked)
 }
