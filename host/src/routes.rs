@@ -199,8 +199,7 @@ impl Routes {
         Ok(Source {
             name: name.into(),
             defaults: self.defaults_of(&queue, settings),
-            // One name for one queue in logs, metrics and dead letters: that of the configuration.
-            queue: Queue { name: name.into(), ..queue },
+            queue,
             results,
             result_format: settings.result_format,
             dead_letters,

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    broker::{Broker, BrokerError, Disposal, Message, Turn},
+    broker::{Broker, BrokerError, Disposal, Message, Queue, Turn},
     config::WorkerConfig,
     events::{
         HostPanicked, MessagesReceived, ReceiveFailed, TenantHeldBack, WorkerDraining,
@@ -188,19 +188,17 @@ impl Worker {
             // The first lease, too, is no longer than the longest that is allowed.
             source.visibility = source.visibility.min(max_lease);
             let source = Arc::new(source);
-            let leases = Leases::new(
-                Arc::clone(&self.broker),
-                source.queue.clone(),
-                source.visibility,
-                max_lease,
-            );
+            // One name for one queue in logs and metrics: that of the configuration.
+            let queue = Queue { name: Arc::clone(&source.name), ..source.queue.clone() };
+            let leases =
+                Leases::new(Arc::clone(&self.broker), queue.clone(), source.visibility, max_lease);
             let (keeper, watch) = (Arc::clone(&leases), supervisor.clone());
             let task = format!("lease keeper of the queue `{}`", source.name);
             keepers.spawn(async move { watch.keep_running(&task, || keeper.keep()).await });
             let settler = Settler::start(
                 Settling {
                     broker: Arc::clone(&self.broker),
-                    queue: source.queue.clone(),
+                    queue,
                     options: self.settle_options(),
                     fallback: Arc::new(SourceFallback {
                         pipeline: Arc::clone(&self.pipeline),

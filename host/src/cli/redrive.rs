@@ -38,15 +38,9 @@ impl<'a> Redrive<'a> {
     /// The queue that a letter came from, or why that cannot be said.
     async fn home(&mut self, message: &Message) -> Result<Arc<Source>, String> {
         let name = match letter(message) {
-            Some(letter) => letter.queue,
+            Some(letter) => self.configured(&letter.queue)?,
             None => self.unrecorded(message)?,
         };
-        if self.config.queue(&name).is_none() {
-            return Err(format!(
-                "it came from the queue `{}`, which is not in the configuration",
-                one_line(&name, 200)
-            ));
-        }
         if !self.sources.contains_key(&name) {
             let found = self.routes.source(&name).await;
             let found = found.map(Arc::new).map_err(|error| error.to_string());
@@ -64,22 +58,38 @@ impl<'a> Redrive<'a> {
         Ok(source)
     }
 
+    /// All queues that jobs are taken from, also by workers other than those of `worker.queues`.
+    fn taken(&self) -> Vec<String> {
+        let mut names = self.config.consumed_queues();
+        let others = self.config.queues.iter().filter(|(_, queue)| queue.consume);
+        names.extend(others.map(|(name, _)| name.clone()));
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The queue of the configuration that the broker knows by this name; else the one of this name.
+    fn configured(&self, recorded: &str) -> Result<String, String> {
+        let consumed = self.taken();
+        let is_meant =
+            |name: &&String| self.config.address(name).rsplit(['/', ':']).next() == Some(recorded);
+        let named = || consumed.iter().find(|name| *name == recorded);
+        consumed.iter().find(is_meant).or_else(named).cloned().ok_or_else(|| {
+            format!(
+                "it came from the queue `{}`, which is none of the configuration that jobs are \
+                 taken from",
+                one_line(recorded, 200)
+            )
+        })
+    }
+
     /// The queue of a letter that the broker itself moved, which says nothing: the only one whose
     /// letters come here.
     fn unrecorded(&self, message: &Message) -> Result<String, String> {
         let named = &*self.pair.queue.name;
-        let consumed = self.config.consumed_queues();
+        let consumed = self.taken();
         if let Some(moved_from) = message.attributes.get(attribute::MOVED_FROM) {
-            let from = consumed.iter().find(|name| {
-                let address = self.config.address(name);
-                address.rsplit(['/', ':']).next() == Some(moved_from.as_str())
-            });
-            return from.cloned().ok_or_else(|| {
-                format!(
-                    "it came from the queue `{}`, which is not in the configuration",
-                    one_line(moved_from, 200)
-                )
-            });
+            return self.configured(moved_from);
         }
         let shares = |name: &&String| {
             name.as_str() != named
