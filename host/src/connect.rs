@@ -7,7 +7,9 @@ use crate::{
         Broker, BrokerError,
         sqs::{SqsBroker, WantedQueue},
     },
+    celery::sqs_name,
     config::{BrokerKind, Config, DISCARD, QueueConfig},
+    message::Format,
     routes::default_dead_letters,
 };
 
@@ -35,6 +37,15 @@ pub async fn connect(config: &Config) -> Result<Arc<dyn Broker>, BrokerError> {
 /// The queues of SQS that `create = true` is said of, those that others depend on first.
 fn wanted_queues(config: &Config) -> Vec<WantedQueue> {
     let mut all: Vec<WantedQueue> = Vec::new();
+    // As `Routes` has it: a queue of Celery's has the name that kombu gives it.
+    let address = |name: &str| {
+        let queue = config.queues.get(name);
+        if queue.is_some_and(|it| it.format == Format::Celery && it.address.is_none()) {
+            sqs_name(name).into_owned()
+        } else {
+            config.address(name).to_owned()
+        }
+    };
     let mut want = |wanted: WantedQueue| {
         // What the configuration says of a queue of its own stands over what others need of it.
         if !is_address(&wanted.name) && !all.iter().any(|it| it.name == wanted.name) {
@@ -45,26 +56,26 @@ fn wanted_queues(config: &Config) -> Vec<WantedQueue> {
     let visibility =
         |queue: &QueueConfig| queue.visibility_timeout_ms.map(|ms| Duration::from_millis(ms.get()));
     for (name, queue) in created().filter(|(_, queue)| !queue.consume) {
-        let (name, visibility) = (config.address(name).to_owned(), visibility(queue));
+        let (name, visibility) = (address(name), visibility(queue));
         want(WantedQueue { name, visibility, dead_letters: None });
     }
     for (name, queue) in created().filter(|(_, queue)| queue.consume) {
-        let address = config.address(name);
+        let own = address(name);
         let letters = match queue.dead_letters.as_deref() {
             Some(DISCARD) => None,
-            Some(letters) => Some(config.address(letters).to_owned()),
+            Some(letters) => Some(address(letters)),
             // Of a FIFO queue it is one, too.
-            None => Some(match address.strip_suffix(".fifo") {
+            None => Some(match own.strip_suffix(".fifo") {
                 Some(start) => default_dead_letters(start) + ".fifo",
-                None => default_dead_letters(address),
+                None => default_dead_letters(&own),
             }),
         };
-        let results = queue.results.as_deref().map(|results| config.address(results).to_owned());
+        let results = queue.results.as_deref().map(address);
         if let Some(name) = results {
             want(WantedQueue { name, visibility: None, dead_letters: None });
         }
         let dead_letters = letters.filter(|letters| !is_address(letters));
-        let (name, visibility) = (address.to_owned(), visibility(queue));
+        let (name, visibility) = (own, visibility(queue));
         want(WantedQueue { name, visibility, dead_letters });
     }
     all
