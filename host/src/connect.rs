@@ -1,17 +1,29 @@
 //! From a configuration to a broker that is ready to be used.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    broker::{Broker, BrokerError, sqs::SqsBroker},
-    config::{BrokerKind, Config},
+    broker::{
+        Broker, BrokerError,
+        sqs::{SqsBroker, WantedQueue},
+    },
+    celery::sqs_name,
+    config::{BrokerKind, Config, DISCARD, QueueConfig},
+    message::Format,
+    routes::default_dead_letters,
 };
 
 /// Connects to the broker that the configuration names. On the local broker all configured queues
-/// exist afterwards; on SQS none is made.
+/// exist afterwards; on SQS those with `create = true` do.
 pub async fn connect(config: &Config) -> Result<Arc<dyn Broker>, BrokerError> {
     match config.broker.kind {
-        BrokerKind::Sqs => Ok(Arc::new(SqsBroker::connect().await?)),
+        BrokerKind::Sqs => {
+            let broker = SqsBroker::connect().await?;
+            for wanted in wanted_queues(config) {
+                broker.ensure_queue(&wanted).await?;
+            }
+            Ok(Arc::new(broker))
+        }
         #[cfg(feature = "local")]
         BrokerKind::Local => Ok(Arc::new(local(config).await?)),
         #[cfg(not(feature = "local"))]
@@ -22,14 +34,65 @@ pub async fn connect(config: &Config) -> Result<Arc<dyn Broker>, BrokerError> {
     }
 }
 
+/// The queues of SQS that `create = true` is said of, those that others depend on first.
+fn wanted_queues(config: &Config) -> Vec<WantedQueue> {
+    let mut all: Vec<WantedQueue> = Vec::new();
+    // As `Routes` has it: a queue of Celery's has the name that kombu gives it.
+    let address = |name: &str| {
+        let queue = config.queues.get(name);
+        if queue.is_some_and(|it| it.format == Format::Celery && it.address.is_none()) {
+            sqs_name(name).into_owned()
+        } else {
+            config.address(name).to_owned()
+        }
+    };
+    let mut want = |wanted: WantedQueue| {
+        // What the configuration says of a queue of its own stands over what others need of it.
+        if !is_address(&wanted.name) && !all.iter().any(|it| it.name == wanted.name) {
+            all.push(wanted);
+        }
+    };
+    let created = || config.queues.iter().filter(|(_, queue)| queue.create);
+    let visibility =
+        |queue: &QueueConfig| queue.visibility_timeout_ms.map(|ms| Duration::from_millis(ms.get()));
+    for (name, queue) in created().filter(|(_, queue)| !queue.consume) {
+        let (name, visibility) = (address(name), visibility(queue));
+        want(WantedQueue { name, visibility, dead_letters: None });
+    }
+    for (name, queue) in created().filter(|(_, queue)| queue.consume) {
+        let own = address(name);
+        let letters = match queue.dead_letters.as_deref() {
+            Some(DISCARD) => None,
+            Some(letters) => Some(address(letters)),
+            // Of a FIFO queue it is one, too.
+            None => Some(match own.strip_suffix(".fifo") {
+                Some(start) => default_dead_letters(start) + ".fifo",
+                None => default_dead_letters(&own),
+            }),
+        };
+        let results = queue.results.as_deref().map(address);
+        if let Some(name) = results {
+            want(WantedQueue { name, visibility: None, dead_letters: None });
+        }
+        let dead_letters = letters.filter(|letters| !is_address(letters));
+        let (name, visibility) = (own, visibility(queue));
+        want(WantedQueue { name, visibility, dead_letters });
+    }
+    all
+}
+
+/// Whether a queue is named by its URL or ARN: such a one is somebody's already.
+fn is_address(name: &str) -> bool {
+    name.contains(':') || name.contains('/')
+}
+
 #[cfg(feature = "local")]
 async fn local(config: &Config) -> Result<crate::broker::local::LocalBroker, BrokerError> {
-    use std::{collections::BTreeMap, time::Duration};
+    use std::collections::BTreeMap;
 
     use crate::{
         broker::local::{LocalBroker, LocalOptions},
-        config::{DEFAULT_QUEUE, DISCARD, QueueConfig},
-        routes::default_dead_letters,
+        config::DEFAULT_QUEUE,
     };
 
     /// The visibility timeout of queues that do not set theirs: SQS's own default.

@@ -108,6 +108,12 @@ impl Job {
         JobKey::new(&self.tenant, &self.id)
     }
 
+    /// The name under which its state is kept in Celery's result store: there it is the task's own id.
+    pub fn store_key(&self) -> JobKey<'_> {
+        let id = self.celery.as_ref().map_or(&self.id, |request| &request.id);
+        JobKey::new(&self.tenant, id)
+    }
+
     /// A job with nothing but the parts that every job has.
     pub fn new(id: impl Into<String>, task: impl Into<String>, payload: impl Into<Bytes>) -> Self {
         Self {

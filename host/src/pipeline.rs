@@ -9,6 +9,7 @@ mod fallback;
 mod finished;
 mod follow;
 mod kept;
+mod mapped;
 mod ready;
 mod services;
 pub mod slot;
@@ -92,14 +93,14 @@ pub struct Pipeline {
 pub struct Decoded {
     job: Job,
     verdict: Result<(), Outcome>,
-    /// Whether somebody may ask for the state of a job of Celery's that could not be read.
-    refused: bool,
+    /// The task's id of a message of Celery's that could not be read: somebody may ask for its state.
+    refused: Option<String>,
 }
 
 impl Decoded {
     fn of(source: &Source, message: &Message) -> Self {
         match decode(message, &source.defaults) {
-            Ok(job) => Self { job, verdict: Ok(()), refused: false },
+            Ok(job) => Self { job, verdict: Ok(()), refused: None },
             Err(malformed) => {
                 let mut job = Job::new(malformed.id, malformed.task, "");
                 job.tenant = malformed.tenant;
@@ -396,7 +397,7 @@ impl Pipeline {
                     .emit();
                 return Concluded::released(wait, false, None);
             }
-            let (reply, refusal) = match self.reply(source, &job).await {
+            let (mut reply, refusal) = match self.reply(source, &job).await {
                 Ok(reply) => (reply, Ok(())),
                 Err(error) if error.fault == Fault::Unavailable => {
                     return self.put_back(source, "reply_to", &error);
@@ -413,10 +414,11 @@ impl Pipeline {
                 }
             };
             // Before the guest runs: one whose result has nowhere to go would run for nothing.
-            let results = match self.own_results(&job, reply.is_some()).await {
-                Ok(results) => results,
-                Err(error) => return self.put_back(source, "results", &error),
-            };
+            let results =
+                match self.own_results(&job, reply.is_some() && job.celery.is_none()).await {
+                    Ok(results) => results,
+                    Err(error) => return self.put_back(source, "results", &error),
+                };
             let blocked = results.as_ref().is_some_and(|it| self.gate.is_blocked(&it.address));
             if blocked && ended_before.is_none() {
                 let why = "other results are held for it, and it takes none now";
@@ -431,10 +433,12 @@ impl Pipeline {
                 }
                 (None, Err(outcome)) => self.unrun(&job, outcome),
             };
-            if let (true, Outcome::Rejected(failure)) = (refused, &ended.outcome)
-                && let Err(trouble) = self.celery_refused(&job, failure).await
-            {
-                return self.troubled(source, trouble);
+            if let (Some(id), Outcome::Rejected(failure)) = (&refused, &ended.outcome) {
+                let to = reply.take();
+                let told = self.celery_refused(&job, id, failure, message, to.as_ref()).await;
+                if let Err(trouble) = told {
+                    return self.troubled(source, trouble);
+                }
             }
             let mut unconcluded =
                 Unconcluded { pipeline: self, source, message, job: &job, way, ended };
@@ -553,8 +557,9 @@ impl Pipeline {
             Err(Unsent::Now(error)) => return Err(PutBack { kind: "dispatch", error }),
         };
         let troubled = |error| PutBack { kind: "result_backend", error };
-        let end = CeleryEnd { source, message, job, settings };
         let decision = decide(outcome, job.attempt, settings.max_attempts, &settings.backoff);
+        let exhausted = asks_again && matches!(decision, Decision::Finish { .. });
+        let end = CeleryEnd { source, message, job, settings, exhausted };
         let (mut status, mut value, mut dead_letter) = match decision {
             Decision::Release { after, spent, reason } => {
                 let again = reason.as_ref().filter(|_| asks_again).map(|it| (after, it));
@@ -603,10 +608,11 @@ impl Pipeline {
         };
         let kept = self.keeps_results.then(|| result.envelope());
         let mut sends = Vec::with_capacity(2 + follow_ons.len());
-        let kind = if reply.is_some() { SendKind::Reply } else { SendKind::Result };
-        if reply.is_some() && job.celery.is_some() {
-            // It has what its client reads.
-        } else if let Some(to) = reply.or(results).as_ref().or(source.results.as_ref()) {
+        // A client of Celery's has its own form of the result on its reply queue. The results queue
+        // gets the result as well: others read that one.
+        let answers = reply.filter(|_| job.celery.is_none());
+        let kind = if answers.is_some() { SendKind::Reply } else { SendKind::Result };
+        if let Some(to) = answers.or(results).as_ref().or(source.results.as_ref()) {
             let format = settings.result_format.unwrap_or(source.result_format);
             let bytes = self.message_bytes;
             let mut send = publish::result(&result, kept.as_ref(), message, to, format, bytes);

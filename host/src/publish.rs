@@ -286,10 +286,11 @@ pub fn celery_state(
 
 /// The same, however large.
 pub fn celery_state_whole(state: &Meta, message: &Message, to: &Queue) -> Send {
-    let attributes = Attributes::from([
-        (CORRELATION_ID.to_owned(), state.id.clone()),
-        ("content_type".to_owned(), JSON.to_owned()),
-    ]);
+    let mut attributes = Attributes::from([("content_type".to_owned(), JSON.to_owned())]);
+    // The body says it, too. An attribute takes neither all characters nor an empty text.
+    if !state.id.is_empty() && first_refused(&state.id).is_none() {
+        attributes.insert(CORRELATION_ID.to_owned(), state.id.clone());
+    }
     let outgoing = Outgoing {
         body: escape_json(&state.json()).into_owned().into(),
         attributes,

@@ -36,7 +36,9 @@ done
 stamp=$venv/requirements.installed
 # Celery's result backend is installed as it stands in the tree: only its metadata would be out of date.
 client=$root/clients/python
-wanted() { cat "$requirements" "$alone" "$client/pyproject.toml"; echo "$client"; }
+# Versions of Celery whose clients read results, each in a folder of its own beside the one of requirements.txt.
+others="5.3.6 5.4.0 5.5.3 5.6.3"
+wanted() { cat "$requirements" "$alone" "$client/pyproject.toml"; echo "$client"; echo "$others"; }
 
 if [ -x "$venv/bin/ministack" ] && wanted | cmp -s - "$stamp"; then
     echo "test environment: $venv (up to date)"
@@ -64,5 +66,9 @@ fi
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$alone"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e "$client"
+for version in $others; do
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade \
+        --target "$venv/celery-$version" "celery==$version"
+done
 wanted >"$stamp"
 echo "test environment: $venv"

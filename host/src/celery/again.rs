@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::{
     json::{Json, Map},
     publish::{Packed, Publisher, TaskMessage, To},
-    repr,
+    python_json, repr,
     request::Request,
     signature::Signature,
     time,
@@ -71,7 +71,7 @@ impl Request {
             ("chord", self.chord.as_ref().map_or_else(Json::null, Signature::json)),
         ]);
         let parts = [Json::list(&self.args), self.kwargs.clone().into(), embed.into()];
-        Json::list(&parts).text().to_owned()
+        python_json::write(Json::list(&parts).text().to_owned())
     }
 }
 

@@ -26,8 +26,6 @@ pub enum Builtin {
     },
     /// It waits for a chord's header.
     Unlock(Box<ChordUnlock>),
-    /// It takes a worker of Celery's.
-    Leave(&'static str),
     /// It fails, as it would in Celery.
     Fail(Exception),
 }
@@ -48,10 +46,6 @@ impl Builtin {
             "celery.group" => group(request, publisher).unwrap_or_else(wrong),
             "celery.chord" => chord(request, publisher).unwrap_or_else(wrong),
             "celery.chunks" => chunks(request, publisher).unwrap_or_else(wrong),
-            "celery.map" | "celery.starmap" => Self::Leave(
-                "it runs a task of Celery's many times within itself, which takes a worker of \
-                 Celery's; send a group instead, whose tasks run here",
-            ),
             "celery.chain" => {
                 Self::Fail(Exception::of_failure("NotImplementedError", "chain is not a real task"))
             }
@@ -123,6 +117,64 @@ fn chord(request: &Request, publisher: &mut Publisher<'_>) -> Result<Builtin, St
     let result = canvas.apply(signature, &partial, &Map::new(), Map::new(), true)?;
     let plan = Plan { steps: canvas.steps, children: canvas.children, body: None };
     Ok(Builtin::Done { result: result.json(), plan })
+}
+
+/// The most items of one map: each is kept as a value while the map runs.
+const MAX_ITEMS: usize = 100_000;
+
+/// `celery.map` and `celery.starmap`: one task that is called once for each item, within one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapped {
+    items: Vec<Json>,
+    star: bool,
+}
+
+impl Mapped {
+    /// The name of the task that a map calls; `None` where the request's task is no map.
+    pub fn task_of(request: &Request) -> Option<Result<String, String>> {
+        if !["celery.map", "celery.starmap"].contains(&request.task.as_str()) {
+            return None;
+        }
+        let task = parameter(request, 0, "task");
+        let name = task.and_then(|it| it.as_string().or_else(|| it.fields()?.string("task")));
+        Some(name.ok_or_else(|| format!("`task` of `{}` names no task", request.task)))
+    }
+
+    /// What a request calls; `None` where it is no map.
+    pub fn of(request: &Request) -> Option<Result<Self, String>> {
+        if let Err(why) = Self::task_of(request)? {
+            return Some(Err(why));
+        }
+        let items = parameter(request, 1, "it").and_then(Json::items);
+        let star = request.task == "celery.starmap";
+        Some(match items {
+            None => Err(format!("`it` of `{}` is no list", request.task)),
+            Some(items) if items.len() > MAX_ITEMS => {
+                Err(format!("`it` of `{}` has more than {MAX_ITEMS} items", request.task))
+            }
+            Some(items) => Ok(Self { items, star }),
+        })
+    }
+
+    /// How often the task is called.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether it is not called at all.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The positional arguments of each call.
+    pub fn calls(self) -> impl Iterator<Item = Result<Vec<Json>, String>> {
+        let star = self.star;
+        self.items.into_iter().map(move |item| match (star, item.items()) {
+            (false, _) => Ok(vec![item]),
+            (true, Some(args)) => Ok(args),
+            (true, None) => Err("an item of `celery.starmap` is no list of arguments".to_owned()),
+        })
+    }
 }
 
 /// A list in pieces: a group of `celery.starmap`, one for each piece.

@@ -1,8 +1,6 @@
 //! The outer layers of a message: base64 or not, the envelope, its body's encoding, compression and
 //! media type.
 
-use std::io::Read;
-
 use base64::{
     Engine as _,
     alphabet::STANDARD,
@@ -10,8 +8,9 @@ use base64::{
 };
 
 use super::{
+    compression::{Fault, METHODS, decompress},
     json::{Json, Map},
-    msgpack,
+    msgpack, python_json,
     request::{Refusal, Refused},
 };
 use crate::text::one_line;
@@ -75,8 +74,9 @@ impl Envelope {
         if !text.trim_start().starts_with('{') {
             return Err(stranger("it is no JSON object"));
         }
+        let text = python_json::read(text).map_err(|_| stranger("it is nested too deep"))?;
         let mut fields: Map =
-            serde_json::from_str(text).map_err(|_| stranger("it is not well-formed JSON"))?;
+            serde_json::from_str(&text).map_err(|_| stranger("it is not well-formed JSON"))?;
         let mut object = |name: &str| match fields.take(name) {
             Some(value) => {
                 value.fields().ok_or_else(|| stranger(&format!("`{name}` is no object")))
@@ -102,11 +102,12 @@ impl Envelope {
         let format = self.format()?;
         let encoding = self.content_encoding.as_string().unwrap_or_default().to_ascii_lowercase();
         let is_text = ["", "utf-8", "utf8", "us-ascii", "ascii"].contains(&encoding.as_str());
-        if format == Format::Json && !is_text {
+        let latin = ["iso-8859-1", "latin-1", "latin1"].contains(&encoding.as_str());
+        if format == Format::Json && !is_text && !latin {
             return Err(Refused::new(
                 Refusal::ContentType,
                 format!(
-                    "the body's characters are `{}`; only utf-8 is read",
+                    "the body's characters are `{}`; utf-8 and iso-8859-1 are read",
                     one_line(&encoding, SHOWN_BYTES)
                 ),
             ));
@@ -141,6 +142,7 @@ impl Envelope {
         }
         let invalid = |why: String| Refused::new(Refusal::Invalid, why);
         match format {
+            Format::Json if latin => Ok(bytes.into_iter().map(char::from).collect()),
             Format::Json => String::from_utf8(bytes)
                 .map_err(|_| invalid("the body is not UTF-8, as JSON must be".to_owned())),
             Format::MessagePack => msgpack::to_json(&bytes, max)
@@ -178,29 +180,24 @@ fn too_large(max: usize) -> Refused {
     )
 }
 
-/// Unpacks, and stops as soon as it is too much: a small message may unpack to gigabytes.
+/// Decompresses a body, within bounds.
 fn inflate(method: &str, bytes: &[u8], max: usize) -> Result<Vec<u8>, Refused> {
-    let mut reader: Box<dyn Read + '_> = match method {
-        "application/x-gzip" | "gzip" | "zlib" => Box::new(flate2::read::ZlibDecoder::new(bytes)),
-        "application/x-bz2" | "bzip2" | "bzip" => Box::new(bzip2::read::BzDecoder::new(bytes)),
-        other => {
-            return Err(Refused::new(
-                Refusal::Compression,
-                format!(
-                    "the body is packed with `{}`; `gzip` (zlib) and `bzip2` are read, so set \
-                     `task_compression` to one of them on the client",
-                    one_line(other, SHOWN_BYTES)
-                ),
-            ));
-        }
-    };
-    let mut unpacked = Vec::new();
-    let most = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    reader.by_ref().take(most).read_to_end(&mut unpacked).map_err(|_| {
-        Refused::new(
+    decompress(method, bytes, max).map_err(|fault| match fault {
+        Fault::TooLarge => too_large(max),
+        Fault::Unknown => Refused::new(
+            Refusal::Compression,
+            format!(
+                "the body is compressed with `{}`; {METHODS} are read, so set `task_compression` to \
+                 one of them on the client",
+                one_line(method, SHOWN_BYTES)
+            ),
+        ),
+        Fault::Broken => Refused::new(
             Refusal::Invalid,
-            format!("the body is said to be packed with `{method}`, and cannot be unpacked"),
-        )
-    })?;
-    if unpacked.len() > max { Err(too_large(max)) } else { Ok(unpacked) }
+            format!(
+                "the body is said to be compressed with `{}`, and cannot be decompressed",
+                one_line(method, SHOWN_BYTES)
+            ),
+        ),
+    })
 }

@@ -7,8 +7,10 @@
 use jiff::Timestamp;
 
 use super::{
+    compression::decompress,
     exception::Exception,
     json::{Json, Map},
+    msgpack, python_json,
     request::Request,
     results::ResultRef,
     signature::Signature,
@@ -212,14 +214,21 @@ impl Meta {
     pub fn json(&self) -> String {
         let mut out = String::new();
         self.fields.write(&mut out);
-        out
+        python_json::write(out)
     }
 
     /// Reads a stored value; `id` is of the key that it was under.
     pub fn parse(id: &str, value: &[u8]) -> Option<Self> {
-        let fields: Map = serde_json::from_slice(value).ok()?;
+        let fields = stored(value)?.fields()?;
         let state = State::of(&fields.string("status")?);
         Some(Self { id: id.to_owned(), state, fields })
+    }
+
+    /// Reads a stored value like [`parse`](Self::parse). One that cannot be read is a failure that
+    /// says so: whoever waits for it is not to wait for ever.
+    pub fn read(id: &str, value: &[u8]) -> Self {
+        Self::parse(id, value)
+            .unwrap_or_else(|| Self::failure(&Owner::id(id), &unreadable(), Timestamp::UNIX_EPOCH))
     }
 
     /// The result: a value, or an exception as it is stored.
@@ -239,15 +248,50 @@ impl Meta {
     }
 }
 
+/// How Celery marks a compressed value (`result_compression`): the media type, a zero byte and the
+/// compressed bytes follow.
+const COMPRESSED: &[u8] = b"\0celery-compressed\0";
+
+/// The most bytes of a stored value when it is decompressed.
+const MAX_STORED: usize = 64 << 20;
+
+/// A value as a result store holds it: JSON or `MessagePack`, perhaps compressed. `None` for pickle,
+/// YAML and what is damaged.
+fn stored(value: &[u8]) -> Option<Json> {
+    let unpacked;
+    let value = match value.strip_prefix(COMPRESSED) {
+        None => value,
+        Some(rest) => {
+            let end = rest.iter().position(|byte| *byte == 0)?;
+            let method = std::str::from_utf8(rest.get(..end)?).ok()?;
+            unpacked = decompress(method, rest.get(end + 1..)?, MAX_STORED).ok()?;
+            &unpacked
+        }
+    };
+    // A map or a list of MessagePack begins with such a byte, and pickle with an empty map.
+    if matches!(value.first(), Some(0x81..=0x8f | 0x91..=0x9f | 0xdc..=0xdf)) {
+        return Json::parse(&msgpack::to_json(value, MAX_STORED).ok()?);
+    }
+    Json::parse(&python_json::read(std::str::from_utf8(value).ok()?).ok()?)
+}
+
+/// Why a stored result is not read.
+pub fn unreadable() -> Exception {
+    Exception::content_disallowed(
+        "its stored result is neither JSON nor MessagePack, or is damaged; set result_serializer to \
+         'json' where it was stored",
+    )
+}
+
 /// What Redis keeps for each finished task of a chord's header.
 pub fn chord_part(id: &str, state: &State, result: &Json) -> String {
     let parts = [Json::number(1), Json::string(id), Json::string(state.as_str()), result.clone()];
-    Json::list(&parts).text().to_owned()
+    python_json::write(Json::list(&parts).text().to_owned())
 }
 
 /// Reads what [`chord_part`] wrote, or Celery: the task's id, its state and its result.
 pub fn read_chord_part(value: &[u8]) -> Option<(String, State, Json)> {
-    let [_, id, state, result]: [Json; 4] = serde_json::from_slice(value).ok()?;
+    let [_, id, state, result]: [Json; 4] = stored(value)?.read()?;
     Some((id.as_string()?, State::of(&state.as_string()?), result))
 }
 
@@ -258,7 +302,7 @@ pub fn group(results: &ResultRef) -> String {
 
 /// Reads what [`group`] wrote, or Celery.
 pub fn read_group(value: &[u8]) -> Option<ResultRef> {
-    let fields: Map = serde_json::from_slice(value).ok()?;
+    let fields = stored(value)?.fields()?;
     ResultRef::parse(fields.get("result")?)
 }
 

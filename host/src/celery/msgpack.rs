@@ -1,12 +1,12 @@
 //! `MessagePack` as JSON text, for messages of clients that have `task_serializer = 'msgpack'`.
 //!
 //! Binary values become kombu's rich type `base64`, keys of maps texts, as they are in Python's JSON.
-//! What JSON cannot say (extension types, NaN) is refused. Written straight to text, so that small
+//! Extension types are refused. Written straight to text, so that small
 //! bytes cannot become a large tree.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
-use super::json::write_string;
+use super::{json::write_string, python_json};
 
 /// How deep values may stand in each other.
 const MAX_DEPTH: usize = 64;
@@ -143,7 +143,11 @@ impl<'a> Reader<'a> {
     }
 
     fn float(&mut self, number: f64) -> Result<(), &'static str> {
-        let number = serde_json::Number::from_f64(number).ok_or("it holds NaN or Infinity")?;
+        if let Some(inside) = python_json::of_float(number) {
+            self.out.push_str(inside);
+            return Ok(());
+        }
+        let number = serde_json::Number::from_f64(number).ok_or("it holds no number")?;
         self.number(number);
         Ok(())
     }
@@ -198,11 +202,11 @@ mod tests {
         // A list that says it has four thousand million items.
         let long = [0xdd, 0xff, 0xff, 0xff, 0xff];
         let nan = [&[0xcb][..], &f64::NAN.to_be_bytes()].concat();
-        for bytes in
-            [&[][..], &[0xc1], &[0xd4, 1, 2], &deep, &long, &nan, &[0xc0, 0xc0], &[0xa1, 0xff]]
-        {
+        for bytes in [&[][..], &[0xc1], &[0xd4, 1, 2], &deep, &long, &[0xc0, 0xc0], &[0xa1, 0xff]] {
             to_json(bytes, 1 << 20).unwrap_err();
         }
+        let inside = r#"{"__type__": "float", "__value__": "NaN"}"#;
+        assert_eq!(to_json(&nan, 1 << 20).as_deref(), Ok(inside));
         let many = [&[0xdc, 0xff, 0xff][..], &vec![0xc0; 65535]].concat();
         assert_eq!(to_json(&many, 1000), Err("it is too much"));
     }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     json::{self, Json, Map},
-    options, repr,
+    options, python_json, repr,
     request::Request,
     time,
 };
@@ -30,6 +30,11 @@ impl Ids {
     /// Ids that nobody else makes.
     pub fn random() -> Self {
         Self::of(uuid::Uuid::new_v4().to_string())
+    }
+
+    /// The first id of its seed.
+    pub fn next_id(mut self) -> String {
+        self.next()
     }
 
     /// The next id: a UUID (of version 8, RFC 9562).
@@ -229,6 +234,7 @@ impl Publisher<'_> {
         content.push_str(", ");
         embed.write(&mut content);
         content.push(']');
+        let content = python_json::write(content);
         let body = Packed {
             body: Json::string(&BASE64_STANDARD.encode(content)),
             content_type: Json::string(crate::job::JSON),
@@ -290,6 +296,7 @@ impl Publisher<'_> {
         envelope.push_str(", \"properties\": ");
         properties.write(&mut envelope);
         envelope.push('}');
+        let envelope = python_json::write(envelope);
         let sent = if body.base64 { BASE64_STANDARD.encode(envelope) } else { envelope };
         TaskMessage {
             id: to.id,

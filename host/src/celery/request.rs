@@ -12,6 +12,8 @@ use super::{
     envelope::Envelope,
     exception::Exception,
     json::{Json, Map},
+    python_json,
+    rich::RichTypes,
     signature::{Budget, Signature},
     time,
 };
@@ -75,7 +77,7 @@ impl Refused {
     }
 
     fn of(mut self, headers: &Map, properties: &Map) -> Self {
-        self.id = headers.string("id");
+        self.id = headers.some("id").and_then(id_of);
         self.task = headers.string("task");
         self.reply_to = properties.string("reply_to").filter(|it| !it.is_empty());
         self.ignore_result = headers.get("ignore_result").is_some_and(|it| it.text() == "true");
@@ -223,16 +225,11 @@ impl Request {
 
     fn of_envelope(envelope: &Envelope, max_bytes: usize) -> Result<Self, Refused> {
         let text = envelope.content(max_bytes)?;
-        let content = Json::parse(&text).ok_or_else(|| {
-            // Python's own writes these, which are no JSON.
-            let what = if ["NaN", "Infinity"].iter().any(|word| text.contains(word)) {
-                "; NaN and Infinity, which Python writes, are no JSON"
-            } else {
-                ""
-            };
-            invalid(format!("the body is not JSON{what}"))
+        let text = python_json::read(&text).map_err(|_| {
+            invalid(format!("the body's values nest more than {} deep", python_json::MAX_DEPTH))
         })?;
-        let named = envelope.headers.some("task").is_some();
+        let content = Json::parse(&text).ok_or_else(|| invalid("the body is not JSON"))?;
+        let named = envelope.headers.contains("task");
         if let Some(fields) = content.fields() {
             if !named && !fields.contains("task") {
                 return Err(Refused::new(
@@ -277,7 +274,8 @@ impl Request {
         let mut request = Self::of_headers(headers, properties, wire)?;
         request.args = args.items().ok_or("the positional arguments are no list")?;
         request.kwargs = kwargs.fields().ok_or("the keyword arguments are no object")?;
-        request.embed(embed.fields().ok_or("the body's third part is no object")?)?;
+        let embed = if embed.is_null() { Some(Map::new()) } else { embed.fields() };
+        request.embed(embed.ok_or("the body's third part is no object")?)?;
         Ok(request)
     }
 
@@ -307,7 +305,7 @@ impl Request {
     }
 
     fn of_headers(headers: Map, properties: Map, wire: Wire) -> Result<Self, String> {
-        let id = headers.string("id").ok_or("there is no `id`")?;
+        let id = headers.some("id").and_then(id_of).ok_or("there is no `id`")?;
         let task = headers.string("task").ok_or("there is no `task`")?;
         let limits = headers.some("timelimit").and_then(Json::items).unwrap_or_default();
         let limit = |at: usize| {
@@ -410,10 +408,27 @@ fn invalid(reason: impl Into<String>) -> Refused {
     Refused::new(Refusal::Invalid, format!("this message of Celery's cannot be read: {reason}"))
 }
 
+/// A task's id. Clients may send a number or a `UUID` of Python's, whose results are asked for by their
+/// text.
+fn id_of(json: &Json) -> Option<String> {
+    if let Some(text) = json.as_string() {
+        return Some(text);
+    }
+    if json.is_object() || json.is_list() {
+        return RichTypes::Plain.apply(json).as_string();
+    }
+    (json.text() != "true" && json.text() != "false").then(|| json.text().to_owned())
+}
+
 fn whole(headers: &Map, name: &str) -> Result<u32, String> {
     match headers.some(name) {
         None => Ok(0),
-        Some(value) => value.read().ok_or_else(|| format!("`{name}` is no whole number")),
+        // Celery's workers run what says a negative number, or a number as a text.
+        Some(value) => value
+            .read::<i64>()
+            .or_else(|| value.as_string()?.trim().parse().ok())
+            .map(|number| u32::try_from(number.max(0)).unwrap_or(u32::MAX))
+            .ok_or_else(|| format!("`{name}` is no whole number")),
     }
 }
 

@@ -1,8 +1,12 @@
 //! Types that JSON lacks, as kombu writes them: `{"__type__": "decimal", "__value__": "1.5"}`.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-use super::json::{Json, Map};
+use super::{
+    json::{Json, Map},
+    python_json,
+};
 
 /// What becomes of kombu's rich types in arguments. A guest may answer with rich types in either
 /// case: its output passes as it is, and clients make the types of it.
@@ -11,7 +15,8 @@ use super::json::{Json, Map};
 pub enum RichTypes {
     /// Plain JSON: a `decimal` becomes a number with its digits (a text where it is none, such as
     /// `NaN`), a `uuid` its text with hyphens, `datetime`, `date` and `time` their ISO 8601 text,
-    /// `bytes` their text, or base64 where they are none. Types that kombu does not know stay.
+    /// `bytes` their text, or base64 where they are none, and the numbers that JSON lacks theirs:
+    /// `NaN`, `Infinity`, `-Infinity`. Types that kombu does not know stay.
     #[default]
     Plain,
     /// As they came.
@@ -29,6 +34,69 @@ impl RichTypes {
             return json.clone();
         }
         plain(json, 0)
+    }
+}
+
+/// Whether clients can read a value: kombu refuses a whole result over a rich type that it does not
+/// know, or whose value is not one. The error says what is wrong.
+pub fn check(json: &Json) -> Result<(), String> {
+    let too_deep = || format!("the value nests more than {} deep", python_json::MAX_DEPTH);
+    python_json::read(json.text()).map_err(|_| too_deep())?;
+    let mut left = vec![(json.clone(), 0)];
+    while let Some((value, depth)) = left.pop() {
+        // A key may be spelled with escapes.
+        let text = value.text();
+        if !(text.contains("__type__") || text.contains("\\u005f") || text.contains("\\u005F")) {
+            continue;
+        }
+        if depth >= MAX_DEPTH {
+            return Err(format!("a `__type__` stands more than {MAX_DEPTH} deep in the value"));
+        }
+        if let Some(items) = value.items() {
+            left.extend(items.into_iter().map(|item| (item, depth + 1)));
+        } else if let Some(fields) = value.fields() {
+            if fields.len() == 2
+                && let (Some(kind), Some(of)) = (fields.get("__type__"), fields.get("__value__"))
+            {
+                let kind = kind.as_string().unwrap_or_default();
+                if !is_typed(&kind, of) {
+                    let kind = crate::text::one_line(&kind, 60);
+                    return Err(format!("the value of a `__type__` `{kind}` is none of kombu's"));
+                }
+            } else {
+                left.extend(fields.into_iter().map(|(_, value)| (value, depth + 1)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether kombu makes a value of it.
+fn is_typed(kind: &str, value: &Json) -> bool {
+    let text = value.as_string();
+    let is = |test: fn(&str) -> bool| text.as_deref().is_some_and(test);
+    match kind {
+        "decimal" => {
+            value.text().parse::<f64>().is_ok()
+                || is(|text| {
+                    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
+                    let number = text.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+                        && text.ends_with(|c: char| c.is_ascii_digit() || c == '.')
+                        && text.parse::<f64>().is_ok();
+                    number || ["NaN", "sNaN", "Infinity"].contains(&text)
+                })
+        }
+        "uuid" => value.fields().is_some_and(|fields| {
+            let hex = fields.string("hex");
+            fields.len() == 1 && hex.is_some_and(|hex| uuid::Uuid::try_parse(&hex).is_ok())
+        }),
+        "datetime" => is(|text| super::time::parse(text).is_some()),
+        "date" => is(|text| text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok()),
+        "time" => is(|text| text.parse::<jiff::civil::Time>().is_ok()),
+        "bytes" => text.is_some(),
+        "base64" => is(|text| BASE64_STANDARD.decode(text).is_ok()),
+        "float" => is(|text| ["NaN", "Infinity", "-Infinity"].contains(&text)),
+        _ => false,
     }
 }
 
@@ -62,7 +130,7 @@ fn typed(kind: &str, value: &Json) -> Option<Json> {
             let uuid = uuid::Uuid::try_parse(&hex).ok()?;
             Some(Json::string(&uuid.to_string()))
         }
-        "datetime" | "date" | "time" | "bytes" | "base64" => {
+        "datetime" | "date" | "time" | "bytes" | "base64" | "float" => {
             value.as_string().map(|_| value.clone())
         }
         _ => None,
@@ -84,6 +152,39 @@ mod tests {
             RichTypes::Plain.apply(&json).text(),
             r#"{"d": 1.50, "n": "NaN", "u": ["00000000-0000-0000-0000-000000000001"], "b": "AP8=", "t": "2026-01-31T12:00:00", "x": {"__type__": "mine", "__value__": 1}, "y": {"__type__": "decimal", "__value__": "1", "more": 1.10}}"#
         );
+    }
+
+    #[test]
+    fn what_clients_cannot_read_is_found() {
+        let check = |text: &str| check(&Json::parse(text).unwrap());
+        for good in [
+            r#"[1, {"__type__": "decimal", "__value__": "1.50"}]"#,
+            r#"{"a": {"__type__": "uuid", "__value__": {"hex": "00000000000000000000000000000001"}}}"#,
+            r#"{"__type__": "datetime", "__value__": "2026-01-31T12:00:00"}"#,
+            r#"{"__type__": "date", "__value__": "2026-01-31"}"#,
+            r#"{"__type__": "time", "__value__": "12:00:00"}"#,
+            r#"{"__type__": "bytes", "__value__": "a"}"#,
+            r#"{"__type__": "float", "__value__": "NaN"}"#,
+            r#"{"__type__": "mine", "__value__": 1, "more": 2}"#,
+            r#"{"__type__": "mine"}"#,
+            r#""__type__""#,
+        ] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for bad in [
+            r#"{"__type__": "mine", "__value__": 1}"#,
+            r#"[[{"\u005f_type__": "mine", "__value__": 1}]]"#,
+            r#"{"__type__": 1, "__value__": 1}"#,
+            r#"{"__type__": "decimal", "__value__": "a"}"#,
+            r#"{"__type__": "decimal", "__value__": "inf"}"#,
+            r#"{"__type__": "uuid", "__value__": {"hex": "1"}}"#,
+            r#"{"__type__": "datetime", "__value__": "soon"}"#,
+            r#"{"__type__": "base64", "__value__": "a"}"#,
+            r#"{"__value__": 1, "__type__": "bytes"}"#,
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        assert!(check(&format!("{}1{}", "[".repeat(600), "]".repeat(600))).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Global, Misuse, out, out::complain, out::say};
 use crate::{
     broker::{Message, Receipt},
-    celery::{self, Builtin, Request, publish::Publisher, workflow},
+    celery::{self, Builtin, Mapped, Request, publish::Publisher, workflow},
     config::{Config, UnknownTasks},
     connect::connect,
     job::Job,
@@ -184,10 +184,6 @@ fn foresee(config: &Config, registry: &Registry, message: &Message, payload: boo
     let built_in = Builtin::of(request, &mut publisher(config, request));
     foreseen.then = nexts(request);
     match (built_in, registry.get(&job.task)) {
-        (Some(Builtin::Leave(why)), _) => {
-            foreseen.verdict = unknown.0;
-            foreseen.why = format!("{}: {why}", unknown.1);
-        }
         (Some(_), _) => "runs in the host itself".clone_into(&mut foreseen.why),
         (None, None) => {
             foreseen.verdict = unknown.0;
@@ -196,7 +192,16 @@ fn foresee(config: &Config, registry: &Registry, message: &Message, payload: boo
         (None, Some(task)) => {
             foreseen.runs_as = Some(job.task.clone());
             let (mapping, rich) = config.celery_arguments(&job.task);
-            match celery::payload(&request.args, &request.kwargs, task.shape(), mapping, rich) {
+            let made = match Mapped::of(request) {
+                Some(mapped) => mapped.map(|it| format!("{} items", it.len())),
+                None => {
+                    celery::payload(&request.args, &request.kwargs, task.shape(), mapping, rich)
+                }
+            };
+            match made {
+                Ok(made) if Mapped::task_of(request).is_some() => {
+                    foreseen.why = format!("runs `{}` for each of {made}", job.task);
+                }
                 Ok(made) => {
                     foreseen.why = format!("runs `{}` on {}", job.task, kind(&made));
                     foreseen.payload = payload.then_some(made);

@@ -22,6 +22,7 @@ use crate::{
     outcome::Status,
     publish::deduplication_of,
     routes::Routes,
+    store::ResultStore,
     text::nearest,
 };
 
@@ -153,6 +154,8 @@ impl Send {
         };
         message.group = self.group_on(queue)?;
         let tenant = tenant_of(routes, config, queue, &message);
+        let job = JobKey::new(&tenant, id);
+        let earlier = self.earlier_result(config, broker, store.as_deref(), job).await?;
         let mut answers = broker.send(queue, std::slice::from_ref(&message)).await;
         let message_id = answers.pop().context("the broker gave no answer")??;
         if !self.wait {
@@ -164,11 +167,10 @@ impl Send {
             return Ok(ExitCode::SUCCESS);
         }
         if let Some(store) = store {
-            return celery::wait(&*store, JobKey::new(&tenant, id), self.wait_timeout, global.json)
-                .await;
+            return celery::wait(&*store, job, earlier, self.wait_timeout, global.json).await;
         }
         let envelope = match replies {
-            None => broker.result(JobKey::new(&tenant, id), self.wait_timeout).await?,
+            None => next_result(broker, job, earlier.as_ref(), self.wait_timeout).await?,
             Some(replies) => replies.wait(self.wait_timeout).await?,
         };
         let Some(envelope) = envelope else {
@@ -179,6 +181,27 @@ impl Send {
             );
         };
         show_result(&envelope, global.json)
+    }
+
+    /// The result that is kept under the id before the job is sent: that of another job, which is not
+    /// waited for. A success in Celery's result store is never written over, so no other can come.
+    async fn earlier_result(
+        &self,
+        config: &Config,
+        broker: &dyn Broker,
+        store: Option<&dyn ResultStore>,
+        job: JobKey<'_>,
+    ) -> anyhow::Result<Option<Bytes>> {
+        if !self.wait || self.id.is_none() {
+            return Ok(None);
+        }
+        if let Some(store) = store {
+            return celery::earlier(store, job).await;
+        }
+        if config.broker.kind == BrokerKind::Sqs {
+            return Ok(None);
+        }
+        Ok(broker.result(job, Duration::ZERO).await?)
     }
 
     /// On queues without order the group is the tenant, by which they are fair.
@@ -405,6 +428,30 @@ fn show_result(envelope: &[u8], json: bool) -> anyhow::Result<ExitCode> {
         out::write_foreign(format!("{value}\n").as_bytes())?;
     }
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How often it is looked whether a result has taken the place of an earlier one.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Waits for a job's result, which is not the earlier one under its id.
+async fn next_result(
+    broker: &dyn Broker,
+    job: JobKey<'_>,
+    earlier: Option<&Bytes>,
+    timeout: Duration,
+) -> anyhow::Result<Option<Bytes>> {
+    let until = tokio::time::Instant::now() + timeout;
+    loop {
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let found = broker.result(job, left).await?;
+        if found.is_none() || found.as_ref() != earlier {
+            return Ok(found);
+        }
+        if left.is_zero() {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_EVERY.min(left)).await;
+    }
 }
 
 /// A queue of our own on SQS, for one answer.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU64};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, nonzero64, secrets::without_password};
-use crate::celery::{Mapping, RichTypes, names};
+use crate::celery::{Mapping, RichTypes, exception::check_vouched, names};
 
 /// What becomes of a message for a task that is not here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -30,6 +30,15 @@ pub struct CeleryConfig {
     /// How long results are kept, in milliseconds; without end when 0. Celery's own default is a
     /// day.
     pub result_expires_ms: u64,
+    /// How long failures are kept in Redis (`result_failure_expires`), in milliseconds; as long as
+    /// other results when absent.
+    pub result_failure_expires_ms: Option<u64>,
+    /// How long the parts of chords are kept in Redis (`result_chord_expires`), in milliseconds; as
+    /// long as results when absent.
+    pub result_chord_expires_ms: Option<u64>,
+    /// Exception classes of the clients' own that a guest's failure may name by its kind, as
+    /// `module.Name` or `module:Outer.Name`. Clients call what is named here.
+    pub exceptions: Vec<String>,
     /// Whether name, arguments, worker and retries are stored with results (`result_extended`).
     pub result_extended: bool,
     /// Put before every key of the store (`global_keyprefix`); `{tenant}:` in it stands for the
@@ -62,6 +71,9 @@ impl Default for CeleryConfig {
         Self {
             result_backend: None,
             result_expires_ms: 24 * 60 * 60 * 1000,
+            result_failure_expires_ms: None,
+            result_chord_expires_ms: None,
+            exceptions: Vec::new(),
             result_extended: false,
             result_key_prefix: String::new(),
             default_queue: None,
@@ -122,6 +134,11 @@ impl Config {
                 "celery.default_queue is empty; Celery's own default is `celery`".to_owned()
             );
         }
+        for class in &celery.exceptions {
+            check_vouched(class).map_err(|why| {
+                format!("celery.exceptions: `{}`: {why}", crate::text::one_line(class, 100))
+            })?;
+        }
         crate::store::open(self).map(drop)
     }
 
@@ -159,6 +176,7 @@ mod tests {
             ("default_queue = ''", "celery.default_queue is empty"),
             ("[celery.routes]\n'tasks.a' = ''", "celery.routes.\"tasks.a\" has an empty name"),
             ("[celery.tasks]\n'' = 'a'", "celery.tasks.\"\" has an empty name"),
+            ("exceptions = ['os.system']", "celery.exceptions: `os.system`"),
             ("unknown_tasks = 'drop'", "unknown variant `drop`"),
         ] {
             let error = parse(&format!("[celery]\n{text}\n")).unwrap_err();

@@ -407,6 +407,9 @@ pub enum ResultFormat {
 pub struct QueueConfig {
     /// The queue's name or URL at the broker, where it differs from NAME.
     pub address: Option<String>,
+    /// SQS only: whether the queue is made where it is not there, with its dead-letter queue, a redrive
+    /// policy and the queue for results. The local broker makes all queues.
+    pub create: bool,
     /// Whether jobs are taken from it. Set to false for queues that are only sent to, such as
     /// results and dead letters.
     pub consume: bool,
@@ -453,6 +456,7 @@ impl Default for QueueConfig {
     fn default() -> Self {
         Self {
             address: None,
+            create: false,
             consume: true,
             fifo: false,
             format: Format::Native,

@@ -84,8 +84,8 @@ pub struct Malformed {
     pub tenant: String,
     /// Where the sender wants the answer, where it could be read.
     pub reply_to: Option<String>,
-    /// Whether it is Celery's, so that somebody may ask for its state by its id.
-    pub celery: bool,
+    /// The task's id, where the message is Celery's and has one: its client asks for the state by it.
+    pub celery: Option<String>,
 }
 
 impl fmt::Display for Malformed {
@@ -100,7 +100,11 @@ impl std::error::Error for Malformed {}
 pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malformed>> {
     let mut job = Job::new(message.id.clone(), "", message.body.clone());
     job.attempt = message.attempt;
-    let mut outcome = fill(&mut job, message, defaults).map_err(|wrong| (wrong.kind, wrong.reason));
+    let mut task_id = None;
+    let mut outcome = fill(&mut job, message, defaults).map_err(|wrong| {
+        task_id = wrong.task_id;
+        (wrong.kind, wrong.reason)
+    });
     // Of a message that is no job, too: whoever is believed about it is to be told.
     let said = std::mem::take(&mut job.tenant);
     let claims = Claims::of(message, &said, defaults.fifo);
@@ -122,7 +126,7 @@ pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malform
             id,
             task: job.task,
             tenant: job.tenant,
-            celery: kind != NOT_CELERY && is_fit && format(message, defaults) == Ok(Format::Celery),
+            celery: task_id.or_else(|| Some(job.celery?.id.clone())),
             reply_to: job.reply_to,
         })
     })
@@ -135,7 +139,7 @@ fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), Wro
         Format::Native => native::decode(job, &message.body)?,
         Format::Raw => raw::decode(job, message, defaults)?,
         Format::Celery => celery::decode(job, message, defaults)
-            .map_err(|(kind, reason)| Wrong { kind, reason })?,
+            .map_err(|celery::Wrong { kind, reason, task_id }| Wrong { kind, reason, task_id })?,
     }
     if job.task.is_empty() {
         job.task = defaults.task.clone().ok_or_else(|| {
@@ -156,11 +160,13 @@ fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), Wro
 struct Wrong {
     kind: &'static str,
     reason: String,
+    /// The task's id, of a message of Celery's.
+    task_id: Option<String>,
 }
 
 impl From<String> for Wrong {
     fn from(reason: String) -> Self {
-        Self { kind: INVALID, reason }
+        Self { kind: INVALID, reason, task_id: None }
     }
 }
 

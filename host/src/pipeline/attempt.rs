@@ -7,6 +7,7 @@ use tracing::Span;
 
 use super::{
     End, Ended, Pipeline, Run, celery,
+    mapped::Calls,
     ready::{Ready, UNKNOWN_TASK},
     spent::UnlessReported,
 };
@@ -58,9 +59,11 @@ impl Pipeline {
             Err(outcome) => return self.unrun(job, outcome),
         };
         let mut job = Arc::clone(job);
+        let mut mapped = None;
         if let Some(request) = job.celery.clone() {
-            match self.check_workflow(&request).and_then(|()| self.arguments(&task, &request)) {
-                Ok(payload) => Arc::make_mut(&mut job).payload = payload,
+            match self.check_workflow(&request).and_then(|()| self.calls(&task, &request)) {
+                Ok(Calls::One(payload)) => Arc::make_mut(&mut job).payload = payload,
+                Ok(Calls::Each(items)) => mapped = Some(items),
                 Err(failure) if failure.kind == celery::NO_RESULT_BACKEND => {
                     return self.unrun(&job, Outcome::Rejected(failure));
                 }
@@ -85,6 +88,22 @@ impl Pipeline {
         if self.is_revoked(&job).await {
             return self.unrun(&job, Outcome::Revoked);
         }
+        let ready = Ready { task, settings };
+        match mapped {
+            None => self.run_call(source, job, ready, now, end).await,
+            Some(items) => self.run_each(source, &job, ready, items, now, end).await,
+        }
+    }
+
+    /// Runs the job's guest once.
+    pub(super) async fn run_call(
+        &self,
+        source: &Source,
+        job: Arc<Job>,
+        Ready { task, settings }: Ready,
+        now: Timestamp,
+        end: Option<End>,
+    ) -> Ended {
         let grants = self.policies.of(&job.task, &job.tenant);
         if let Some(after) = self.held_up(&job, Some(&grants)) {
             return self.unrun(&job, Outcome::Snooze { after });
@@ -178,7 +197,7 @@ impl Pipeline {
             return true;
         }
         match &self.store {
-            Some(store) => store.is_revoked(job.key()).await.unwrap_or(false),
+            Some(store) => store.is_revoked(job.store_key()).await.unwrap_or(false),
             None => false,
         }
     }

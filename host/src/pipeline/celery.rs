@@ -15,7 +15,8 @@ use super::{Ended, Pipeline, follow::Unsent, ready::UNKNOWN_TASK, slot};
 use crate::{
     broker::{BrokerError, Fault, Message, Queue, Send},
     celery::{
-        self, Builtin, Exception, Json, Meta, Plan, Request, Signature, State, Step, TaskMessage,
+        self, Builtin, Exception, Json, Mapped, Meta, Plan, Request, Signature, State, Step,
+        TaskMessage,
         builtins::{self, Unlocked},
         meta,
         publish::{Ids, Parent, Publisher},
@@ -29,6 +30,7 @@ use crate::{
     publish,
     registry::Task,
     routes::{self, Source, matches_pattern},
+    sandbox::INVALID_PAYLOAD,
     settings::{Advice, Settings},
     store::{Complete, Counted, Part, ResultStore, StoreError},
     wanted::Progress,
@@ -47,6 +49,9 @@ pub(super) const NO_RESULT_BACKEND: &str = "no_result_backend";
 /// clients/python.
 const RESULT_TOO_LARGE: &str = "lovage_celery.errors.ResultTooLarge";
 
+/// The kind of a guest's word that its payload is not what it takes.
+const REJECTED: &str = "rejected";
+
 /// How long to wait before it is looked whether somebody has gone on with a chord.
 const BUSY: Duration = Duration::from_millis(500);
 
@@ -62,6 +67,8 @@ pub(super) struct CeleryEnd<'a> {
     pub(super) message: &'a Message,
     pub(super) job: &'a Job,
     pub(super) settings: &'a Settings,
+    /// Whether the guest asked for another attempt and there is none left.
+    pub(super) exhausted: bool,
 }
 
 /// Why it cannot be told what follows.
@@ -115,10 +122,15 @@ pub(super) struct BuiltIn {
 }
 
 impl Pipeline {
-    /// The payload of a job whose arguments are Celery's.
-    pub(super) fn arguments(&self, task: &Task, request: &Request) -> Result<Bytes, Failure> {
+    /// The payload of a task whose arguments are Celery's.
+    pub(super) fn arguments(
+        &self,
+        task: &Task,
+        args: &[Json],
+        kwargs: &celery::Map,
+    ) -> Result<Bytes, Failure> {
         let (mapping, rich) = self.config.celery_arguments(&task.spec.name);
-        celery::payload(&request.args, &request.kwargs, task.shape(), mapping, rich)
+        celery::payload(args, kwargs, task.shape(), mapping, rich)
             .map(Bytes::from)
             .map_err(|reason| Failure::new("TypeError", reason))
     }
@@ -171,10 +183,6 @@ impl Pipeline {
         };
         Ok(Some(match built_in {
             Builtin::Done { result, plan } => done(&result, plan),
-            Builtin::Leave(why) => BuiltIn {
-                outcome: Outcome::Rejected(Failure::new(UNKNOWN_TASK, why)),
-                plan: Plan::default(),
-            },
             Builtin::Fail(exception) => BuiltIn {
                 outcome: Outcome::Failed(Failure::new(&exception.kind, exception.repr())),
                 plan: Plan::default(),
@@ -213,7 +221,7 @@ impl Pipeline {
     ) -> Result<HashMap<String, Meta>, StoreError> {
         let found = self.patiently(|| store.get(tenant, ids)).await?;
         let metas = ids.iter().zip(found);
-        Ok(metas.filter_map(|(id, value)| Some((id.clone(), Meta::parse(id, &value?)?))).collect())
+        Ok(metas.filter_map(|(id, value)| Some((id.clone(), Meta::read(id, &value?)))).collect())
     }
 
     /// The call of a task of Celery's that a guest asked for: its payload is the one argument, or
@@ -230,6 +238,7 @@ impl Pipeline {
             Failure::new("dispatch", format!("a call of the task `{}`: {why}", follow_on.task))
         };
         let payload = payload.ok_or_else(|| wrong("tasks of Celery take JSON"))?;
+        celery::rich::check(&payload).map_err(|why| wrong(&why))?;
         let (mapping, _) = self.config.celery_arguments(&follow_on.task);
         let (args, kwargs) = celery::arguments::call_of(&payload, mapping).map_err(wrong)?;
         let parent = Parent {
@@ -302,7 +311,7 @@ impl Pipeline {
         let Some(request) = &end.job.celery else { return Ok(None) };
         let steps = match again {
             Some((after, failure)) => {
-                let exception = exception(Status::Failed, failure, end.settings);
+                let exception = self.exception(end, request, Status::Failed, failure);
                 let mut publisher = self.publisher(end.source, request, "retry");
                 let eta = publisher.now.checked_add(after).ok();
                 let storing = self.storing(false);
@@ -399,18 +408,60 @@ impl Pipeline {
         match (status, value) {
             (Status::Done, Ok(output)) => {
                 let mut publisher = self.publisher(end.source, request, "success");
-                workflow::succeeded(request, &json(output), storing, &mut publisher)
+                let result = json(output);
+                // A client could read none of it.
+                celery::rich::check(&result)
+                    .map_err(|why| Exception::of_failure("kombu.exceptions.EncodeError", &why))?;
+                workflow::succeeded(request, &result, storing, &mut publisher)
             }
             (Status::Expired, _) => revoked("expired"),
             (Status::Revoked, _) => revoked("revoked"),
             (status, value) => {
                 let unknown = Failure::new("Exception", "");
                 let failure = value.as_ref().err().unwrap_or(&unknown);
-                let exception = exception(status, failure, end.settings);
+                let exception = self.exception(end, request, status, failure);
                 let mut publisher = self.publisher(end.source, request, "failure");
                 Ok(workflow::failed(request, &exception, storing, &mut publisher))
             }
         }
+    }
+
+    /// A failure as the exception that Celery's own worker would have stored.
+    fn exception(
+        &self,
+        end: &CeleryEnd<'_>,
+        request: &Request,
+        status: Status,
+        failure: &Failure,
+    ) -> Exception {
+        let Failure { kind, message, .. } = failure;
+        let limits = &end.settings.limits;
+        let exception = match (status, kind.as_str()) {
+            (_, UNKNOWN_TASK) => {
+                let mapped = Mapped::task_of(request).and_then(Result::ok);
+                Exception::not_registered(mapped.as_deref().unwrap_or(&request.task))
+            }
+            (Status::TimedOut, "cpu_limit") => {
+                Exception::time_limit(limits.cpu.unwrap_or(limits.timeout).as_secs_f64())
+            }
+            (Status::TimedOut, _) => Exception::time_limit(limits.timeout.as_secs_f64()),
+            (Status::Crashed, kind) => Exception::worker_lost(&format!("{kind}: {message}")),
+            // Python says of wrong arguments which function does not take them.
+            (_, INVALID_PAYLOAD) | (Status::Rejected, REJECTED) => {
+                Exception::of_failure("TypeError", &format!("{}(): {message}", request.task))
+            }
+            (_, kind) => {
+                let own = Exception::of_guest(kind, message, &self.config.celery.exceptions);
+                // As `self.retry(exc=…)` raises what it was given, and `self.retry()` this.
+                if end.exhausted && !own.is_known() {
+                    request.max_retries_exceeded().because(kind, message)
+                } else {
+                    own
+                }
+            }
+        };
+        let traceback = celery::traceback::of(&exception, &end.job.task, failure.detail.as_deref());
+        exception.with_traceback(traceback)
     }
 
     /// Stores how far a task is, as a task of Celery's does by `update_state`.
@@ -426,22 +477,42 @@ impl Pipeline {
         ]);
         let owner = meta::Owner::of(request, None);
         let meta = Meta::progress(&owner, "PROGRESS", meta.into());
-        if let Err(error) = store.put(job.key(), meta.json().into()).await {
+        if let Err(error) = store.put(job.store_key(), meta.json().into()).await {
             tracing::debug!(%error, "progress was not stored");
         }
     }
 
-    /// Stores the state of a task of which nothing but its id could be read.
-    pub(super) async fn celery_refused(&self, job: &Job, failure: &Failure) -> Result<(), Trouble> {
-        let Some(store) = &self.store else { return Ok(()) };
+    /// Tells the state of a task of which nothing but its id could be read: to the store, and to the
+    /// client that takes results from a queue of its own.
+    pub(super) async fn celery_refused(
+        &self,
+        job: &Job,
+        id: &str,
+        failure: &Failure,
+        message: &Message,
+        reply: Option<&Queue>,
+    ) -> Result<(), Trouble> {
         let exception = match failure.kind.as_str() {
             "unsupported_content_type" => Exception::content_disallowed(&failure.message),
             _ => Exception::invalid_task(&failure.message),
         };
-        let owner = meta::Owner::id(&job.id);
-        let meta = Bytes::from(Meta::failure(&owner, &exception, Timestamp::now()).json());
-        let put = self.patiently(|| store.put(job.key(), meta.clone())).await;
-        match unless_others(put, "result", &job.id) {
+        let owner = meta::Owner::id(id);
+        let traceback = celery::traceback::of(&exception, &job.task, None);
+        let exception = exception.with_traceback(traceback);
+        let meta = Meta::failure(&owner, &exception, Timestamp::now());
+        if let Some(to) = reply {
+            let state = publish::celery_state_whole(&meta, message, to);
+            match self.routes.send(&state).await {
+                // Nobody is there to be told.
+                Err(error) if error.fault == Fault::NotFound => {}
+                sent => sent.map_err(Trouble::Now)?,
+            }
+        }
+        let Some(store) = &self.store else { return Ok(()) };
+        let meta = Bytes::from(meta.json());
+        let key = JobKey::new(&job.tenant, id);
+        let put = self.patiently(|| store.put(key, meta.clone())).await;
+        match unless_others(put, "result", id) {
             Err(StoreError::Refused(reason)) => {
                 tracing::warn!(reason, "the state of a task that was refused cannot be stored");
                 Ok(())
@@ -511,12 +582,12 @@ impl Pipeline {
         let most = source.defaults.celery_body_bytes.max(body.len());
         let Ok(request) = Request::parse(body, most) else { return Ok(Vec::new()) };
         let settings = Settings::of_task(&self.config, &job.task, Advice::default());
-        let exception = exception(Status::Failed, failure, &settings);
+        let end = CeleryEnd { source, message, job, settings: &settings, exhausted: false };
+        let exception = self.exception(&end, &request, Status::Failed, failure);
         let storing = self.storing(reply.is_some());
         let mut publisher = self.publisher(source, &request, "refused");
         let plan = workflow::failed(&request, &exception, storing, &mut publisher);
         let states = self.replies(&plan, &request, reply, message);
-        let end = CeleryEnd { source, message, job, settings: &settings };
         let follow = Follow { pipeline: self, end: &end, request: &request };
         let mut sends = follow.carry_out(plan.steps, None, Refused::IsLeftOut).await?;
         sends.extend(states);
@@ -740,7 +811,7 @@ impl Follow<'_> {
                     return Ok(failed(&id, Exception::of_json(&result), &mut publisher));
                 }
                 Some((_, _, result)) => values.push(result),
-                None => return Ok(failed(&part.id, None, &mut publisher)),
+                None => return Ok(failed(&part.id, Some(meta::unreadable()), &mut publisher)),
             }
         }
         Ok(workflow::chord_done(&part.body, &values, &last, &mut publisher))
@@ -811,7 +882,7 @@ fn left_out(failure: &Failure) {
 }
 
 /// An output as a result of Celery's: what is no JSON is text where it is UTF-8, else base64.
-fn json(output: &Output) -> Json {
+pub(super) fn json(output: &Output) -> Json {
     use base64::{Engine as _, prelude::BASE64_STANDARD};
 
     let text = std::str::from_utf8(&output.data);
@@ -822,26 +893,6 @@ fn json(output: &Output) -> Json {
         Ok(text) => Json::string(text),
         Err(_) => Json::string(&BASE64_STANDARD.encode(&output.data)),
     }
-}
-
-/// A failure as the exception that Celery's own worker would have stored.
-fn exception(status: Status, failure: &Failure, settings: &Settings) -> Exception {
-    let exception = match (status, failure.kind.as_str()) {
-        (_, "unknown_task") => Exception::not_registered(&failure.message),
-        (Status::TimedOut, "timeout") => {
-            Exception::time_limit(settings.limits.timeout.as_secs_f64())
-        }
-        (Status::Crashed, "attempts_exhausted") => Exception::worker_lost(&failure.message),
-        (_, kind) => Exception::of_failure(kind, &failure.message),
-    };
-    let detail = failure.detail.as_deref().unwrap_or_default();
-    let heading = "Traceback (most recent call last):";
-    let last = format!("{}: {}", exception.kind, failure.message);
-    exception.with_traceback(if detail.is_empty() {
-        format!("{heading}\n{last}")
-    } else {
-        format!("{heading}\n{detail}\n{last}")
-    })
 }
 
 fn until(eta: Option<Timestamp>) -> Duration {

@@ -55,10 +55,21 @@ impl Pipeline {
             None => task,
         };
         let advice = Advice::from(&task.spec);
-        let settings = Settings::of_task(&self.config, &job.task, advice)
-            .for_tenant(&self.config, &job.tenant)
-            .for_job(job);
+        let mut settings = Settings::of_task(&self.config, &job.task, advice);
+        if job.celery.is_some() && self.store.is_some() && !self.sets_output_bytes(&job.task) {
+            // The default is what a queue takes. A result store takes more.
+            let most = self.config.celery.max_body_bytes.get();
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            settings.limits.output_bytes = settings.limits.output_bytes.max(most);
+        }
+        let settings = settings.for_tenant(&self.config, &job.tenant).for_job(job);
         Ok(Ready { task, settings })
+    }
+
+    /// Whether the configuration bounds the output of a task.
+    fn sets_output_bytes(&self, task: &str) -> bool {
+        let own = self.config.tasks.get(task).and_then(|task| task.limits().output_bytes);
+        own.or(self.config.defaults.limits().output_bytes).is_some()
     }
 
     /// The version that a job asks for, where jobs may.

@@ -85,7 +85,10 @@ pub fn open(config: &Config) -> Result<Option<Arc<dyn ResultStore>>, String> {
     let store: Arc<dyn ResultStore> = match url.split_once("://").map(|(scheme, _)| scheme) {
         Some("redis" | "rediss") => {
             let expires = Duration::from_millis(config.result_expires_ms);
-            Arc::new(redis::RedisResults::new(url, keys, expires).map_err(wrong)?)
+            let expires_ms = [config.result_failure_expires_ms, config.result_chord_expires_ms];
+            let [failures, chords] = expires_ms.map(|ms| ms.map(Duration::from_millis));
+            let store = redis::RedisResults::new(url, keys, expires).map_err(wrong)?;
+            Arc::new(store.expiring(failures, chords))
         }
         Some("dynamodb") => Arc::new(dynamodb::DynamoResults::new(url, keys).map_err(wrong)?),
         _ => {

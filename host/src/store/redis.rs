@@ -10,7 +10,7 @@ use super::{
     Complete, Counted, Keys, PROBE_ID, PROBE_META, Part, ResultStore, StoreError, check_group,
 };
 use crate::{
-    celery::keys,
+    celery::{Meta, State, keys},
     dependency::Probe,
     job::JobKey,
     redis_client::{Again, RedisClient, hint, is_away},
@@ -27,6 +27,11 @@ const OVER_SECONDS: u64 = 300;
 
 /// For how long the value of a probe is kept, in seconds.
 const PROBE_SECONDS: &[u8] = b"60";
+/// What the script that keeps a state answers where a compressed value stands.
+const COMPRESSED: u64 = 3;
+
+/// How a stored failure begins, as `Meta` writes it.
+const FAILURE: &[u8] = br#"{"status": "FAILURE""#;
 
 /// Results in Redis.
 #[derive(Debug)]
@@ -35,6 +40,9 @@ pub struct RedisResults {
     keys: Keys,
     /// Seconds to keep a result; for ever when 0.
     expires: u64,
+    /// The same for failures, and for the parts of chords.
+    failures_expire: u64,
+    chords_expire: u64,
     put: Script,
     own: Script,
     part: Script,
@@ -50,11 +58,21 @@ impl RedisResults {
             redis: RedisClient::new(url, TIMEOUT).map_err(|why| format!("it is {why}"))?,
             keys,
             expires: expires.as_secs(),
+            failures_expire: expires.as_secs(),
+            chords_expire: expires.as_secs(),
             put: Script::new(include_str!("redis/put.lua")),
             own: Script::new(include_str!("redis/own.lua")),
             part: Script::new(include_str!("redis/part.lua")),
             end: Script::new(include_str!("redis/end.lua")),
         })
+    }
+
+    /// With times of their own for failures and for the parts of chords, where they have any.
+    #[must_use]
+    pub fn expiring(mut self, failures: Option<Duration>, chords: Option<Duration>) -> Self {
+        self.failures_expire = failures.map_or(self.expires, |it| it.as_secs());
+        self.chords_expire = chords.map_or(self.expires, |it| it.as_secs());
+        self
     }
 
     fn key(&self, tenant: &str, key: &str) -> String {
@@ -117,7 +135,7 @@ impl RedisResults {
     async fn own(&self, group: JobKey<'_>, drop: Option<String>) -> Result<(), StoreError> {
         check_group(group.id)?;
         let keys: Vec<_> = [self.owner(group)].into_iter().chain(drop).collect();
-        let (tenant, expires) = (keys::encoded(group.tenant), self.expires.to_string());
+        let (tenant, expires) = (keys::encoded(group.tenant), self.chords_expire.to_string());
         let ours = self.run(&self.own, &keys, &[tenant.as_bytes(), expires.as_bytes()]).await?;
         if ours { Ok(()) } else { Err(StoreError::OtherTenants) }
     }
@@ -165,11 +183,31 @@ impl Probe for RedisResults {
 impl ResultStore for RedisResults {
     async fn put(&self, job: JobKey<'_>, meta: Bytes) -> Result<bool, StoreError> {
         let key = self.key(job.tenant, &keys::task(job.id));
-        let (tenant, expires) = (keys::encoded(job.tenant), self.expires.to_string());
+        let failed = meta.starts_with(FAILURE);
+        let expires = if failed { self.failures_expire } else { self.expires }.to_string();
+        let tenant = keys::encoded(job.tenant);
         let meta = marked(self.keys.mark(job.tenant), meta);
-        let arguments: [&[u8]; 3] = [&meta, expires.as_bytes(), tenant.as_bytes()];
-        match self.run(&self.put, &[key], &arguments).await? {
-            0_u64 => Ok(false),
+        let all = [key];
+        let put = async |known: &[u8]| -> Result<u64, StoreError> {
+            let arguments: [&[u8]; 4] = [&meta, expires.as_bytes(), tenant.as_bytes(), known];
+            self.run(&self.put, &all, &arguments).await
+        };
+        let mut said = put(b"0").await?;
+        if said == COMPRESSED {
+            // A worker of Celery's stored it with `result_compression`.
+            let [key] = &all;
+            let before = self.value(key).await?;
+            let before = before.and_then(|value| Meta::parse(job.id, &value));
+            match before.map(|meta| meta.state) {
+                Some(state) if state.is_ready() && !job.tenant.is_empty() => {
+                    return Err(StoreError::OtherTenants);
+                }
+                Some(State::Success) => return Ok(false),
+                _ => said = put(b"1").await?,
+            }
+        }
+        match said {
+            0 => Ok(false),
             1 => Ok(true),
             _ => Err(StoreError::OtherTenants),
         }
@@ -196,7 +234,7 @@ impl ResultStore for RedisResults {
         // Of others the parts say all there is to know.
         if nested {
             let key = self.key(group.tenant, &keys::group(group.id));
-            self.set(&key, &result, self.expires).await
+            self.set(&key, &result, self.chords_expire).await
         } else {
             Ok(())
         }
@@ -207,7 +245,7 @@ impl ResultStore for RedisResults {
         let claim = self.key(group.tenant, &keys::chord_claim(group.id));
         self.own(group, Some(claim)).await?;
         let key = self.key(group.tenant, &keys::chord_size(group.id));
-        self.set(&key, size.to_string().as_bytes(), self.expires).await
+        self.set(&key, size.to_string().as_bytes(), self.chords_expire).await
     }
 
     async fn end_part(&self, part: Part<'_>) -> Result<Counted, StoreError> {
@@ -218,7 +256,7 @@ impl ResultStore for RedisResults {
         keys.push(self.owner(group));
         let claim = uuid::Uuid::new_v4().simple().to_string();
         let place = part.index.map_or_else(|| "+inf".to_owned(), |index| index.to_string());
-        let (expires, hold) = (self.expires.to_string(), CLAIM_SECONDS.to_string());
+        let (expires, hold) = (self.chords_expire.to_string(), CLAIM_SECONDS.to_string());
         let tenant = keys::encoded(part.tenant);
         let arguments: [&[u8]; 7] = [
             part.task.as_bytes(),

@@ -18,6 +18,9 @@ use crate::support::{
     worker::Worker,
 };
 
+mod exceptions;
+mod table;
+
 /// A stage whose jobs come from Celery.
 struct Celery {
     stage: Stage,
@@ -25,6 +28,8 @@ struct Celery {
     prefix: String,
     /// The queue of Celery's own worker.
     other: String,
+    /// The clients' and Celery's worker's `result_compression`.
+    compression: Option<&'static str>,
 }
 
 const CONFIG: &str = "queues.jobs.format = 'celery'\n\
@@ -45,7 +50,7 @@ impl Celery {
              'tasks.py_fail' = '{other}', 'tasks.py_note' = '{other}' }}\n",
             stage.jobs.name
         ));
-        Self { stage, backend: backend.to_owned(), prefix, other }
+        Self { stage, backend: backend.to_owned(), prefix, other, compression: None }
     }
 
     /// The real Celery, of the tests' own Python.
@@ -67,6 +72,7 @@ impl Celery {
             .env("CELERY_OTHER_QUEUE", &self.other)
             .env("CELERY_BACKEND", &self.backend)
             .env("CELERY_PREFIX", self.prefix.trim_end_matches('_'))
+            .envs(self.compression.map(|method| ("CELERY_RESULT_COMPRESSION", method)))
             .stdin(Stdio::null());
         command
     }
@@ -150,7 +156,11 @@ async fn failures_are_raised_where_results_are_asked_for() {
     let failed = &found["failed"];
     assert_eq!(failed["state"], "FAILURE", "{found}");
     assert!(failed["traceback"].as_str().unwrap().starts_with("Traceback"), "{found}");
+    let frames = failed["traceback"].as_str().unwrap();
+    assert!(frames.contains("  File \"fail.wasm\", line 1, in fail\n"), "{frames}");
     assert_eq!(found["rejected"]["state"], "FAILURE", "{found}");
+    assert_eq!(found["rejected"]["type"], "TypeError", "{found}");
+    assert_eq!(found["exhausted"]["type"], "MaxRetriesExceededError", "{found}");
     assert!(found["rejected"]["text"].as_str().unwrap().contains("an object"), "{found}");
     assert!(found["retried"].is_object() || found["retried"].is_number(), "{found}");
     assert_eq!(found["exhausted"]["state"], "FAILURE", "{found}");
@@ -167,6 +177,152 @@ async fn workflows_run_to_their_results() {
     let jobs = celery.stage.jobs.name.to_string();
     let found = as_celery_has_it(&celery, "workflows", [&celery.other, &jobs]).await;
     assert_eq!(found["chord"], json!([1, 2, 3]), "{found}");
+}
+
+/// `result_compression` is new in Celery 5.7: its workers store what they know compressed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compressed_results_of_celerys_workers_are_read_in_mixed_workflows() {
+    for method in ["gzip", "bzip2", "lzma"] {
+        let mut celery = Celery::set(&backend()).await;
+        celery.compression = Some(method);
+        let worker = celery.stage.worker().await;
+        let python = celery.celery_worker(&celery.other);
+        let found = celery.client("mixed").await;
+        python.kill();
+        worker.stop().await;
+        for (workflow, value) in [
+            ("there_and_back", json!(10)),
+            ("header_mixed", json!(4)),
+            ("body_here", json!([2, 3])),
+            ("header_here", json!(6)),
+            ("group_mixed", json!([6, 4])),
+        ] {
+            assert_eq!(found[workflow], value, "{method} {workflow}: {found}");
+        }
+        assert_eq!(found["chord_failed_there"]["state"], "FAILURE", "{method}: {found}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compressed_success_is_not_written_over() {
+    let mut celery = Celery::set(&backend()).await;
+    celery.compression = Some("gzip");
+    let worker = celery.stage.worker().await;
+    assert_eq!(celery.client("success_stays").await, json!({"value": 7}));
+    worker.stop().await;
+    let depth = celery.stage.depth().await;
+    assert_eq!(depth.ready + depth.in_flight + depth.delayed, 0, "both have run: {depth:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_has_the_limits_of_one_attempt() {
+    let celery = Celery::set(&backend()).await;
+    celery.stage.configure("tasks.sleep.max_attempts = 1");
+    let worker = celery.stage.worker().await;
+    let found = celery.client("limited_map").await;
+    assert_eq!(found["type"], "TimeLimitExceeded", "{found}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_no_message_holds_is_kept_by_the_store() {
+    let celery = Celery::set(&backend()).await;
+    let worker = celery.stage.worker().await;
+    assert_eq!(celery.client("large").await, json!({"length": 1_200_000}));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_are_kept_for_a_time_of_their_own() {
+    let celery = Celery::set(&backend()).await;
+    celery.stage.configure("celery.result_failure_expires_ms = 600_000");
+    let worker = celery.stage.worker().await;
+    let found = celery.client("expiries").await;
+    assert!((500..=600).contains(&found["failure"].as_i64().unwrap()), "{found}");
+    assert!(found["success"].as_i64() > Some(80_000), "{found}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_of_any_id_is_run_or_refused_to_its_client() {
+    for backend in [backend(), "sqs".to_owned()] {
+        let mut celery = Celery::set(&self::backend()).await;
+        celery.backend = backend;
+        let worker = celery.stage.worker().await;
+        let found = celery.client("odd_ids").await;
+        assert_eq!(found["values"], json!([0, 2, 4, 6, 8, 10]), "{found}");
+        assert_eq!(found["refused"]["type"], "ContentDisallowed", "{found}");
+        worker.stop().await;
+    }
+}
+
+/// The program that Lovage was made for has both: its own result, and the JSON on a queue for others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_goes_to_the_client_and_to_the_results_queue() {
+    let mut celery = Celery::set(&backend()).await;
+    celery.backend = "sqs".to_owned();
+    celery.stage.configure("queues.jobs.result_format = 'bare'");
+    let worker = celery.stage.worker().await;
+    assert_eq!(celery.client("seed").await, json!({"value": 42}));
+    let results = &celery.stage.results;
+    let wait = Duration::from_secs(20);
+    let taken = celery
+        .stage
+        .broker
+        .receive(results, 10, wait, wait, &lovage::broker::Turn::default())
+        .await
+        .unwrap();
+    let bodies: Vec<_> = taken.iter().map(|message| &message.body[..]).collect();
+    assert_eq!(bodies, [b"42"]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_makes_the_queues_that_are_missing_where_it_may() {
+    let celery = Celery::set(&backend()).await;
+    let name = format!("fresh-{}", uuid());
+    celery.stage.unset("dead_letters");
+    celery.stage.configure(&format!(
+        "queues.jobs.address = '{name}'\nqueues.jobs.create = true\n\
+         queues.jobs.visibility_timeout_ms = 45_000\nqueues.jobs.results = '{name}-results'"
+    ));
+    let worker = celery.stage.worker().await;
+    let broker = &celery.stage.broker;
+    let made = broker.open(&name).await.unwrap();
+    assert_eq!(made.visibility_timeout, Duration::from_secs(45));
+    let letters = broker.open(&format!("{name}-dlq")).await.unwrap();
+    assert_eq!(made.redrive_target.as_deref(), Some(&*letters.address));
+    broker.open(&format!("{name}-results")).await.unwrap();
+    worker.stop().await;
+    // One that is there stays as it is.
+    celery.stage.configure("queues.jobs.visibility_timeout_ms = 20_000");
+    let worker = celery.stage.worker().await;
+    assert_eq!(broker.open(&name).await.unwrap().visibility_timeout, Duration::from_secs(45));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_send_that_waits_has_the_result_of_its_own_job() {
+    let stage = Stage::set(Kind::Local, Setup::default()).await;
+    let worker = stage.worker().await;
+    for (data, doubled) in [("1", "2"), ("4", "8"), ("\"a\"", "\"aa\"")] {
+        let call = ["send", "process_data", "--id", "one", "--data", data, "--wait"];
+        let sent = stage.lovage(&call).await;
+        assert_eq!((sent.code, sent.stdout.trim()), (Some(0), doubled), "{sent:?}");
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_send_to_celery_does_not_take_an_earlier_result_for_its_own() {
+    let celery = Celery::set(&backend()).await;
+    let worker = celery.stage.worker().await;
+    let call = ["send", "tasks.process_data", "--celery", "--id", "two", "--data", "1", "--wait"];
+    let first = celery.stage.lovage(&call).await;
+    assert_eq!((first.code, first.stdout.trim()), (Some(0), "2"), "{first:?}");
+    let second = celery.stage.lovage(&call).await;
+    assert!(second.stderr.contains("has a result already"), "{second:?}");
+    worker.stop().await;
 }
 
 /// Holds what workflows come to here to what Celery's own worker makes of the same ones.

@@ -26,8 +26,8 @@ CORRELATION_ID = "correlation_id"
 CONTENT_TYPE = "content_type"
 JSON = "application/json"
 
-#: Celery's own limit is none; nobody's ids are longer.
-MAX_ID_CHARS = 512
+#: Celery's own limit is none.
+MAX_ID_CHARS = 8192
 
 _MAX_NESTED_CHILDREN = 64
 

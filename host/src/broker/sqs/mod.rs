@@ -48,6 +48,7 @@ use async_trait::async_trait;
 use aws_sdk_sqs::Client;
 use bytes::Bytes;
 
+pub use queues::WantedQueue;
 pub use settle::Left;
 
 /// The size in bytes of a message that SQS should take, for fuzzing; else why it should not.

@@ -18,7 +18,87 @@ const DEFAULT_VISIBILITY: Duration = Duration::from_secs(30);
 /// How long a reply waits for its reader, in seconds, should the reader be gone.
 const REPLY_RETENTION_SECONDS: u32 = 15 * 60;
 
+/// How often a message may be received before SQS itself moves it to the dead letters. Far above what
+/// attempts and shutdowns need: the worker puts dead letters there by itself, and this is for messages
+/// that take their worker down.
+const MAX_RECEIVES: u32 = 50;
+
+/// SQS's longest, in seconds: 14 days.
+const LETTERS_RETENTION_SECONDS: u32 = 14 * 24 * 60 * 60;
+
+/// A queue that is made where it is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedQueue {
+    /// Its name.
+    pub name: String,
+    /// How long a message is hidden while it is worked on; SQS's default when absent.
+    pub visibility: Option<Duration>,
+    /// The name of the queue for its dead letters.
+    pub dead_letters: Option<String>,
+}
+
 impl SqsBroker {
+    /// Makes a queue where it is not there, its dead-letter queue first. One that is there stays as it
+    /// is.
+    pub async fn ensure_queue(&self, wanted: &WantedQueue) -> Result<(), BrokerError> {
+        match self.queue_url(&wanted.name, None).await {
+            Err(error) if error.fault == Fault::NotFound => {}
+            found => return found.map(drop),
+        }
+        let doing = self.doing(Action::CreateQueue, &wanted.name);
+        let mut create = self.client.create_queue().queue_name(&wanted.name);
+        if address::is_fifo(&wanted.name) {
+            create = create.attributes(QueueAttributeName::FifoQueue, "true");
+        }
+        if let Some(visibility) = wanted.visibility {
+            let seconds = visibility.as_secs().clamp(1, super::MAX_VISIBILITY.as_secs());
+            create = create.attributes(QueueAttributeName::VisibilityTimeout, seconds.to_string());
+        }
+        if let Some(letters) = &wanted.dead_letters {
+            let arn = self.dead_letter_arn(letters).await?;
+            let policy = serde_json::json!({
+                "deadLetterTargetArn": arn,
+                "maxReceiveCount": MAX_RECEIVES.to_string(),
+            });
+            create = create.attributes(QueueAttributeName::RedrivePolicy, policy.to_string());
+        }
+        create.send().await.map_err(|error| doing.sdk_error(&error))?;
+        tracing::info!(queue = %wanted.name, dead_letters = wanted.dead_letters, "queue created");
+        Ok(())
+    }
+
+    /// The ARN of a queue for dead letters, which is made where it is not there.
+    async fn dead_letter_arn(&self, name: &str) -> Result<String, BrokerError> {
+        let url = match self.queue_url(name, None).await {
+            Err(error) if error.fault == Fault::NotFound => {
+                let doing = self.doing(Action::CreateQueue, name);
+                let mut create = self.client.create_queue().queue_name(name).attributes(
+                    QueueAttributeName::MessageRetentionPeriod,
+                    LETTERS_RETENTION_SECONDS.to_string(),
+                );
+                if address::is_fifo(name) {
+                    create = create.attributes(QueueAttributeName::FifoQueue, "true");
+                }
+                let made = create.send().await.map_err(|error| doing.sdk_error(&error))?;
+                tracing::info!(queue = name, "queue created, for dead letters");
+                made.queue_url
+                    .ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without a URL"))?
+            }
+            found => found?,
+        };
+        let doing = self.doing(Action::Describe, &url);
+        let answer = self
+            .client
+            .get_queue_attributes()
+            .queue_url(&url)
+            .attribute_names(QueueAttributeName::QueueArn)
+            .send()
+            .await
+            .map_err(|error| doing.sdk_error(&error))?;
+        let arn = answer.attributes.and_then(|mut it| it.remove(&QueueAttributeName::QueueArn));
+        arn.ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without the queue's ARN"))
+    }
+
     /// The queue at this URL, unseen: nothing is asked of SQS, so no permission but to send is
     /// needed, and a queue that is not there shows only when something is sent. `None` where it is
     /// no queue's URL.

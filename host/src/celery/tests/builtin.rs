@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::publisher;
 use crate::celery::{
-    Builtin, Exception, Json, Map, Request, Signature, Step,
+    Builtin, Exception, Json, Map, Mapped, Request, Signature, Step,
     workflow::{self, Storing},
 };
 
@@ -45,7 +45,7 @@ fn trivial_ones_are_done_here() {
 }
 
 #[test]
-fn groups_and_pieces_are_sent_from_here_and_maps_are_left() {
+fn groups_and_pieces_are_sent_from_here_and_maps_call_their_task_for_each_item() {
     let kwargs = r#"{"tasks": [{"task": "t.a", "args": [1]}, {"task": "t.b", "immutable": true}],
         "result": [["g", null], [[["x", null], null]]], "group_id": "g", "partial_args": [0]}"#;
     let (id, sent) = result(of("celery.group", "[]", kwargs));
@@ -59,9 +59,27 @@ fn groups_and_pieces_are_sent_from_here_and_maps_are_left() {
         sent[1],
         ("celery.starmap".to_owned(), r#"[[], {"task": {"task": "t.a"}, "it": [[3]]}]"#.to_owned())
     );
-    for task in ["celery.map", "celery.starmap"] {
-        assert!(matches!(of(task, "[]", "{}"), Some(Builtin::Leave(why)) if why.contains("group")));
+    // The task that a map calls runs in a sandbox.
+    let kwargs = r#"{"task": {"task": "t.a"}, "it": [[1, 2], [3]]}"#;
+    let calls = |task: &str, kwargs: &str| {
+        let request = request(task, "[]", kwargs, Map::new());
+        let task = Mapped::task_of(&request).unwrap()?;
+        let calls: Result<Vec<_>, _> = Mapped::of(&request).unwrap()?.calls().collect();
+        Ok::<_, String>((task, calls?.iter().map(Json::list).map(|it| it.to_string()).collect()))
+    };
+    let of_map = ["[[1, 2]]", "[[3]]"].map(str::to_owned).to_vec();
+    assert_eq!(calls("celery.map", kwargs), Ok(("t.a".to_owned(), of_map)));
+    let of_starmap: Vec<String> = ["[1, 2]", "[3]"].map(str::to_owned).to_vec();
+    assert_eq!(calls("celery.starmap", kwargs), Ok(("t.a".to_owned(), of_starmap)));
+    for (task, kwargs, words) in [
+        ("celery.map", "{}", "names no task"),
+        ("celery.map", r#"{"task": "t.a", "it": 1}"#, "is no list"),
+        ("celery.starmap", r#"{"task": "t.a", "it": [1]}"#, "no list of arguments"),
+    ] {
+        let error = calls(task, kwargs).map(|_: (String, Vec<String>)| ()).unwrap_err();
+        assert!(error.contains(words), "{error}");
     }
+    assert!(Mapped::task_of(&request("t.a", "[]", "{}", Map::new())).is_none());
     for (task, kwargs) in [
         ("celery.chain", "{}"),
         ("celery.group", "{}"),

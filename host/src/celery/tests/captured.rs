@@ -277,7 +277,7 @@ fn other_messages_are_told_apart_from_broken_ones() {
         (BASE64_STANDARD.encode([0xff, 0xfe]), Refusal::NotCelery),
         (changed("\"task\"", "\"other\""), Refusal::NotCelery),
         (changed("\"retries\": 0", "\"retries\": \"x\""), Refusal::Invalid),
-        (changed("\"retries\": 0", "\"retries\": -1"), Refusal::Invalid),
+        (changed("\"retries\": 0", "\"retries\": [1]"), Refusal::Invalid),
         (changed("\"eta\": null", "\"eta\": \"soon\""), Refusal::Invalid),
         (changed("\"id\": ", "\"no\": "), Refusal::Invalid),
         (changed("\"body\": \"W1", "\"body\": \"!"), Refusal::Invalid),
@@ -285,7 +285,7 @@ fn other_messages_are_told_apart_from_broken_ones() {
         (changed("application/json", "application/x-yaml"), Refusal::ContentType),
         (changed("utf-8", "utf-16"), Refusal::ContentType),
         (
-            changed("\"lang\": \"py\"", "\"compression\": \"application/x-lzma\""),
+            changed("\"lang\": \"py\"", "\"compression\": \"application/x-snappy\""),
             Refusal::Compression,
         ),
         (changed("\"lang\": \"py\"", "\"compression\": \"gzip\""), Refusal::Invalid),

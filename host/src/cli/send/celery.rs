@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -87,10 +88,29 @@ pub(super) fn message(
     })
 }
 
-/// Waits until the store has a result, and prints its value.
+/// What is stored under an id before its task is sent. A success is an error: no worker writes over
+/// it, so no other result can come.
+pub(super) async fn earlier(
+    store: &dyn ResultStore,
+    job: JobKey<'_>,
+) -> anyhow::Result<Option<Bytes>> {
+    let JobKey { tenant, id } = job;
+    let found = store.get(tenant, &[id.to_owned()]).await?.pop().flatten();
+    let state = found.as_ref().and_then(|value| Meta::parse(id, value)).map(|meta| meta.state);
+    if state == Some(State::Success) {
+        return Err(Misuse(format!(
+            "task {id} has a result already, and a success stays; use another --id, or leave it away"
+        ))
+        .into());
+    }
+    Ok(found)
+}
+
+/// Waits until the store has a result that is not the earlier one, and prints its value.
 pub(super) async fn wait(
     store: &dyn ResultStore,
     job: JobKey<'_>,
+    earlier: Option<Bytes>,
     timeout: Duration,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
@@ -99,6 +119,7 @@ pub(super) async fn wait(
     let until = tokio::time::Instant::now() + timeout;
     loop {
         let found = store.get(tenant, &ids).await?.pop().flatten();
+        let found = found.filter(|value| Some(value) != earlier.as_ref());
         if let Some(meta) = found.and_then(|value| Meta::parse(id, &value))
             && meta.state.is_ready()
         {

@@ -1,12 +1,17 @@
 -- Keeps a task's state unless it has succeeded, or is another tenant's, and tells whoever listens.
 --
 -- KEYS: the task's key, which is the channel, too
--- ARGV: the value, seconds to keep it, the tenant (encoded; empty for none)
+-- ARGV: the value, seconds to keep it, the tenant (encoded; empty for none), '1' where a compressed
+-- value is known to be no success
 --
 -- A value of ours begins with its tenant, where it has one. Answers 1 (kept), 0 (a success stands),
--- 2 (another tenant's).
+-- 2 (another tenant's), 3 (a compressed value stands, which a script cannot read).
 local before = redis.call('GET', KEYS[1])
-if before then
+if before and string.sub(before, 1, 19) == '\0celery-compressed\0' then
+    if ARGV[4] ~= '1' then
+        return 3
+    end
+elseif before then
     local owner = string.match(before, '^{"lovage_tenant":"([^"]*)",')
     local status = string.match(before, '^{"status": ?"(%u+)"')
         or string.match(before, '^{"lovage_tenant":"[^"]*","status": ?"(%u+)"')

@@ -39,6 +39,7 @@ app.conf.update(
     task_routes={"tasks.py_*": {"queue": OTHER}},
     dynamodb_endpoint_url=os.environ["AWS_ENDPOINT_URL"],
     worker_enable_remote_control=False,
+    result_compression=os.environ.get("CELERY_RESULT_COMPRESSION"),
     worker_send_task_events=False,
     broker_connection_retry_on_startup=True,
 )
@@ -196,6 +197,11 @@ def workflows():
             group(process_data.s(1), group(process_data.s(2), process_data.s(3))),
             echo.s()).delay()),
     }
+    done["map"] = get(process_data.map([1, 2, 3]).apply_async())
+    done["starmap"] = get(process_data.starmap([(1,), (2,)]).apply_async())
+    done["chunks"] = get(process_data.chunks([(n,) for n in range(5)], 2).apply_async())
+    done["map_in_chain"] = get(chain(echo.si(0), process_data.map([1, 2]), process_data.s()).delay())
+    done["map_in_chord"] = get(chord([process_data.map([1]), echo.s(2)], echo.s()).delay())
     first = process_data.apply_async((1,), link=process_data.s())
     get(first)
     linked = first.children[0]
@@ -283,6 +289,52 @@ def without_a_store():
         "failed": failure(fail.delay(error="fail")),
         "broken": failure(chain(fail.s(error="fail"), process_data.s()).delay()),
     }
+
+
+def seed():
+    """As the program that Lovage was made for: `backend='sqs'`."""
+    return {"value": get(process_data.delay(21))}
+
+
+def large():
+    """More than a message of SQS holds, from a task whose result is stored."""
+    result = process_data.apply_async(("x" * 600_000,), compression="gzip")
+    return {"length": len(get(result))}
+
+
+def expiries():
+    """How long the store keeps a success and a failure, in seconds."""
+    done, failed = process_data.delay(1), fail.delay(error="fail")
+    get(done)
+    failure(failed)
+    kept = [app.backend.client.ttl(app.backend.get_key_for_task(it.id)) for it in (done, failed)]
+    return {"success": kept[0], "failure": kept[1]}
+
+
+def odd_ids():
+    """Ids of every form, over the backend that is configured."""
+    ids = ["a\nb", "x" * 1000, "ä 🌿", "tab\t", "'\"", "plain"]
+    ids = [f"{it}-{uuid.uuid4()}" for it in ids]
+    results = [process_data.apply_async((n,), task_id=it) for n, it in enumerate(ids)]
+    # One whose body cannot be read is refused to the client, whatever its id.
+    refused = app.send_task("tasks.echo", args=(1,), serializer="pickle", task_id=f"no\n{uuid.uuid4()}")
+    return {"values": [get(it) for it in results], "refused": failure(refused)}
+
+
+def limited_map():
+    """Five items of a second each, in a task that has two."""
+    calls = {"task": app.signature("tasks.sleep"), "it": [{"ms": 1000}] * 5}
+    return failure(app.send_task("celery.map", kwargs=calls, time_limit=2))
+
+
+def success_stays():
+    """A success that a worker of Celery's stored compressed, and the same task here, which fails."""
+    ident = str(uuid.uuid4())
+    app.backend.store_result(ident, 7, "SUCCESS")
+    failed = app.send_task("tasks.fail", kwargs={"error": "fail"}, task_id=ident)
+    get(process_data.delay(1))
+    time.sleep(2)
+    return {"value": get(failed)}
 
 
 def elsewhere():
