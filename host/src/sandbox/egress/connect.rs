@@ -118,13 +118,12 @@ pub(super) async fn connect(
                 last = Fault::new(Code::ConnectionRefused, why);
                 next = Instant::now();
             }
-            Ok(None) => {}
             Err(_) if Instant::now() >= by => {
                 let all = addresses.iter().map(|it| it.address.to_string()).collect::<Vec<_>>();
                 let why = format!("no connection to {} in time", all.join(", "));
                 return Err(Fault::new(Code::ConnectionTimeout, why + &timeouts(attempt)));
             }
-            Err(_) => {}
+            Ok(None) | Err(_) => {}
         }
     };
     drop(tried);

@@ -276,15 +276,15 @@ impl Body for ResponseBody {
                 self.fail(fault)
             }
             // A connection that is dropped looks to hyper like one that has said all.
-            Poll::Ready(None) => match self.exchange.fault() {
-                Some(fault) => self.fail(fault),
-                None => {
-                    if let Some(connection) = self.connection.take() {
-                        self.attempt.connections.keep(connection);
-                    }
-                    Poll::Ready(None)
+            Poll::Ready(None) => {
+                if let Some(fault) = self.exchange.fault() {
+                    return self.fail(fault);
                 }
-            },
+                if let Some(connection) = self.connection.take() {
+                    self.attempt.connections.keep(connection);
+                }
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 let Some(patience) = self.between else { return Poll::Pending };
                 let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(patience)));

@@ -253,14 +253,15 @@ impl Stage {
     }
 }
 
-/// How many threads there are, but for those of the pool for long jobs, which begin with the first
-/// such job and stay.
+/// How many threads there are, but for those of the pool for long jobs and the clocks of engines, which begin
+/// with the first such job and with the first component that needs the engine, and stay.
 fn threads() -> u64 {
     let name = |task: std::io::Result<std::fs::DirEntry>| {
         std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
     };
     let names = std::fs::read_dir("/proc/self/task").unwrap().filter_map(name);
-    names.filter(|name| !name.starts_with("lovage-hogs")).count() as u64
+    let stay = |name: &String| name.starts_with("lovage-hogs") || name.starts_with("lovage-ticker");
+    names.filter(|name| !stay(name)).count() as u64
 }
 
 /// From the file to the outcome, as a worker does it.
