@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
 
-use super::{Global, environment, out, out::say};
+use super::{Global, environment, out, out::complain, out::say};
 use crate::{
     config::Config,
     keyvalue::KeyValue,
@@ -70,7 +70,7 @@ impl ConfigCommand {
         let config = config.without_passwords();
         if matches!(self.command, Verb::Check { .. }) && !global.json {
             for warning in &warnings {
-                eprintln!("warning: {warning}");
+                complain!("warning: {warning}");
             }
         }
         match (self.command, global.json) {

@@ -21,8 +21,8 @@ impl Registry {
             let offers = match supplier::bundles(path) {
                 Ok(offers) => offers,
                 Err(error) => {
-                    self.tell_failed(&path.display().to_string(), &error);
-                    self.go_on_without(error, gathered)?;
+                    let tell = |error: &_| self.tell_failed(&path.display().to_string(), error);
+                    self.go_on_without(error, gathered, tell)?;
                     continue;
                 }
             };
@@ -30,8 +30,7 @@ impl Registry {
                 match self.bring_bundle(&offer).await {
                     Ok(component) => gathered.candidates.push(candidate(offer, component, None)),
                     Err(error) => {
-                        self.refuse(&offer, &error);
-                        self.go_on_without(error, gathered)?;
+                        self.go_on_without(error, gathered, |error| self.refuse(&offer, error))?;
                     }
                 }
             }
@@ -82,15 +81,16 @@ impl Registry {
             if let Some(component) = good {
                 gathered.candidates.push(candidate(offer.clone(), component, Some(error)));
             } else {
-                self.refuse(offer, &error);
-                self.go_on_without(error, gathered)?;
+                self.go_on_without(error, gathered, |error| self.refuse(offer, error))?;
             }
         }
         match down {
             Some(error) => {
-                self.tell_failed(&depot.shown(), &error);
-                if !served {
-                    self.go_on_without(error, gathered)?;
+                let tell = |error: &_| self.tell_failed(&depot.shown(), error);
+                if served {
+                    tell(&error);
+                } else {
+                    self.go_on_without(error, gathered, tell)?;
                 }
             }
             None => depot.tidy(&offers),

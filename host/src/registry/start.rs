@@ -55,10 +55,11 @@ impl Registry {
                     }
                 }
                 Err(error) => {
-                    let restored = self.restore(supplier.as_ref(), &mut gathered).await;
-                    self.tell_failed(&supplier.shown(), &error);
-                    if !restored {
-                        self.go_on_without(error, &mut gathered)?;
+                    let tell = |error: &_| self.tell_failed(&supplier.shown(), error);
+                    if self.restore(supplier.as_ref(), &mut gathered).await {
+                        tell(&error);
+                    } else {
+                        self.go_on_without(error, &mut gathered, tell)?;
                     }
                 }
             }
@@ -71,14 +72,14 @@ impl Registry {
         for candidate in candidates {
             let offer = candidate.offer.clone();
             let Some(error) = self.begin_with(candidate).await else { continue };
-            self.refuse(&offer, &error);
-            if self.now().slots.contains_key(&offer.place) {
-                continue;
-            }
-            if self.options.on_error == OnError::Refuse {
+            let serves_another = self.now().slots.contains_key(&offer.place);
+            if !serves_another && self.options.on_error == OnError::Refuse {
                 return Err(error);
             }
-            first.get_or_insert(error);
+            self.refuse(&offer, &error);
+            if !serves_another {
+                first.get_or_insert(error);
+            }
         }
         match first {
             Some(error) if self.now().slots.is_empty() => Err(error),
@@ -117,8 +118,7 @@ impl Registry {
                     None => None,
                 };
                 let Some(component) = kept else {
-                    self.refuse(&offer, &error);
-                    return self.go_on_without(error, gathered);
+                    return self.go_on_without(error, gathered, |error| self.refuse(&offer, error));
                 };
                 Candidate { offer, component, instead: Some(error), record, keeps: false }
             }
@@ -127,15 +127,17 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether the start goes on without something that is not served.
+    /// Goes on without something that is not served, and tells why; or the start fails for it.
     pub(super) fn go_on_without(
         &self,
         error: RegistryError,
         gathered: &mut Gathered,
+        tell: impl FnOnce(&RegistryError),
     ) -> Result<(), RegistryError> {
         if self.options.on_error == OnError::Refuse {
             return Err(error);
         }
+        tell(&error);
         gathered.first.get_or_insert(error);
         Ok(())
     }
