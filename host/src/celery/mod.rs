@@ -13,6 +13,7 @@ mod again;
 pub mod arguments;
 pub mod builtins;
 mod canvas;
+pub mod cost;
 mod envelope;
 pub mod exception;
 mod freeze;
