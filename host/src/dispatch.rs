@@ -26,6 +26,7 @@ use crate::{
     config::{BrokerKind, Config, DispatchKind},
     connect::connect,
     events::Chain,
+    group_id,
     job::Job,
     message::native,
     publish::deduplication_of,
@@ -176,7 +177,9 @@ impl Dispatcher {
                         .as_deref()
                         .filter(|_| queue.fifo)
                         .map(|id| deduplication_of(&job.tenant, id)),
-                    group: Some(job.tenant).filter(|tenant| !tenant.is_empty()),
+                    group: Some(job.tenant)
+                        .filter(|tenant| !tenant.is_empty())
+                        .map(|tenant| group_id::of_tenant(&tenant)),
                     delay: wait,
                     trace_header: trace,
                 };

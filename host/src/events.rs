@@ -352,6 +352,34 @@ impl JobReleased<'_> {
     }
 }
 
+/// A message is left for other workers of its queue, since nobody here can do anything with it.
+pub struct MessageLeft<'a> {
+    /// The queue's name.
+    pub queue: &'a str,
+    /// The task's name; empty where the message names none.
+    pub task: &'a str,
+    /// Whether this task was not met before.
+    pub first: bool,
+}
+
+impl MessageLeft<'_> {
+    /// Logs and counts.
+    pub fn emit(self) {
+        let task = one_line(self.task, 200);
+        if self.first {
+            warn!(
+                queue = self.queue,
+                %task,
+                "no component here serves the task: its messages are left for other workers of the \
+                 queue; this is logged once per task"
+            );
+        } else {
+            debug!(queue = self.queue, %task, "message left for other workers");
+        }
+        counter!("lovage_messages_left_total", "queue" => self.queue.to_owned()).increment(1);
+    }
+}
+
 /// A message goes back because its tenant has as much of the worker as it may. Told once in a while,
 /// and for those who look closely each time.
 pub struct TenantHeldBack<'a> {

@@ -23,6 +23,20 @@ pub struct FollowOn {
     pub delay: Duration,
 }
 
+impl FollowOn {
+    /// What its message weighs in the budget of its tree, about: the payload is base64 at worst.
+    pub fn bytes(&self) -> u64 {
+        Self::bytes_of(&self.task, &self.content_type, &self.payload)
+    }
+
+    /// The same of a job of these parts.
+    pub fn bytes_of(task: &str, content_type: &str, payload: &[u8]) -> u64 {
+        /// Attributes: names, ids, lineage and budget.
+        const ENVELOPE: usize = 1024;
+        (payload.len() / 3 * 4 + task.len() + content_type.len() + ENVELOPE) as u64
+    }
+}
+
 /// Where a job stands in the chain of jobs that led to it. Travels beside the body, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +60,63 @@ impl Lineage {
     }
 }
 
+/// What may follow from a job, all that follows from that included: a part of what its parent had
+/// left. Travels beside the body, as JSON.
+///
+/// A job's children share what is left of its budget, each by an equal part, so that a whole tree of
+/// jobs stays within the budget of its first job, whichever workers run it. The parts depend on
+/// nothing but the number of children: a job that is run twice gives them the same. A sender that
+/// writes a budget gains nothing: no job has more than one that comes without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Budget {
+    /// How many jobs.
+    pub jobs: u64,
+    /// How many bytes their messages may have together.
+    pub bytes: u64,
+}
+
+impl Budget {
+    /// Reads what [`encode`](Self::encode) writes. What cannot be read leaves nothing: it was not
+    /// written by a worker.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(serde_json::from_str(text).unwrap_or(Self { jobs: 0, bytes: 0 }))
+    }
+
+    /// It as JSON.
+    pub fn encode(self) -> String {
+        format!(r#"{{"jobs":{},"bytes":{}}}"#, self.jobs, self.bytes)
+    }
+
+    /// The budget of a job whose tree may have `most`. A job that came by a message without one, from
+    /// a worker that knows none, has the less the deeper it stands.
+    pub fn of(job: &Job, most: Self) -> Self {
+        /// Each level is taken for a fan-out of ten.
+        const EACH_LEVEL: u64 = 10;
+        match job.budget {
+            Some(Self { jobs, bytes }) => {
+                Self { jobs: jobs.min(most.jobs), bytes: bytes.min(most.bytes) }
+            }
+            None => {
+                let divisor = EACH_LEVEL.saturating_pow(job.depth);
+                Self { jobs: most.jobs / divisor, bytes: most.bytes / divisor }
+            }
+        }
+    }
+
+    /// What is left after so many jobs and bytes; `None` if that is more than there is.
+    pub fn less(self, jobs: u64, bytes: u64) -> Option<Self> {
+        Some(Self { jobs: self.jobs.checked_sub(jobs)?, bytes: self.bytes.checked_sub(bytes)? })
+    }
+
+    /// The part of the `number`th of `children`, counted from 0.
+    #[must_use]
+    pub fn part(self, number: usize, children: usize) -> Self {
+        let (number, children) = (number as u64, (children as u64).max(1));
+        let part = |whole: u64| whole / children + u64::from(number < whole % children);
+        Self { jobs: part(self.jobs), bytes: part(self.bytes) }
+    }
+}
+
 /// The id of the follow-on job that a job asks for as its `number`th, counted from 0: a UUID (of
 /// version 8, RFC 9562) made of the job's own id, so that what is sent twice is the same job.
 pub fn id(parent: &str, number: usize) -> String {
@@ -66,6 +137,52 @@ mod tests {
         for (i, one) in ids.iter().enumerate() {
             assert!(ids.iter().skip(i + 1).all(|other| other != one));
         }
+    }
+
+    const MOST: Budget = Budget { jobs: 10_000, bytes: 1 << 20 };
+
+    /// Runs a tree whose every job asks for `each` more and takes what it gets; how many follow.
+    fn grow(budget: Budget, each: u64, bytes: u64) -> u64 {
+        let fit = budget.bytes.checked_div(bytes).unwrap_or(u64::MAX);
+        let children = each.min(budget.jobs).min(fit);
+        let left = budget.less(children, children * bytes).unwrap();
+        (0..children).map(|n| 1 + grow(left.part(n as usize, children as usize), each, bytes)).sum()
+    }
+
+    #[test]
+    fn a_whole_tree_stays_within_the_budget_of_its_first_job() {
+        let most = Budget { jobs: 700, bytes: 1 << 16 };
+        for (each, bytes) in [(1, 0), (2, 0), (3, 7), (99, 0), (100, 100), (10_000, 0)] {
+            let followed = grow(most, each, bytes);
+            assert!(followed <= most.jobs && followed * bytes <= most.bytes, "{each}: {followed}");
+            // Nothing is lost to rounding: whoever wants all can have all.
+            assert!(bytes > 0 || followed == most.jobs, "{each}: {followed}");
+        }
+    }
+
+    #[test]
+    fn a_sender_that_writes_a_budget_gets_no_more_than_one_that_writes_none() {
+        let mut job = Job::new("a", "t", "1");
+        assert_eq!(Budget::of(&job, MOST), MOST);
+        let huge = format!(r#"{{"jobs":{0},"bytes":{0}}}"#, u64::MAX);
+        for (text, jobs) in [(huge.as_str(), 10_000), ("nonsense", 0), ("{}", 0), ("", 0)] {
+            job.budget = Budget::parse(text);
+            assert_eq!(Budget::of(&job, MOST).jobs, jobs, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_job_of_an_older_worker_has_the_less_the_deeper_it_stands() {
+        let mut job = Job::new("a", "t", "1");
+        for (depth, jobs) in [(1, 1_000), (3, 10), (9, 0), (u32::MAX, 0)] {
+            job.depth = depth;
+            assert_eq!(Budget::of(&job, MOST).jobs, jobs, "{depth}");
+        }
+    }
+
+    #[test]
+    fn a_budget_is_read_as_it_was_written() {
+        assert_eq!(Budget::parse(&MOST.encode()), Some(MOST));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::celery::Request;
+use crate::{celery::Request, follow_on::Budget};
 
 /// The media type of JSON, which payloads and outputs have unless somebody says otherwise.
 pub const JSON: &str = "application/json";
@@ -52,6 +52,8 @@ pub struct Job {
     pub parent_id: Option<String>,
     /// How many jobs of that chain were before this one.
     pub depth: u32,
+    /// What may follow from it, as its message says; `None` for the first job of a tree.
+    pub budget: Option<Budget>,
     /// What a client of Celery's said besides; `None` in other formats.
     #[serde(skip)]
     pub celery: Option<Arc<Request>>,
@@ -133,6 +135,7 @@ impl Job {
             root_id: None,
             parent_id: None,
             depth: 0,
+            budget: None,
             celery: None,
         }
     }

@@ -23,6 +23,7 @@ mod flushes;
 pub mod follow_on;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod group_id;
 pub mod health;
 pub mod http;
 #[cfg(feature = "isolation")]

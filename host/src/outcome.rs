@@ -15,6 +15,7 @@
 //! | revoked | deleted | `revoked` | – |
 //! | abandoned | back at once, attempt not spent | – | – |
 //! | host fault | back after the back-off, attempt not spent | – | – |
+//! | left | back after the delay; SQS counts the receive | – | – |
 //!
 //! [`decide`] is that table. Everything that follows (publish, dead letter, delete, release) is
 //! carried out by whoever holds the message.
@@ -94,6 +95,13 @@ pub enum Outcome {
     /// The host could not carry the attempt out: no memory, file descriptors or disk. Not the
     /// job's fault.
     HostFault(Failure),
+    /// Nobody here can do anything with the message, and another worker may.
+    Left {
+        /// For how long it is hidden.
+        after: Duration,
+        /// Whether the delivery counts, since the queue's redrive policy is to see it.
+        spent: bool,
+    },
 }
 
 impl Outcome {
@@ -111,6 +119,7 @@ impl Outcome {
             Self::Revoked => "revoked",
             Self::Abandoned => "abandoned",
             Self::HostFault(_) => "host_fault",
+            Self::Left { .. } => "left",
         }
     }
 }
@@ -205,6 +214,7 @@ pub fn decide(outcome: Outcome, attempt: u32, max_attempts: u32, backoff: &Backo
             false,
         ),
         Outcome::Snooze { after } => Decision::Release { after, spent: false, reason: None },
+        Outcome::Left { after, spent } => Decision::Release { after, spent, reason: None },
         Outcome::Abandoned => {
             Decision::Release { after: Duration::ZERO, spent: false, reason: None }
         }
@@ -294,6 +304,17 @@ mod tests {
             decide(Outcome::HostFault(failure()), 3, 3, &backoff()),
             Decision::Release { after, spent: false, reason: Some(_) } if !after.is_zero()
         ));
+    }
+
+    #[test]
+    fn what_is_left_to_others_goes_back_and_counts_only_where_the_queue_counts() {
+        for spent in [false, true] {
+            let after = Duration::from_secs(2);
+            assert_eq!(
+                decide(Outcome::Left { after, spent }, 99, 3, &backoff()),
+                Decision::Release { after, spent, reason: None }
+            );
+        }
     }
 
     #[test]

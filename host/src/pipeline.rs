@@ -9,6 +9,7 @@ mod fallback;
 mod finished;
 mod follow;
 mod kept;
+mod leave;
 mod mapped;
 mod ready;
 mod services;
@@ -26,6 +27,8 @@ use self::{
     finished::Letter,
     follow::Unsent,
     kept::{Kept, KeptResults, Key},
+    leave::LeftToOthers,
+    ready::UNKNOWN_TASK,
 };
 pub use self::{finished::Finished, ready::VERSION_HEADER};
 use jiff::Timestamp;
@@ -39,7 +42,8 @@ use crate::{
     config::{Config, UnknownTasks},
     dependency::Dependency,
     events::{JobReleased, ReplyRefused, ResultKept},
-    follow_on::FollowOn,
+    follow_on::{Budget, FollowOn},
+    group_id,
     health::Health,
     job::Job,
     message::{NOT_CELERY, decode},
@@ -86,6 +90,7 @@ pub struct Pipeline {
     #[cfg(feature = "isolation")]
     isolation: Option<crate::isolation::Isolation>,
     stopping: CancellationToken,
+    left: LeftToOthers,
 }
 
 /// A message that was decoded, or what is wrong with it.
@@ -247,6 +252,7 @@ impl Pipeline {
             gate: PublishGate::default(),
             kept: KeptResults::default(),
             stopping: CancellationToken::new(),
+            left: LeftToOthers::default(),
         }
     }
 
@@ -427,11 +433,22 @@ impl Pipeline {
             }
             let ended = match (ended_before, decoded.and(refusal)) {
                 (Some(ended), _) => *ended,
-                (None, Ok(())) => self.attempt(source, &job, now, end).await,
-                (None, Err(Outcome::Rejected(it))) if it.kind == NOT_CELERY && self.leaves() => {
-                    self.unrun(&job, Outcome::Snooze { after: celery::LEFT })
-                }
+                (None, Ok(())) => self.attempt(source, message, &job, now, end).await,
                 (None, Err(outcome)) => self.unrun(&job, outcome),
+            };
+            let ended = match &ended.outcome {
+                Outcome::Rejected(it) if way == Way::Queue => {
+                    let is_unknown = it.kind == UNKNOWN_TASK;
+                    let unbounded = self.leaves()
+                        && (it.kind == NOT_CELERY || (is_unknown && job.celery.is_some()));
+                    let left = (is_unknown || unbounded)
+                        .then(|| self.leave(source, message, &job, unbounded));
+                    match left.flatten() {
+                        Some(left) => self.unrun(&job, left),
+                        None => ended,
+                    }
+                }
+                _ => ended,
             };
             if let (Some(id), Outcome::Rejected(failure)) = (&refused, &ended.outcome) {
                 let to = reply.take();
@@ -547,7 +564,12 @@ impl Pipeline {
         let mut outcome = outcome.clone();
         let asks_again = matches!(outcome, Outcome::Retry { .. });
         let mut refused = false;
-        let follow_ons = match self.prepare(source, message, job, follow_ons).await {
+        // What the guest asked for and what its workflow leads to share the budget.
+        let tree = Budget::of(job, settings.limits.tree());
+        let shares = 1 + usize::from(job.celery.is_some() && !follow_ons.is_empty());
+        let budget = tree.part(shares - 1, shares);
+        let prepared = self.prepare(source, message, job, follow_ons, tree.part(0, shares));
+        let follow_ons = match prepared.await {
             Ok(sends) => sends,
             Err(Unsent::For(failure)) => {
                 outcome = Outcome::Failed(failure);
@@ -559,7 +581,7 @@ impl Pipeline {
         let troubled = |error| PutBack { kind: "result_backend", error };
         let decision = decide(outcome, job.attempt, settings.max_attempts, &settings.backoff);
         let exhausted = asks_again && matches!(decision, Decision::Finish { .. });
-        let end = CeleryEnd { source, message, job, settings, exhausted };
+        let end = CeleryEnd { source, message, job, settings, exhausted, budget };
         let (mut status, mut value, mut dead_letter) = match decision {
             Decision::Release { after, spent, reason } => {
                 let again = reason.as_ref().filter(|_| asks_again).map(|it| (after, it));
@@ -658,8 +680,9 @@ impl Pipeline {
         message: &Message,
         job: &Job,
         follow_ons: &[FollowOn],
+        budget: Budget,
     ) -> Result<Vec<crate::broker::Send>, Unsent> {
-        let sends = self.follow_ons(source, message, job, follow_ons).await?;
+        let sends = self.follow_ons(source, message, job, follow_ons, budget).await?;
         if job.celery.is_none() {
             return Ok(sends);
         }
@@ -712,7 +735,7 @@ fn without_waits(job: &Job, message: &Message) -> u32 {
 fn check_invocation(job: &Job, message: &Message, now: Timestamp) -> Result<(), Failure> {
     // The group is the tenant that this instance is set apart for, and no other's data may come in.
     if let Some(tenant) = &message.group
-        && *tenant != job.tenant
+        && !group_id::is_of_tenant(tenant, &job.tenant)
     {
         return Err(Failure::new(
             "tenant_mismatch",

@@ -1,7 +1,7 @@
 //! From a finished job to the messages that must be sent before its own is deleted: the result,
 //! and where it comes to that the dead letter.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -10,7 +10,6 @@ use serde_json::{
     json,
     value::{RawValue, to_raw_value},
 };
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     broker::{
@@ -23,7 +22,8 @@ use crate::{
     },
     celery::{Meta, TaskMessage},
     config::ResultFormat,
-    follow_on::{FollowOn, Lineage},
+    follow_on::{Budget, FollowOn, Lineage},
+    group_id,
     job::{JSON, Job},
     message::raw::is_json,
     outcome::{Failure, Status},
@@ -65,7 +65,7 @@ fn address(mut outgoing: Outgoing, message: &Message, id: &str, tenant: &str, to
     (outgoing.group, outgoing.deduplication_id) = (None, None);
     if to.fifo {
         outgoing.group = Some(group(message, id, tenant));
-        outgoing.deduplication_id = Some(deduplication_of(tenant, id));
+        outgoing.deduplication_id = Some(group_id::scoped(tenant, id));
     }
     Send { kind: SendKind::Result, to: to.address.clone(), message: outgoing }
 }
@@ -191,6 +191,7 @@ fn fit_body(outgoing: &mut Outgoing) {
 pub fn follow_on(
     parent: &Job,
     job: &FollowOn,
+    budget: Budget,
     message: &Message,
     to: &Queue,
     limit: usize,
@@ -202,6 +203,7 @@ pub fn follow_on(
         (attribute::ID.to_owned(), job.id.clone()),
         (attribute::CONTENT_TYPE.to_owned(), job.content_type.clone()),
         (attribute::LINEAGE.to_owned(), escape_json(&lineage).into_owned()),
+        (attribute::BUDGET.to_owned(), budget.encode()),
     ]);
     if !parent.tenant.is_empty() {
         attributes.insert(attribute::TENANT.to_owned(), parent.tenant.clone());
@@ -220,10 +222,10 @@ pub fn follow_on(
     }
     if to.fifo {
         outgoing.group = Some(group(message, &parent.id, &parent.tenant));
-        outgoing.deduplication_id = Some(deduplication_of(&parent.tenant, &job.id));
+        outgoing.deduplication_id = Some(group_id::scoped(&parent.tenant, &job.id));
     } else if !parent.tenant.is_empty() {
         // The tenant of fair queues.
-        outgoing.group = Some(deduplication_id(&parent.tenant));
+        outgoing.group = Some(group_id::of_tenant(&parent.tenant));
     }
     Ok(Send { kind: SendKind::FollowOn, to: to.address.clone(), message: outgoing })
 }
@@ -231,18 +233,26 @@ pub fn follow_on(
 /// A task message of Celery's, for a task that comes after a job: for that job's tenant, and, where
 /// it names no other, of the group that the job's message had. Errors where it is larger than `limit`
 /// bytes, with its size.
+///
+/// Whoever writes a workflow chooses its attributes, its group and its deduplication id. None of them
+/// says more than the job's own message: reserved attributes are left out, the group of a queue that
+/// is not FIFO is the job's tenant, and the ids of a FIFO queue are scoped to it.
 pub fn celery_task(
     task: &TaskMessage,
     job: &Job,
+    budget: Budget,
     message: &Message,
     to: &Queue,
     delay: Duration,
     limit: usize,
 ) -> Result<Send, usize> {
-    let mut attributes: Attributes = task.attributes.clone();
+    let mut attributes = Attributes::from([(attribute::BUDGET.to_owned(), budget.encode())]);
     if !job.tenant.is_empty() {
         attributes.insert(attribute::TENANT.to_owned(), job.tenant.clone());
     }
+    let room = MAX_ATTRIBUTES - attributes.len();
+    let named = task.attributes.iter().filter(|(name, _)| !attribute::is_reserved(name));
+    attributes.extend(named.take(room).map(|(name, value)| (name.clone(), value.clone())));
     let size = size(&task.body, &attributes);
     if size > limit {
         return Err(size);
@@ -254,19 +264,17 @@ pub fn celery_task(
         trace_header: message.trace_header.clone(),
         ..Outgoing::default()
     };
+    let tenant = &job.tenant;
     if to.fifo {
-        let own = task.group.as_deref().map(deduplication_id);
-        outgoing.group = Some(own.unwrap_or_else(|| group(message, &job.id, &job.tenant)));
-        // Senders choose it, and share the queue.
-        let own = task.deduplication_id.as_deref();
-        let own = own.map(|own| deduplication_of(&job.tenant, own));
+        let inherited = || group(message, &job.id, tenant);
+        let own = task.group.as_deref().filter(|own| message.group.as_deref() != Some(*own));
+        outgoing.group = Some(own.map_or_else(inherited, |own| group_id::scoped(tenant, own)));
         // A retry is another message of the same id.
-        let made = || deduplication_of(&job.tenant, &format!("{}:{}", task.id, job.attempt));
-        outgoing.deduplication_id = Some(own.unwrap_or_else(made));
-    } else if !job.tenant.is_empty() {
-        outgoing.group = Some(deduplication_id(&job.tenant));
-    } else {
-        outgoing.group = task.group.as_deref().map(deduplication_id);
+        let made = || format!("{}:{}", task.id, job.attempt);
+        let own = task.deduplication_id.clone().unwrap_or_else(made);
+        outgoing.deduplication_id = Some(group_id::scoped(tenant, &own));
+    } else if !tenant.is_empty() {
+        outgoing.group = Some(group_id::of_tenant(tenant));
     }
     Ok(Send { kind: SendKind::CeleryTask, to: to.address.clone(), message: outgoing })
 }
@@ -295,8 +303,8 @@ pub fn celery_state_whole(state: &Meta, message: &Message, to: &Queue) -> Send {
         body: escape_json(&state.json()).into_owned().into(),
         attributes,
         trace_header: message.trace_header.clone(),
-        group: to.fifo.then(|| deduplication_id(&state.id)),
-        deduplication_id: to.fifo.then(|| deduplication_id(&state.id)),
+        group: to.fifo.then(|| group_id::identifier(&state.id)),
+        deduplication_id: to.fifo.then(|| group_id::identifier(&state.id)),
         ..Outgoing::default()
     };
     Send { kind: SendKind::CeleryState, to: to.address.clone(), message: outgoing }
@@ -347,7 +355,7 @@ pub fn dead_letter(
                 .group
                 .clone()
                 .or_else(|| to.fifo.then(|| group(message, &result.id, &result.tenant))),
-            deduplication_id: to.fifo.then(|| deduplication_id(&message.id)),
+            deduplication_id: to.fifo.then(|| group_id::identifier(&message.id)),
             trace_header: message.trace_header.clone(),
             ..Outgoing::default()
         },
@@ -356,32 +364,13 @@ pub fn dead_letter(
 
 fn group(message: &Message, id: &str, tenant: &str) -> String {
     let tenant = (!tenant.is_empty()).then_some(tenant);
-    deduplication_id(message.group.as_deref().or(tenant).unwrap_or(id))
+    group_id::identifier(message.group.as_deref().or(tenant).unwrap_or(id))
 }
 
 /// The deduplication id of a tenant's message: senders choose ids, and the same id of another
 /// tenant is no repetition.
 pub fn deduplication_of(tenant: &str, id: &str) -> String {
-    if tenant.is_empty() {
-        return deduplication_id(id);
-    }
-    hex(&Sha256::digest(format!("{}:{tenant}{id}", tenant.len()).as_bytes()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
-/// An id that SQS takes for groups and deduplication (1 to 128 of ASCII's letters, digits and
-/// punctuation): the id itself where it is one, else a digest of it.
-fn deduplication_id(id: &str) -> String {
-    if (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return id.to_owned();
-    }
-    hex(&Sha256::digest(id.as_bytes()))
+    group_id::scoped(tenant, id)
 }
 
 /// What a message weighs against SQS's limit: the body, and each attribute's name, type and value.
@@ -463,7 +452,7 @@ mod tests {
             result(&done("1"), None, &message("1"), &queue("r.fifo"), ResultFormat::Bare, 9999);
         assert_eq!(sent.message.group.as_deref(), Some("acme"));
         // The id has a blank, which SQS does not take.
-        assert_eq!(sent.message.deduplication_id.unwrap().len(), 64);
+        assert_eq!(sent.message.deduplication_id.unwrap().len(), 71);
         let sent = result(&done("1"), None, &message("1"), &queue("r"), ResultFormat::Bare, 9999);
         assert_eq!((sent.message.group, sent.message.deduplication_id), (None, None));
     }
@@ -509,6 +498,114 @@ mod tests {
             let encoding = sent.attributes.get("content-encoding").map(String::as_str);
             assert_eq!(encoding, (body != "plain").then_some("base64"));
             assert_eq!(sent.attributes["lovage-id"], "i\\uffff");
+        }
+    }
+
+    fn workflow_step(attributes: &[(&str, &str)]) -> TaskMessage {
+        let attributes = attributes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        TaskMessage {
+            id: "child".to_owned(),
+            task: "t".to_owned(),
+            queue: "q".to_owned(),
+            body: "{}".into(),
+            eta: None,
+            priority: None,
+            group: Some("victim".to_owned()),
+            deduplication_id: Some("victims-job".to_owned()),
+            attributes: attributes.collect(),
+            follow: crate::celery::cost::Cost::default(),
+        }
+    }
+
+    fn sent(step: &TaskMessage, tenant: &str, to: &str) -> Outgoing {
+        let mut job = Job::new("parent", "t", "1");
+        tenant.clone_into(&mut job.tenant);
+        let budget = Budget { jobs: 1, bytes: 1 };
+        let message = message("1");
+        celery_task(step, &job, budget, &message, &queue(to), Duration::ZERO, 9999).unwrap().message
+    }
+
+    #[test]
+    fn a_workflow_names_no_reserved_attribute_in_any_case() {
+        let named = [
+            ("lovage-tenant", "victim"),
+            ("Lovage-Tenant", "victim"),
+            ("LOVAGE-TENANT", "victim"),
+            ("lovage-id", "victims"),
+            ("lovage-lineage", "{}"),
+            ("Lovage-Budget", "{}"),
+            ("lovage-deferred", "{}"),
+            ("lovage-types", "{}"),
+            ("lovage-dead-letter", "{}"),
+            ("lovage-anything", "x"),
+            ("Content-Type", "text/plain"),
+            ("content-encoding", "base64"),
+            ("mine", "1"),
+        ];
+        for (tenant, others) in [("", 0), ("acme", 1)] {
+            let sent = sent(&workflow_step(&named), tenant, "q");
+            assert_eq!(sent.attributes.get("mine").map(String::as_str), Some("1"));
+            let own = sent.attributes.get(attribute::TENANT).map_or("", String::as_str);
+            assert_eq!(own, tenant);
+            // The budget, the workflow's own attribute, and the tenant.
+            assert_eq!(sent.attributes.len(), 2 + others, "{:?}", sent.attributes);
+            let budget = &sent.attributes[attribute::BUDGET];
+            assert_eq!(Budget::parse(budget), Some(Budget { jobs: 1, bytes: 1 }));
+        }
+    }
+
+    #[test]
+    fn a_workflow_does_not_choose_the_group_of_another_tenant() {
+        let step = workflow_step(&[]);
+        assert_eq!(sent(&step, "", "q").group, None, "a group would name a tenant");
+        assert_eq!(sent(&step, "acme", "q").group.as_deref(), Some("acme"));
+        let fifo = sent(&step, "acme", "q.fifo");
+        assert_eq!(fifo.group, Some(group_id::scoped("acme", "victim")));
+        assert_eq!(fifo.deduplication_id, Some(group_id::scoped("acme", "victims-job")));
+        let other = sent(&step, "victim", "q.fifo");
+        assert_ne!(fifo.group, other.group);
+        assert_ne!(fifo.deduplication_id, other.deduplication_id);
+        // Without tenants the workflow orders its tasks as it likes.
+        assert_eq!(sent(&step, "", "q.fifo").group.as_deref(), Some("victim"));
+    }
+
+    #[test]
+    fn a_workflow_with_ten_attributes_has_room_for_the_budget_and_the_tenant() {
+        let names: Vec<String> = (0..10).map(|n| format!("n{n}")).collect();
+        let named: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+        let sent = sent(&workflow_step(&named), "acme", "q");
+        assert_eq!(sent.attributes.len(), MAX_ATTRIBUTES);
+        assert!(sent.attributes.contains_key(attribute::BUDGET));
+        assert_eq!(sent.attributes[attribute::TENANT], "acme");
+    }
+
+    #[test]
+    fn a_follow_on_job_of_any_tenant_is_recognised_as_that_tenants() {
+        let defaults = crate::message::Defaults::default();
+        for tenant in ["acme", "Müller GmbH", "a b", "sha256-x", "日本", &"x".repeat(200)] {
+            let mut job = Job::new("parent", "t", "1");
+            tenant.clone_into(&mut job.tenant);
+            let next = FollowOn {
+                id: "child".to_owned(),
+                task: "t".to_owned(),
+                content_type: JSON.to_owned(),
+                payload: "1".into(),
+                delay: Duration::ZERO,
+            };
+            let budget = Budget { jobs: 7, bytes: 8 };
+            let sent = follow_on(&job, &next, budget, &message("1"), &queue("q"), 9999).unwrap();
+            let mut received = message("1");
+            received.attributes = sent.message.attributes.clone();
+            // As the embedded broker hands it out, and as SQS does.
+            for group in [
+                sent.message.group.clone(),
+                sent.message.group.as_deref().map(group_id::identifier),
+            ] {
+                received.group = group;
+                let child = crate::message::decode(&received, &defaults).unwrap();
+                assert_eq!(child.tenant, tenant);
+                assert_eq!((child.budget, child.depth), (Some(budget), 1));
+            }
         }
     }
 

@@ -23,6 +23,7 @@ use self::account::{Account, Rate};
 use crate::{
     broker::Turn,
     config::{Config, TenantConfig},
+    group_id,
 };
 
 mod account;
@@ -135,6 +136,10 @@ impl Tenancy {
                 let most = own.concurrency.min(burst);
                 (most != each).then(|| (Arc::clone(name), most))
             })
+            .flat_map(|(name, most)| {
+                let group: Arc<str> = group_id::of_tenant(&name).into();
+                [(name, most), (group, most)]
+            })
             .collect();
         Arc::new(Self { each, settings, usual: Arc::new(usual), state: Mutex::default() })
     }
@@ -221,12 +226,20 @@ impl Tenancy {
                 }
                 room = room.min(allowed);
             }
+            let group = (group_id::of_tenant(name) != **name).then(|| group_id::of_tenant(name));
+            let group: Option<Arc<str>> = group.map(Into::into);
             if room < turn.room(name) {
                 turn.at_most(Arc::clone(name), room);
+                if let Some(group) = &group {
+                    turn.at_most(Arc::clone(group), room);
+                }
             }
             if least.is_some_and(|least| account.time > least + LAG.as_secs_f64()) && here(account)
             {
                 turn.avoid(Arc::clone(name));
+                if let Some(group) = group {
+                    turn.avoid(group);
+                }
             }
         }
         let (number, stale) = (state.next_outlook, CancellationToken::new());

@@ -29,6 +29,7 @@ use crate::{
         HostPanicked, MessagesReceived, ReceiveFailed, TenantHeldBack, WorkerDraining,
         WorkerStopped,
     },
+    group_id,
     lease::{Lease, Leases},
     pipeline::{Concluded, Finished, Pipeline, slot},
     retry::Backoff,
@@ -47,6 +48,10 @@ const LAST_PERMIT_WAIT: Duration = Duration::from_secs(1);
 /// How long a receive may be under way to the broker: by so much later than here its wait may
 /// begin there.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
+/// How long to wait, where messages may be others', before more are received: long enough to see
+/// whose they are.
+const LOOK_AT: Duration = Duration::from_millis(5);
 
 /// How many bytes of messages and results may wait to be settled: room for many small jobs, and for
 /// dozens of the largest.
@@ -290,13 +295,23 @@ impl Intake {
     async fn receive(self: Arc<Self>, receivers: TaskTracker, extra: bool) {
         let mut plenty = extra;
         let mut failures = 0;
-        while let Some(permits) = self.permits(plenty).await {
+        let leaves = self.worker.pipeline.may_leave(&self.source);
+        loop {
+            if leaves {
+                self.give_up_turn().await;
+            }
+            let Some(permits) = self.permits(plenty).await else { break };
             let asked = permits.len();
             match self.receive_once(asked).await {
                 Ok(messages) => {
                     failures = 0;
                     plenty = messages.len() == asked;
+                    let some = !messages.is_empty();
                     self.take(messages, permits);
+                    if leaves && some {
+                        // It turns out whether they are others'.
+                        tokio::time::sleep(LOOK_AT).await;
+                    }
                 }
                 Err(error) => {
                     drop(permits);
@@ -312,6 +327,16 @@ impl Intake {
             }
         }
         self.receivers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Waits while other workers of the queue are to have what was left for them.
+    async fn give_up_turn(&self) {
+        while let Some(wait) = self.worker.pipeline.turn_given_up(&self.source.name) {
+            tokio::select! {
+                () = self.stop.drain.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
     }
 
     /// Starts another receiver, where there may be one.
@@ -531,7 +556,7 @@ impl Intake {
         // It is not asked for again until there is room: so it need not wait for longer than that.
         let is_left_alone = self.worker.broker.limits().takes_turns
             && !self.source.queue.fifo
-            && message.group.as_deref() == Some(tenant);
+            && message.group.as_deref().is_some_and(|it| group_id::is_of_tenant(it, tenant));
         if is_left_alone {
             after = Duration::ZERO;
         }

@@ -48,12 +48,27 @@ pub mod attribute {
     /// Where a job stands in the chain of jobs that led to it
     /// ([`Lineage`](crate::follow_on::Lineage)), as JSON.
     pub const LINEAGE: &str = "lovage-lineage";
+    /// How many jobs and bytes may follow from a job
+    /// ([`Budget`](crate::follow_on::Budget)), as JSON.
+    pub const BUDGET: &str = "lovage-budget";
+    /// When the first copy of a message was sent, in milliseconds since the Unix epoch.
+    pub const FIRST_SENT: &str = "lovage-first-sent";
     /// The result's status.
     pub const STATUS: &str = "lovage-status";
     /// The attempt that gave the result.
     pub const ATTEMPT: &str = "lovage-attempt";
     /// The digest of the component that gave the result.
     pub const COMPONENT: &str = "lovage-component";
+
+    /// The prefix of names that are Lovage's own.
+    const PREFIX: &str = "lovage-";
+
+    /// Returns true if nobody but Lovage may give a message an attribute of this name. Case does not
+    /// matter: a reader may ignore it.
+    pub fn is_reserved(name: &str) -> bool {
+        let ours = name.get(..PREFIX.len()).is_some_and(|it| it.eq_ignore_ascii_case(PREFIX));
+        ours || [CONTENT_TYPE, CONTENT_ENCODING].iter().any(|it| it.eq_ignore_ascii_case(name))
+    }
 }
 
 /// Attributes of a message, by name. Binary values are held as base64.

@@ -4,6 +4,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 
 use super::{
+    cost::Cost,
     json::{Json, Map},
     publish::{Packed, Publisher, TaskMessage, To},
     python_json, repr,
@@ -36,6 +37,7 @@ impl Request {
             queue,
             eta,
             priority: self.priority,
+            follow: Cost::of(self),
         };
         let base64 = self.wire.base64;
         let body = if let Some((body, content_type, content_encoding)) = &self.wire.body {

@@ -279,6 +279,11 @@ impl<'p, 'a> Canvas<'p, 'a> {
         for name in ["chain", "chord", "link", "link_error"] {
             all.take(name);
         }
+        // A size that the workflow brings along would have the body called too often.
+        if body.extra.some("chord_size").is_some() {
+            let size: usize = header.iter().map(Signature::chord_size).sum();
+            body.extra.set("chord_size", Json::of(&size));
+        }
         let carried = body.json();
         within(carried.text().len(), header.iter().map(Signature::chord_size).sum())?;
         let frozen = Frozen {

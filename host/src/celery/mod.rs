@@ -14,6 +14,7 @@ pub mod arguments;
 pub mod builtins;
 mod canvas;
 mod compression;
+pub mod cost;
 mod envelope;
 pub mod exception;
 mod freeze;

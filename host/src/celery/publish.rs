@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    cost::Cost,
     json::{self, Json, Map},
     options, python_json, repr,
     request::Request,
@@ -106,6 +107,8 @@ pub struct TaskMessage {
     pub deduplication_id: Option<String>,
     /// SQS: message attributes that are texts.
     pub attributes: BTreeMap<String, String>,
+    /// What follows from it.
+    pub follow: Cost,
 }
 
 /// Options that say how a message is sent, and are not in it.
@@ -241,7 +244,8 @@ impl Publisher<'_> {
             content_encoding: Json::string("utf-8"),
             base64: true,
         };
-        let to = To { id, task: task.to_owned(), queue, eta, priority };
+        let follow = Cost::of_embed(&embed);
+        let to = To { id, task: task.to_owned(), queue, eta, priority, follow };
         self.finish(to, &headers, properties, &body)
     }
 
@@ -308,6 +312,7 @@ impl Publisher<'_> {
             group,
             deduplication_id,
             attributes: attributes.collect(),
+            follow: to.follow,
         }
     }
 }
@@ -319,6 +324,7 @@ pub(super) struct To {
     pub queue: String,
     pub eta: Option<Timestamp>,
     pub priority: Option<i64>,
+    pub follow: Cost,
 }
 
 /// A body that is packed already.

@@ -180,7 +180,7 @@ pub(super) fn explain(outcome: &Outcome) -> (&'static str, Option<Failure>) {
         Outcome::TimedOut(failure) => ("timed_out", Some(failure.clone())),
         Outcome::Crashed(failure) => ("crashed", Some(failure.clone())),
         Outcome::HostFault(failure) => ("host_fault", Some(failure.clone())),
-        Outcome::Expired | Outcome::Revoked | Outcome::Abandoned => {
+        Outcome::Expired | Outcome::Revoked | Outcome::Abandoned | Outcome::Left { .. } => {
             ("abandoned", Some(Failure::new("abandoned", "it was not run")))
         }
     }

@@ -17,6 +17,7 @@ use crate::{
     },
     config::{BrokerKind, Config},
     connect::connect,
+    group_id,
     job::{JSON, JobKey},
     message::{decode, raw::is_json},
     outcome::Status,
@@ -211,7 +212,7 @@ impl Send {
                 "--group is `{group}` and --tenant is `{tenant}`, and on a queue that is not FIFO \
                  both name the tenant; leave --group away"
             ))),
-            (None, Some(tenant)) if !queue.fifo => Ok(Some(tenant.clone())),
+            (None, Some(tenant)) if !queue.fifo => Ok(Some(group_id::of_tenant(tenant))),
             (group, _) => Ok(group.clone()),
         }
     }

@@ -68,6 +68,10 @@ macro_rules! with_limits {
             dispatch_jobs: u32,
             /// How long a chain of jobs may be of which each was sent by the one before.
             dispatch_depth: u32,
+            /// How many jobs may follow from one, all that follow from those included.
+            dispatch_tree_jobs: u64,
+            /// How many bytes the messages of all those may have together.
+            dispatch_tree_bytes: u64,
         }
     };
     (@declare
@@ -113,7 +117,8 @@ values! {
     timeout_ms, soft_timeout_ms, cpu_ms, memory_bytes, output_bytes, stdio_bytes, log_lines,
     log_bytes, host_calls, handles, instances, memories, tables, table_elements, http_requests,
     http_bytes, http_connect_timeout_ms, http_timeout_ms, keyvalue_operations, scratch_bytes,
-    scratch_files, scratch_open, dispatch_jobs, dispatch_depth,
+    scratch_files, scratch_open, dispatch_jobs, dispatch_depth, dispatch_tree_jobs,
+    dispatch_tree_bytes,
 }
 
 with_limits! {

@@ -148,6 +148,11 @@ pub struct WorkerConfig {
     /// Where what is counted can be asked for over HTTP (`/metrics` for Prometheus, `/usage` for
     /// `lovage usage`): address and port, such as `127.0.0.1:9464`. Nowhere when absent.
     pub metrics_address: Option<std::net::SocketAddr>,
+    /// For how long after it was sent a message is left for other workers whose task no component here
+    /// serves, in milliseconds: as long as a new component takes to reach the whole fleet. After that
+    /// it is rejected. At once when 0. Where `celery.unknown_tasks` is `leave`, messages of Celery's are
+    /// left without end.
+    pub leave_unknown_ms: u64,
 }
 
 impl Default for WorkerConfig {
@@ -167,6 +172,7 @@ impl Default for WorkerConfig {
             memory_high_percent: 90,
             memory_bytes: None,
             metrics_address: None,
+            leave_unknown_ms: 0,
         }
     }
 }

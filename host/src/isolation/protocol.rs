@@ -168,7 +168,8 @@ pub fn split(report: Report) -> (ReportHeader, Vec<u8>) {
         Outcome::HostFault(failure) => WireOutcome::HostFault(failure),
         Outcome::Expired => WireOutcome::Expired,
         Outcome::Revoked => WireOutcome::Revoked,
-        Outcome::Abandoned => WireOutcome::Abandoned,
+        // No attempt leaves its message to others: that is decided before one begins.
+        Outcome::Abandoned | Outcome::Left { .. } => WireOutcome::Abandoned,
     };
     let output_bytes = bytes.len();
     let mut follow_ons = Vec::with_capacity(report.follow_ons.len());

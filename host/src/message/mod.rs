@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::{
     broker::{Message, attribute},
-    follow_on::Lineage,
+    follow_on::{Budget, Lineage},
     job::{Job, MAX_NAME_BYTES},
     text::without_values,
 };
@@ -187,13 +187,14 @@ fn format(message: &Message, defaults: &Defaults) -> Result<Format, String> {
 /// What attributes say holds for every format; a body that says otherwise wins.
 fn take_attributes(job: &mut Job, message: &Message) -> Result<(), String> {
     for (name, value) in &message.attributes {
-        match name.to_ascii_lowercase().as_str() {
+        match name.as_str() {
             attribute::ID => job.id.clone_from(value),
             attribute::TASK => job.task.clone_from(value),
             attribute::LINEAGE => take_lineage(job, value)?,
-            attribute::CONTENT_TYPE | attribute::CONTENT_ENCODING => {}
-            own if own.starts_with("lovage-") => {}
-            header => job.headers.push((header.to_owned(), value.clone())),
+            attribute::BUDGET => job.budget = Budget::parse(value),
+            // In another case they are neither believed nor handed on.
+            reserved if attribute::is_reserved(reserved) => {}
+            header => job.headers.push((header.to_ascii_lowercase(), value.clone())),
         }
     }
     if let Some(trace) = &message.trace_header {

@@ -10,7 +10,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    broker::{Message, attribute, sqs::is_group_of},
+    broker::{Message, attribute},
+    group_id,
     text::one_line,
 };
 
@@ -19,6 +20,9 @@ pub const MISMATCH: &str = "tenant_mismatch";
 
 /// The failure's kind where a message names no tenant and has to.
 pub const REQUIRED: &str = "tenant_required";
+
+/// The place of a tenant that is named by `Lovage-Tenant` or the like.
+const MISSPELT: &str = "a message attribute that is `lovage-tenant` but for its case";
 
 /// How much of a tenant's name a reason shows, in bytes.
 const SHOWN_BYTES: usize = 200;
@@ -87,23 +91,26 @@ pub(super) struct Refusal {
 /// What a message says of its tenant.
 #[derive(Debug, Default)]
 pub(super) struct Claims<'a> {
-    said: Vec<(TenantSource, &'a str)>,
+    /// Where it says so (`None`: in a place that is never believed), and whom it names.
+    said: Vec<(Option<TenantSource>, &'a str)>,
 }
 
 impl<'a> Claims<'a> {
     /// All that `message` says: its `body`, its attributes, and its group, unless that is a mere
     /// order. An empty name says nothing.
     pub fn of(message: &'a Message, body: &'a str, fifo: bool) -> Self {
-        // Two attributes may differ in nothing but their case, and both are read.
+        // One attribute may differ from another in nothing but its case. Only the name as it is
+        // written here is believed; another spelling has to agree.
         let attributes = message.attributes.iter().filter_map(|(name, value)| {
             let ours = name.eq_ignore_ascii_case(attribute::TENANT);
-            ours.then_some((TenantSource::Attribute, value.as_str()))
+            let exact = name == attribute::TENANT;
+            ours.then_some((exact.then_some(TenantSource::Attribute), value.as_str()))
         });
         let group = message.group.as_deref().filter(|_| !fifo);
-        let said = [(TenantSource::Body, body)]
+        let said = [(Some(TenantSource::Body), body)]
             .into_iter()
             .chain(attributes)
-            .chain(group.map(|group| (TenantSource::Group, group)))
+            .chain(group.map(|group| (Some(TenantSource::Group), group)))
             .filter(|(_, tenant)| !tenant.is_empty())
             .collect();
         Self { said }
@@ -114,7 +121,10 @@ impl<'a> Claims<'a> {
     pub fn judge(&self, trust: &Trust, queue: Option<&str>) -> (String, Result<(), Refusal>) {
         let decided = trust.from.iter().find_map(|source| match source {
             TenantSource::Queue => queue.map(|tenant| (*source, tenant)),
-            _ => self.said.iter().find(|(said, _)| said == source).copied(),
+            _ => {
+                let said = self.said.iter().find(|(said, _)| *said == Some(*source));
+                said.map(|(_, name)| (*source, *name))
+            }
         });
         let Some((source, tenant)) = decided.filter(|(_, tenant)| !tenant.is_empty()) else {
             return (String::new(), self.nobody(trust));
@@ -126,12 +136,13 @@ impl<'a> Claims<'a> {
                 .said
                 .iter()
                 .map(|(_, name)| *name)
-                .find(|name| *name != tenant && is_group_of(tenant, name))
+                .find(|name| *name != tenant && group_id::is_of_tenant(tenant, name))
                 .unwrap_or(tenant),
             _ => tenant,
         };
-        let agrees = |(said, name): &(TenantSource, &str)| {
-            *name == tenant || (*said == TenantSource::Group && is_group_of(name, tenant))
+        let agrees = |(said, name): &(Option<TenantSource>, &str)| {
+            *name == tenant
+                || (*said == Some(TenantSource::Group) && group_id::is_of_tenant(name, tenant))
         };
         let verdict = match self.said.iter().find(|claim| !agrees(claim)) {
             None => Ok(()),
@@ -161,13 +172,13 @@ impl<'a> Claims<'a> {
 
 fn mismatch(
     trust: &Trust,
-    source: TenantSource,
+    source: Option<TenantSource>,
     name: &str,
     decided: Option<(TenantSource, &str)>,
 ) -> Refusal {
-    let place = source.place();
+    let place = source.map_or(MISSPELT, TenantSource::place);
     let name = one_line(name, SHOWN_BYTES);
-    let believed = trust.from.contains(&source);
+    let believed = source.is_some_and(|source| trust.from.contains(&source));
     let says = if believed { "" } else { ", which is not believed on this queue" };
     let whose = decided.map_or_else(
         || "no place that is believed names any".to_owned(),

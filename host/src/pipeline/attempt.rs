@@ -6,12 +6,10 @@ use jiff::Timestamp;
 use tracing::Span;
 
 use super::{
-    End, Ended, Pipeline, Run, celery,
-    mapped::Calls,
-    ready::{Ready, UNKNOWN_TASK},
-    spent::UnlessReported,
+    End, Ended, Pipeline, Run, celery, mapped::Calls, ready::Ready, spent::UnlessReported,
 };
 use crate::{
+    broker::Message,
     celery::Plan,
     events::{AttemptEnded, AttemptStarted},
     job::Job,
@@ -32,11 +30,16 @@ const GRACE_DELIVERIES: u32 = 10;
 /// that one before it in its group is tried: up to nine come before it in a batch of ten.
 const GRACE_DELIVERIES_BEHIND: u32 = 10;
 
+/// The same where workers leave messages to each other: about how often one is left in its first
+/// minutes. After that it is less than once a minute.
+const GRACE_DELIVERIES_LEFT: u32 = 20;
+
 impl Pipeline {
     /// Finds the job's component and runs it, or says why that cannot be.
     pub(super) async fn attempt(
         &self,
         source: &Source,
+        message: &Message,
         job: &Arc<Job>,
         now: Timestamp,
         end: Option<End>,
@@ -45,23 +48,30 @@ impl Pipeline {
             return self.unrun(job, Outcome::Snooze { after });
         }
         if let Some(request) = &job.celery
+            && request.task.starts_with("celery.")
+            && !job.is_expired(now)
+            && let Err(failure) = self.check_tree(job, request)
+        {
+            return self.unrun(job, Outcome::Failed(failure));
+        }
+        if let Some(request) = &job.celery
             && let Some(ended) = self.end_built_in(source, job, request, now).await
         {
             return ended;
         }
         let Ready { task, settings } = match self.ready(job, now).await {
             Ok(ready) => ready,
-            Err(Outcome::Rejected(failure))
-                if failure.kind == UNKNOWN_TASK && job.celery.is_some() && self.leaves() =>
-            {
-                return self.unrun(job, Outcome::Snooze { after: celery::LEFT });
-            }
             Err(outcome) => return self.unrun(job, outcome),
         };
         let mut job = Arc::clone(job);
         let mut mapped = None;
+        if job.celery.is_some() {
+            self.left.take_turn(&source.name);
+        }
         if let Some(request) = job.celery.clone() {
-            match self.check_workflow(&request).and_then(|()| self.calls(&task, &request)) {
+            let fit = self.check_workflow(&request);
+            let fit = fit.and_then(|()| self.check_tree(&job, &request));
+            match fit.and_then(|()| self.calls(&task, &request)) {
                 Ok(Calls::One(payload)) => Arc::make_mut(&mut job).payload = payload,
                 Ok(Calls::Each(items)) => mapped = Some(items),
                 Err(failure) if failure.kind == celery::NO_RESULT_BACKEND => {
@@ -72,6 +82,14 @@ impl Pipeline {
         }
         let behind = if source.queue.fifo { GRACE_DELIVERIES_BEHIND } else { 0 };
         let grace = settings.max_attempts.saturating_mul(behind).saturating_add(GRACE_DELIVERIES);
+        // A message that others left is delivered again and again before it comes here.
+        let grace = if self.may_leave(source) {
+            let sent = message.sent_at.map(|sent| now.duration_since(sent).as_secs());
+            let minutes = u32::try_from(sent.unwrap_or_default() / 60).unwrap_or_default();
+            grace.saturating_add(GRACE_DELIVERIES_LEFT).saturating_add(minutes)
+        } else {
+            grace
+        };
         if job.attempt > settings.max_attempts.saturating_add(grace) {
             let failure = Failure::new(
                 "attempts_exhausted",

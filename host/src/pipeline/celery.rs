@@ -18,12 +18,13 @@ use crate::{
         self, Builtin, Exception, Json, Mapped, Meta, Plan, Request, Signature, State, Step,
         TaskMessage,
         builtins::{self, Unlocked},
+        cost::Cost,
         meta,
         publish::{Ids, Parent, Publisher},
         workflow::{self, ChordPart, Storing},
     },
     events::OtherTenantsKey,
-    follow_on::FollowOn,
+    follow_on::{Budget, FollowOn},
     job::{JSON, Job, JobKey},
     message::raw::is_json,
     outcome::{Failure, Outcome, Output, Status},
@@ -39,8 +40,8 @@ use crate::{
 /// Who sends, as Celery's workers say of themselves.
 const ORIGIN: &str = "lovage";
 
-/// How long a task that nobody here serves is left to other workers before it is looked at again.
-pub(super) const LEFT: Duration = Duration::from_secs(10);
+/// How long to wait before a chord is looked at again whose store did not answer.
+const LEFT: Duration = Duration::from_secs(10);
 
 /// The kind of the failure of a part of a chord where there is no store to count it in.
 pub(super) const NO_RESULT_BACKEND: &str = "no_result_backend";
@@ -69,6 +70,8 @@ pub(super) struct CeleryEnd<'a> {
     pub(super) settings: &'a Settings,
     /// Whether the guest asked for another attempt and there is none left.
     pub(super) exhausted: bool,
+    /// What may follow from it that its workflow does not say.
+    pub(super) budget: Budget,
 }
 
 /// Why it cannot be told what follows.
@@ -143,6 +146,20 @@ impl Pipeline {
                 "the task is part of a chord, which takes a store that counts its parts: set \
                  celery.result_backend to the one that its client uses",
             ));
+        }
+        Ok(())
+    }
+
+    /// Whether what a job's workflow leads to is within the bounds of a tree of jobs.
+    pub(super) fn check_tree(&self, job: &Job, request: &Request) -> Result<(), Failure> {
+        let said = Cost::of(request);
+        if said == Cost::default() {
+            return Ok(());
+        }
+        let settings = Settings::of_task(&self.config, &job.task, Advice::default());
+        let most = settings.for_tenant(&self.config, &job.tenant).limits.tree();
+        if said.jobs > most.jobs || said.bytes > most.bytes {
+            return Err(too_much(said, most));
         }
         Ok(())
     }
@@ -277,12 +294,7 @@ impl Pipeline {
         let outcome = match self.built_in(source, job, request).await {
             Ok(None) => return None,
             Ok(Some(BuiltIn { outcome, plan })) => {
-                let left = matches!(&outcome, Outcome::Rejected(it) if it.kind == UNKNOWN_TASK);
-                if left && self.leaves() {
-                    Outcome::Snooze { after: LEFT }
-                } else {
-                    return Some(Ended { celery: plan, ..self.unrun(job, outcome) });
-                }
+                return Some(Ended { celery: plan, ..self.unrun(job, outcome) });
             }
             Err(error) => {
                 tracing::warn!(%error, "a chord cannot be looked at; it is put back");
@@ -321,7 +333,7 @@ impl Pipeline {
             None => return Ok(None),
         };
         let follow = Follow { pipeline: self, end, request };
-        follow.carry_out(steps, Some(&end.source.queue), Refused::Fails).await.map(Some)
+        follow.carry_out(steps, Some(&end.source.queue), Refused::Fails, end.budget).await.map(Some)
     }
 
     /// Carries out what follows from the end of a job of Celery's, but for what is to be sent, which
@@ -343,7 +355,24 @@ impl Pipeline {
             let carried_out = match plan {
                 Ok(plan) => {
                     let states = self.replies(&plan, request, reply, end.message);
-                    follow.all(more, plan, refused).await.map(|mut sends| {
+                    let mut plans = (more.steps.clone(), plan.steps);
+                    let left = match follow.left(&plans) {
+                        Ok(left) => left,
+                        Err(failure) if *status == Status::Done => {
+                            *status = Status::Failed;
+                            *value = Err(failure);
+                            continue;
+                        }
+                        Err(failure) => {
+                            left_out(&failure);
+                            for steps in [&mut plans.0, &mut plans.1] {
+                                steps.retain(|step| !matches!(step, Step::Send(_)));
+                            }
+                            Budget::default()
+                        }
+                    };
+                    let body = more.body.as_deref();
+                    follow.all(plans, body, refused, left).await.map(|mut sends| {
                         sends.extend(states);
                         sends
                     })
@@ -582,14 +611,16 @@ impl Pipeline {
         let most = source.defaults.celery_body_bytes.max(body.len());
         let Ok(request) = Request::parse(body, most) else { return Ok(Vec::new()) };
         let settings = Settings::of_task(&self.config, &job.task, Advice::default());
-        let end = CeleryEnd { source, message, job, settings: &settings, exhausted: false };
+        let budget = Budget::of(job, settings.limits.tree()).part(0, 2);
+        let exhausted = false;
+        let end = CeleryEnd { source, message, job, settings: &settings, exhausted, budget };
         let exception = self.exception(&end, &request, Status::Failed, failure);
         let storing = self.storing(reply.is_some());
         let mut publisher = self.publisher(source, &request, "refused");
         let plan = workflow::failed(&request, &exception, storing, &mut publisher);
         let states = self.replies(&plan, &request, reply, message);
         let follow = Follow { pipeline: self, end: &end, request: &request };
-        let mut sends = follow.carry_out(plan.steps, None, Refused::IsLeftOut).await?;
+        let mut sends = follow.carry_out(plan.steps, None, Refused::IsLeftOut, budget).await?;
         sends.extend(states);
         Ok(sends)
     }
@@ -641,15 +672,24 @@ struct Follow<'a> {
 
 impl Follow<'_> {
     /// Carries out what a built-in task leads to, and then what follows from every job.
-    async fn all(&self, more: &Plan, plan: Plan, refused: Refused) -> Result<Vec<Send>, Trouble> {
-        let mut sends = match self.carry_out(more.steps.clone(), None, refused).await {
-            Err(Trouble::For(failure)) if more.body.is_some() => {
-                let plan = self.body_refused(more.body.as_deref(), &failure);
-                self.carry_out(plan.steps, None, Refused::IsLeftOut).await?
+    async fn all(
+        &self,
+        (more, steps): (Vec<Step>, Vec<Step>),
+        body: Option<&Signature>,
+        refused: Refused,
+        budget: Budget,
+    ) -> Result<Vec<Send>, Trouble> {
+        // Both share the budget.
+        let shares = 1 + usize::from(!more.is_empty());
+        let (of_more, of_steps) = (budget.part(0, shares), budget.part(shares - 1, shares));
+        let mut sends = match self.carry_out(more, None, refused, of_more).await {
+            Err(Trouble::For(failure)) if body.is_some() => {
+                let plan = self.body_refused(body, &failure);
+                self.carry_out(plan.steps, None, Refused::IsLeftOut, of_more).await?
             }
             other => other?,
         };
-        sends.extend(self.carry_out(plan.steps, None, refused).await?);
+        sends.extend(self.carry_out(steps, None, refused, of_steps).await?);
         Ok(sends)
     }
 
@@ -662,17 +702,46 @@ impl Follow<'_> {
         workflow::body_refused(body, &why, &mut publisher)
     }
 
+    /// What is left of the budget after these steps. What the job's own workflow says is free: it was
+    /// counted before the job ran. What comes on top, as where a built-in task calls what it is given,
+    /// is charged.
+    fn left(&self, (more, steps): &(Vec<Step>, Vec<Step>)) -> Result<Budget, Failure> {
+        let sent = more.iter().chain(steps).filter_map(|step| match step {
+            Step::Send(task) => Some(task),
+            _ => None,
+        });
+        let own = |task: &TaskMessage| Cost { jobs: 1, bytes: task.body.len() as u64 };
+        let sent = sent.fold(Cost::default(), |all, task| all.and(own(task)).and(task.follow));
+        let CeleryEnd { settings, budget, .. } = *self.end;
+        let most = settings.limits.tree();
+        let said = Cost::of(self.request);
+        let said = Budget { jobs: said.jobs.min(most.jobs), bytes: said.bytes.min(most.bytes) };
+        let more_jobs = sent.jobs.saturating_sub(said.jobs);
+        let more_bytes = sent.bytes.saturating_sub(said.bytes);
+        budget.less(more_jobs, more_bytes).ok_or_else(|| {
+            let jobs = budget.jobs.saturating_add(said.jobs);
+            too_much(sent, Budget { jobs, bytes: budget.bytes.saturating_add(said.bytes) })
+        })
+    }
+
     /// Does all but sending. Messages go to `to` where that is given, else where they say.
+    ///
+    /// Each message, and each part of a chord, has an equal part of the budget.
     async fn carry_out(
         &self,
         steps: Vec<Step>,
         to: Option<&Queue>,
         refused: Refused,
+        budget: Budget,
     ) -> Result<Vec<Send>, Trouble> {
         let mut sends = Vec::new();
+        let shares = |step: &&Step| matches!(step, Step::Send(_) | Step::ChordPart(_));
+        let (mut number, children) = (0, steps.iter().filter(shares).count());
         for step in steps {
+            let share = budget.part(number, children);
+            number += usize::from(shares(&&step));
             if let Step::Send(task) = step {
-                match self.send(&task, to).await {
+                match self.send(&task, to, share).await {
                     Err(Trouble::For(failure)) if refused == Refused::IsLeftOut => {
                         left_out(&failure);
                     }
@@ -708,7 +777,7 @@ impl Follow<'_> {
                         other => drop(other?),
                     }
                 }
-                Step::ChordPart(part) => self.end_part(store, &part).await?,
+                Step::ChordPart(part) => self.end_part(store, &part, share).await?,
             }
         }
         Ok(sends)
@@ -720,6 +789,7 @@ impl Follow<'_> {
         &self,
         store: &Arc<dyn ResultStore>,
         part: &ChordPart,
+        budget: Budget,
     ) -> Result<(), Trouble> {
         let tenant = &self.end.job.tenant;
         if part.unless_failed {
@@ -748,10 +818,10 @@ impl Follow<'_> {
         let plan = self.complete(store, part, &complete).await?;
         // Where the chord has failed already, whoever can be told is told.
         let refused = if plan.body.is_some() { Refused::Fails } else { Refused::IsLeftOut };
-        match self.carry_out_now(plan.steps, refused).await {
+        match self.carry_out_now(plan.steps, refused, budget).await {
             Err(Trouble::For(failure)) => {
                 let plan = self.body_refused(plan.body.as_deref(), &failure);
-                self.carry_out_now(plan.steps, Refused::IsLeftOut).await?;
+                self.carry_out_now(plan.steps, Refused::IsLeftOut, budget).await?;
             }
             other => other?,
         }
@@ -761,8 +831,13 @@ impl Follow<'_> {
     }
 
     /// Does all, sending included.
-    async fn carry_out_now(&self, steps: Vec<Step>, refused: Refused) -> Result<(), Trouble> {
-        let sends = Box::pin(self.carry_out(steps, None, refused)).await?;
+    async fn carry_out_now(
+        &self,
+        steps: Vec<Step>,
+        refused: Refused,
+        budget: Budget,
+    ) -> Result<(), Trouble> {
+        let sends = Box::pin(self.carry_out(steps, None, refused, budget)).await?;
         for send in &sends {
             match self.pipeline.send_now(send).await {
                 Err(Unsent::For(failure)) if refused == Refused::IsLeftOut => left_out(&failure),
@@ -818,7 +893,12 @@ impl Follow<'_> {
     }
 
     /// A task message on its way to its queue.
-    async fn send(&self, task: &TaskMessage, to: Option<&Queue>) -> Result<Send, Trouble> {
+    async fn send(
+        &self,
+        task: &TaskMessage,
+        to: Option<&Queue>,
+        budget: Budget,
+    ) -> Result<Send, Trouble> {
         let queue = match to {
             Some(queue) => queue.clone(),
             None => self.queue(task).await?,
@@ -826,7 +906,7 @@ impl Follow<'_> {
         let limit = self.pipeline.message_bytes;
         let delay = until(task.eta);
         let CeleryEnd { job, message, .. } = self.end;
-        publish::celery_task(task, job, message, &queue, delay, limit).map_err(|bytes| {
+        publish::celery_task(task, job, budget, message, &queue, delay, limit).map_err(|bytes| {
             Trouble::For(Failure::new(
                 "dispatch_too_large",
                 format!(
@@ -879,6 +959,17 @@ impl Follow<'_> {
 
 fn left_out(failure: &Failure) {
     tracing::warn!(reason = failure.message, "a task that follows from a failure cannot be called");
+}
+
+fn too_much(asked: Cost, most: Budget) -> Failure {
+    Failure::new(
+        "dispatch_limit",
+        format!(
+            "the workflow leads to {} tasks with {} bytes of messages in all, and {} with {} bytes \
+             are allowed (`dispatch_tree_jobs` and `dispatch_tree_bytes` raise it)",
+            asked.jobs, asked.bytes, most.jobs, most.bytes
+        ),
+    )
 }
 
 /// An output as a result of Celery's: what is no JSON is text where it is UTF-8, else base64.

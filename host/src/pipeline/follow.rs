@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Pipeline;
 use crate::{
     broker::{BrokerError, Message, Send, SendKind},
-    follow_on::FollowOn,
+    follow_on::{Budget, FollowOn},
     job::Job,
     message::Format,
     outcome::Failure,
@@ -33,9 +33,14 @@ impl Pipeline {
         message: &Message,
         job: &Job,
         follow_ons: &[FollowOn],
+        budget: Budget,
     ) -> Result<Vec<Send>, Unsent> {
         let mut sends = Vec::with_capacity(follow_ons.len());
-        for follow_on in follow_ons {
+        let children = follow_ons.len();
+        let bytes = follow_ons.iter().map(FollowOn::bytes).sum();
+        let left = budget.less(children as u64, bytes).unwrap_or_default();
+        for (number, follow_on) in follow_ons.iter().enumerate() {
+            let part = left.part(number, children);
             let settings = self.config.tasks.get(&follow_on.task);
             let named = settings.and_then(|task| task.queue.as_ref());
             let to = match named.or(self.config.defaults.queue.as_ref()) {
@@ -55,9 +60,9 @@ impl Pipeline {
             let sent = if format == Format::Celery {
                 let task = self.celery_call(source, job, follow_on).map_err(Unsent::For)?;
                 let limit = self.message_bytes;
-                publish::celery_task(&task, job, message, &to, follow_on.delay, limit)
+                publish::celery_task(&task, job, part, message, &to, follow_on.delay, limit)
             } else {
-                publish::follow_on(job, follow_on, message, &to, self.message_bytes)
+                publish::follow_on(job, follow_on, part, message, &to, self.message_bytes)
             };
             let sent = sent.map(|send| Send { kind: SendKind::FollowOn, ..send });
             sends.push(sent.map_err(|bytes| {

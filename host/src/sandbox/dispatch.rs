@@ -9,7 +9,7 @@ use super::limits::{Limit, Limits};
 use super::output::{MAX_CONTENT_TYPE_BYTES, MAX_DELAY, is_media_type, one_json_value};
 use super::spec;
 use super::state::State;
-use crate::follow_on::{self, FollowOn};
+use crate::follow_on::{self, Budget, FollowOn};
 use crate::message::raw::is_json;
 use crate::text::one_line;
 
@@ -68,6 +68,21 @@ impl State {
             let hint = Limit::DispatchDepth.hint();
             return Err(Refused::TooMany(format!(
                 "a chain of jobs that lead to each other may have {dispatch_depth} of them{hint}"
+            )));
+        }
+        let Budget { jobs, bytes } = Budget::of(job, self.limiter.limits().tree());
+        if self.follow_ons.len() as u64 >= jobs {
+            let hint = Limit::DispatchTreeJobs.hint();
+            return Err(Refused::TooMany(format!(
+                "of the jobs that may follow from the first one, {jobs} are left for this one{hint}"
+            )));
+        }
+        let sent = self.follow_ons.iter().map(FollowOn::bytes).sum::<u64>();
+        if sent.saturating_add(FollowOn::bytes_of(&task, &content_type, &payload)) > bytes {
+            let hint = Limit::DispatchTreeBytes.hint();
+            return Err(Refused::TooMany(format!(
+                "of the bytes that may follow from the first job, {bytes} are left for this \
+                 one{hint}"
             )));
         }
         let held: usize = self.follow_ons.iter().map(|other| other.payload.len()).sum();

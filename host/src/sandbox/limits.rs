@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::config::LimitValues;
+use crate::follow_on::Budget;
 
 /// What one attempt may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -59,6 +60,10 @@ pub struct Limits {
     pub dispatch_jobs: u32,
     /// Length of a chain of follow-on jobs. 10.
     pub dispatch_depth: u32,
+    /// Jobs that follow from a first one, in all. 10,000.
+    pub dispatch_tree_jobs: u64,
+    /// Bytes of the messages of all those. 256 MiB.
+    pub dispatch_tree_bytes: u64,
 }
 
 impl Default for Limits {
@@ -88,11 +93,18 @@ impl Default for Limits {
             scratch_open: 64,
             dispatch_jobs: 100,
             dispatch_depth: 10,
+            dispatch_tree_jobs: 10_000,
+            dispatch_tree_bytes: 256 << 20,
         }
     }
 }
 
 impl Limits {
+    /// What may follow from a job that is the first of its tree.
+    pub const fn tree(&self) -> Budget {
+        Budget { jobs: self.dispatch_tree_jobs, bytes: self.dispatch_tree_bytes }
+    }
+
     /// These, with what the configuration sets in their place.
     #[must_use]
     pub fn set(self, values: LimitValues) -> Self {
@@ -129,6 +141,8 @@ impl Limits {
             scratch_open: count(values.scratch_open, self.scratch_open),
             dispatch_jobs: count(values.dispatch_jobs, self.dispatch_jobs),
             dispatch_depth: count(values.dispatch_depth, self.dispatch_depth),
+            dispatch_tree_jobs: values.dispatch_tree_jobs.unwrap_or(self.dispatch_tree_jobs),
+            dispatch_tree_bytes: values.dispatch_tree_bytes.unwrap_or(self.dispatch_tree_bytes),
         }
     }
 }
@@ -167,6 +181,8 @@ impl Limits {
             scratch_open: self.scratch_open.min(other.scratch_open),
             dispatch_jobs: self.dispatch_jobs.min(other.dispatch_jobs),
             dispatch_depth: self.dispatch_depth.min(other.dispatch_depth),
+            dispatch_tree_jobs: self.dispatch_tree_jobs.min(other.dispatch_tree_jobs),
+            dispatch_tree_bytes: self.dispatch_tree_bytes.min(other.dispatch_tree_bytes),
         }
     }
 }
@@ -215,6 +231,10 @@ pub enum Limit {
     DispatchJobs,
     /// [`Limits::dispatch_depth`].
     DispatchDepth,
+    /// [`Limits::dispatch_tree_jobs`].
+    DispatchTreeJobs,
+    /// [`Limits::dispatch_tree_bytes`].
+    DispatchTreeBytes,
     /// [`Limits::instances`].
     Instances,
     /// [`Limits::memories`].
@@ -243,6 +263,8 @@ impl Limit {
             Self::Cpu => Some("cpu_ms"),
             Self::DispatchJobs => Some("dispatch_jobs"),
             Self::DispatchDepth => Some("dispatch_depth"),
+            Self::DispatchTreeJobs => Some("dispatch_tree_jobs"),
+            Self::DispatchTreeBytes => Some("dispatch_tree_bytes"),
             Self::Output | Self::HostCallBytes => Some("output_bytes"),
             Self::HostCalls => Some("host_calls"),
             Self::TableElements => Some("table_elements"),
@@ -263,7 +285,10 @@ impl Limit {
             Self::Memory | Self::Declared => "memory_limit",
             Self::Timeout => "timeout",
             Self::Cpu => "cpu_limit",
-            Self::DispatchJobs | Self::DispatchDepth => "dispatch_limit",
+            Self::DispatchJobs
+            | Self::DispatchDepth
+            | Self::DispatchTreeJobs
+            | Self::DispatchTreeBytes => "dispatch_limit",
             Self::Output => "output_too_large",
             Self::HostCallBytes => "host_call_too_large",
             Self::HostCalls => "host_call_limit",
@@ -334,6 +359,12 @@ impl fmt::Display for Refusal {
             Limit::DispatchJobs => write!(f, "sent more than {allowed} jobs{hint}"),
             Limit::DispatchDepth => {
                 write!(f, "sent a job beyond a chain of {allowed} jobs{hint}")
+            }
+            Limit::DispatchTreeJobs => {
+                write!(f, "sent a job beyond a tree of {allowed} jobs{hint}")
+            }
+            Limit::DispatchTreeBytes => {
+                write!(f, "sent jobs beyond a tree of {bytes}{hint}")
             }
             Limit::Timeout => write!(f, "ran for more than {allowed} ms{hint}"),
             Limit::Output => {

@@ -11,6 +11,7 @@ mod follow_ons;
 mod host_health;
 mod isolation;
 mod leases;
+mod left;
 mod logs;
 mod outages;
 mod polling;

@@ -45,6 +45,47 @@ impl From<&MessageAttributeValue> for TypedAttribute {
     }
 }
 
+/// Where a copy carries attributes that it has no room for. Never seen by a reader.
+const PACKED: &str = "lovage-packed";
+
+/// Makes room for what the broker adds to a message with as many attributes as SQS takes: some travel
+/// in one of them, and are unpacked by whoever receives it. Whoever reads the queue without Lovage does
+/// not see those.
+pub(super) fn pack(attributes: &mut Attributes) {
+    let types = types(attributes);
+    let travelling = |name: &String| name != TYPES;
+    let count = attributes.keys().filter(|name| travelling(name)).count();
+    let Some(over) = count.checked_sub(MAX_ATTRIBUTES).filter(|over| *over > 0) else { return };
+    // The names that Lovage reads stay, as far as there are others.
+    let own = |name: &&String| attribute::is_reserved(name);
+    let names = || attributes.keys().filter(|name| travelling(name));
+    let foreign = names().filter(|name| !own(name));
+    let kept = [attribute::DEFERRED, attribute::FIRST_SENT];
+    let others = names().filter(own).filter(|name| !kept.contains(&name.as_str()));
+    // One more than there are too many, for the one that holds them.
+    let packed: Vec<String> = foreign.chain(others).take(over + 1).cloned().collect();
+    let mut held = BTreeMap::new();
+    for name in packed {
+        let data_type = types.get(&name).map_or(STRING, String::as_str).to_owned();
+        if let Some(value) = attributes.remove(&name) {
+            held.insert(name, (data_type, value));
+        }
+    }
+    let json = serde_json::to_string(&held).unwrap_or_default();
+    attributes.insert(PACKED.to_owned(), charset::escape_json(&json).into_owned());
+}
+
+/// What [`pack`] put into one attribute; nothing where it was not written by it.
+fn unpack(json: &str) -> BTreeMap<String, TypedAttribute> {
+    let held: BTreeMap<String, (String, String)> = serde_json::from_str(json).unwrap_or_default();
+    let typed = |(name, (data_type, value))| (name, TypedAttribute { data_type, value });
+    held.into_iter().take(MAX_ATTRIBUTES).map(typed).collect()
+}
+
+fn types(attributes: &Attributes) -> BTreeMap<String, String> {
+    attributes.get(TYPES).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
 /// The attributes as text, without those that are the broker's own; and the raw deferral, if any.
 pub(super) fn to_text(
     typed: impl IntoIterator<Item = (String, TypedAttribute)>,
@@ -52,7 +93,12 @@ pub(super) fn to_text(
     let mut attributes = Attributes::new();
     let mut kept = BTreeMap::new();
     let mut deferral = None;
-    for (name, attribute) in typed {
+    let mut all: BTreeMap<String, TypedAttribute> = typed.into_iter().collect();
+    let packed = all.remove(PACKED).map(|it| unpack(&it.value)).unwrap_or_default();
+    for (name, attribute) in packed {
+        all.entry(name).or_insert(attribute);
+    }
+    for (name, attribute) in all {
         if name == TYPES {
             continue;
         }
@@ -78,8 +124,7 @@ pub(super) fn to_text(
 pub(super) fn to_wire(
     attributes: &Attributes,
 ) -> Result<(HashMap<String, MessageAttributeValue>, usize), Refusal> {
-    let types: BTreeMap<String, String> =
-        attributes.get(TYPES).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+    let types = types(attributes);
     let mut wire = HashMap::new();
     let mut bytes = 0;
     for (name, value) in attributes {
@@ -183,6 +228,40 @@ mod tests {
         assert_eq!(wire["blob"].binary_value().map(AsRef::as_ref), Some(&[0u8, 1, 255][..]));
         let counted = "plainStringa".len() + "countNumber.int42".len() + "blobBinary.png".len() + 3;
         assert_eq!(bytes, counted);
+    }
+
+    #[test]
+    fn a_copy_of_a_message_with_ten_attributes_has_all_of_them_again() {
+        let sent = (0..10).map(|n| {
+            let data_type = if n == 3 { "Number.int" } else { "String" };
+            (format!("n{n}"), typed(data_type, &n.to_string()))
+        });
+        let (original, _) = to_text(sent);
+        let mut copy = original.clone();
+        copy.insert(attribute::DEFERRED.to_owned(), "{}".to_owned());
+        copy.insert(attribute::FIRST_SENT.to_owned(), "5".to_owned());
+        assert!(to_wire(&copy).is_err());
+        pack(&mut copy);
+        let (wire, _) = to_wire(&copy).unwrap();
+        assert_eq!(wire.len(), 10);
+        let received = wire.iter().map(|(name, value)| (name.clone(), TypedAttribute::from(value)));
+        let (mut text, deferral) = to_text(received);
+        assert_eq!(deferral.as_deref(), Some("{}"));
+        assert_eq!(text.remove(attribute::FIRST_SENT).as_deref(), Some("5"));
+        assert_eq!(text, original);
+    }
+
+    #[test]
+    fn what_is_packed_by_somebody_else_takes_the_place_of_nothing() {
+        let forged = r#"{"a":["String","forged"],"b":["String","2"]}"#;
+        let received = [("a", "1"), (PACKED, forged)];
+        let (text, _) =
+            to_text(received.map(|(name, value)| (name.to_owned(), typed("String", value))));
+        assert_eq!(text, attributes(&[("a", "1"), ("b", "2")]));
+        for nonsense in ["", "[]", "{\"a\":1}"] {
+            let (text, _) = to_text([(PACKED.to_owned(), typed("String", nonsense))]);
+            assert!(text.is_empty(), "{nonsense}");
+        }
     }
 
     #[test]

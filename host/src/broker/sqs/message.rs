@@ -57,6 +57,12 @@ pub fn from_parts(parts: Parts) -> Message {
         }
         deferral
     });
+    let sent_at = number(&system, "SentTimestamp");
+    let first_sent = attributes.remove(attribute::FIRST_SENT).and_then(|it| it.parse::<i64>().ok());
+    // Of a copy the time of its original, which is before its own.
+    let sent_at =
+        sent_at.map(|sent| first_sent.filter(|it| *it >= 0).map_or(sent, |it| it.min(sent)));
+    let sent_at = sent_at.and_then(|millis| Timestamp::from_millisecond(millis).ok());
     let receives = number(&system, "ApproximateReceiveCount").unwrap_or(1).max(1);
     let (id, spent, not_before) = match deferral {
         Some((deferral, not_before)) => {
@@ -71,8 +77,7 @@ pub fn from_parts(parts: Parts) -> Message {
         attributes,
         group: system.remove("MessageGroupId"),
         attempt: u32::try_from(receives).unwrap_or(u32::MAX).saturating_add(spent),
-        sent_at: number(&system, "SentTimestamp")
-            .and_then(|millis| Timestamp::from_millisecond(millis).ok()),
+        sent_at,
         not_before,
         trace_header: system.remove("AWSTraceHeader"),
     }
@@ -123,7 +128,6 @@ impl From<aws_sdk_sqs::types::Message> for Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::attribute;
     use proptest::prelude::*;
 
     fn parts(system: &[(&str, &str)], deferral: Option<&str>) -> Parts {
@@ -177,6 +181,19 @@ mod tests {
         assert_eq!(message.attempt, 3);
         assert_eq!(message.not_before, Timestamp::from_millisecond(1_700_000_000_000).ok());
         assert!(!message.attributes.contains_key(attribute::DEFERRED));
+    }
+
+    #[test]
+    fn a_copy_is_as_old_as_its_original_and_never_younger_than_sqs_says() {
+        let sent = |first: &str| {
+            let mut parts = parts(&[("SentTimestamp", "5000")], None);
+            let value = TypedAttribute { data_type: "String".to_owned(), value: first.to_owned() };
+            parts.attributes.insert(attribute::FIRST_SENT.to_owned(), value);
+            from_parts(parts).sent_at.unwrap().as_millisecond()
+        };
+        for (first, expected) in [("1000", 1000), ("9000", 5000), ("-1", 5000), ("soon", 5000)] {
+            assert_eq!(sent(first), expected, "{first}");
+        }
     }
 
     #[test]

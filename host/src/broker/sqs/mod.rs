@@ -72,16 +72,6 @@ use super::{
     Unsettled,
 };
 
-/// The group that a tenant has on SQS: its name, or what stands for a name that SQS does not take.
-pub fn group_of(tenant: &str) -> String {
-    parcel::identifier(tenant)
-}
-
-/// Whether a message group is that of a tenant.
-pub fn is_group_of(group: &str, tenant: &str) -> bool {
-    group == tenant || (group.starts_with(parcel::DIGEST) && group == group_of(tenant))
-}
-
 /// "The maximum is 12 hours from the time that Amazon SQS receives the `ReceiveMessage` request"
 /// (SQS developer guide, visibility timeout).
 const MAX_VISIBILITY: Duration = Duration::from_hours(12);

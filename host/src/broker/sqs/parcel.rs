@@ -8,10 +8,12 @@ use aws_sdk_sqs::types::{
     builders::SendMessageBatchRequestEntryBuilder,
 };
 use jiff::Timestamp;
-use sha2::{Digest as _, Sha256};
 
 use super::{attributes, batch::MAX_BYTES, charset};
-use crate::broker::{Attributes, Deferral, Fault, Outgoing, attribute};
+use crate::{
+    broker::{Attributes, Deferral, Fault, Outgoing, attribute},
+    group_id::identifier,
+};
 
 /// The longest delay that SQS takes: "valid values: 0 to 900" (SQS API reference, `SendMessage`).
 pub(super) const MAX_DELAY: Duration = Duration::from_mins(15);
@@ -160,34 +162,6 @@ fn trace_header(message: &Outgoing) -> Option<MessageSystemAttributeValue> {
         return None;
     }
     MessageSystemAttributeValue::builder().data_type("String").string_value(header).build().ok()
-}
-
-/// A group or deduplication id as SQS takes it: 1 to 128 letters, digits and ASCII punctuation.
-/// What does not fit goes as its SHA-256, which is as good for telling one from another.
-pub(super) fn identifier(text: &str) -> String {
-    if text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return text.to_owned();
-    }
-    digest(&[text.as_bytes()])
-}
-
-/// How a digest begins.
-pub(super) const DIGEST: &str = "sha256-";
-
-/// `sha256-` and the digest of the parts, each told from the next by its length.
-pub(super) fn digest(parts: &[&[u8]]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    let mut text = String::from(DIGEST);
-    for byte in hash.finalize() {
-        let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-        text.push(digit(byte >> 4));
-        text.push(digit(byte & 15));
-    }
-    text
 }
 
 /// Whole seconds, rounded up: SQS counts in those, and waiting a little longer breaks no promise.

@@ -19,10 +19,14 @@
 //! - Without a wait there is no copy either (a shutdown gives back messages by the dozen): the
 //!   message is shown again at once. Its receive counts with SQS, and is remembered by the process
 //!   (`unspent.rs`), which takes it off the count.
-//! - Where the copy cannot be made or sent (ten attributes already, no permission to send), the
-//!   message is hidden for as long as SQS allows, and its receive counts.
+//! - Where the copy cannot be sent (no permission to send), the message is hidden for as long as SQS
+//!   allows, and its receive counts.
 //!
-//! A copy begins a new life on the queue: its retention period starts over.
+//! A message with ten attributes has no room for what a copy has to remember: some of its attributes
+//! travel in one ([`attributes::pack`]).
+//!
+//! A copy begins a new life on the queue: its retention period starts over. When its original was sent
+//! is remembered ([`attribute::FIRST_SENT`]).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,14 +37,17 @@ use std::{
 use futures_util::future::{join, join_all};
 
 use super::{
-    MAX_VISIBILITY, SqsBroker, address,
+    MAX_VISIBILITY, SqsBroker, address, attributes,
     change::Change,
     fault::BEYOND_THE_LIMIT,
-    parcel::{digest, put_deferral, whole_seconds},
+    parcel::{put_deferral, whole_seconds},
 };
-use crate::broker::{
-    BrokerError, Deferral, Disposal, Message, Outgoing, Queue, Receipt, Send, SendKind, Settlement,
-    Unsettled,
+use crate::{
+    broker::{
+        BrokerError, Deferral, Disposal, Message, Outgoing, Queue, Receipt, Send, SendKind,
+        Settlement, Unsettled, attribute,
+    },
+    group_id::digest,
 };
 
 /// How often a time that SQS finds too long is shortened. Of twelve hours, three minutes are left.
@@ -394,6 +401,11 @@ fn copy(queue: &Queue, settlement: &Settlement) -> Option<Send> {
         not_before_ms: 0, // written by `send`, where the wait is longer than SQS can express
     };
     put_deferral(&mut attributes, &deferral).ok()?;
+    if let Some(sent) = message.sent_at {
+        let sent = sent.as_millisecond().to_string();
+        attributes.insert(attribute::FIRST_SENT.to_owned(), sent);
+    }
+    attributes::pack(&mut attributes);
     Some(Send {
         kind: SendKind::Copy,
         to: queue.address.clone(),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{super::*, *};
-use crate::broker::{Receipt, sqs::group_of};
+use crate::{broker::Receipt, group_id};
 
 /// Whom a queue believes; what body, attribute and group say; the queue's own.
 type Case = (&'static [TenantSource], [&'static str; 3], Option<&'static str>);
@@ -110,9 +110,23 @@ fn two_attributes_that_differ_in_case_are_two_statements() {
 }
 
 #[test]
+fn a_tenant_attribute_in_another_case_is_not_believed() {
+    for name in ["Lovage-Tenant", "LOVAGE-TENANT", "lovage-Tenant"] {
+        let mut message = naming("", "", "");
+        message.attributes.insert(name.to_owned(), "victim".to_owned());
+        for from in [&TenantSource::ALL[..], &[TenantSource::Attribute]] {
+            let reason = tenant(&message, &believing(from, None)).unwrap_err();
+            assert!(reason.contains("but for its case"), "{reason}");
+            assert_eq!(decode(&message, &believing(from, None)).unwrap_err().tenant, "");
+        }
+        assert!(tenant(&message, &believing(&[TenantSource::Queue], Some("own"))).is_err());
+    }
+}
+
+#[test]
 fn what_stands_for_a_name_that_sqs_does_not_take_agrees_with_it() {
     let name = "Lövage & Söhne";
-    let group = group_of(name);
+    let group = group_id::of_tenant(name);
     assert_ne!(group, name);
     for from in [&TenantSource::ALL[..], &[TenantSource::Group]] {
         let defaults = believing(from, None);

@@ -140,7 +140,9 @@ pub fn check(fixture: &Fixture, job: &Job, plan: &Plan, ended: &Ended) {
     }
     for follow_on in &report.follow_ons {
         assert!(plan.grants.dispatch.allow(&follow_on.task), "{name}: {follow_on:?}");
-        let sent = publish::follow_on(job, follow_on, &message(), &queue(), 1 << 20).unwrap();
+        let sent =
+            publish::follow_on(job, follow_on, plan.limits.tree(), &message(), &queue(), 1 << 20)
+                .unwrap();
         let attributes = &sent.message.attributes;
         let tenant = attributes.get(attribute::TENANT).map_or("", String::as_str);
         assert_eq!(
