@@ -25,7 +25,7 @@ use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 use crate::text::{nearest, one_line};
 
 /// By so much before their end credentials are not used any more.
-const MARGIN: Duration = Duration::from_secs(60);
+const MARGIN: Duration = Duration::from_mins(1);
 
 /// No more often than this are credentials read again: all requests under way may be refused at once.
 const RENEW_EVERY: Duration = Duration::from_secs(1);

@@ -612,11 +612,10 @@ pub struct DependencyUp {
 impl DependencyUp {
     /// Logs and counts.
     pub fn emit(self) {
-        match self.outage {
-            Some(outage) => {
-                info!(dependency = self.name, outage_ms = ms(outage), "a dependency is back");
-            }
-            None => debug!(dependency = self.name, "a dependency answers"),
+        if let Some(outage) = self.outage {
+            info!(dependency = self.name, outage_ms = ms(outage), "a dependency is back");
+        } else {
+            debug!(dependency = self.name, "a dependency answers");
         }
         gauge!("lovage_dependency_up", "dependency" => self.name).set(1.0);
     }

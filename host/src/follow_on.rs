@@ -92,15 +92,11 @@ impl Budget {
     pub fn of(job: &Job, most: Self) -> Self {
         /// Each level is taken for a fan-out of ten.
         const EACH_LEVEL: u64 = 10;
-        match job.budget {
-            Some(Self { jobs, bytes }) => {
-                Self { jobs: jobs.min(most.jobs), bytes: bytes.min(most.bytes) }
-            }
-            None => {
-                let divisor = EACH_LEVEL.saturating_pow(job.depth);
-                Self { jobs: most.jobs / divisor, bytes: most.bytes / divisor }
-            }
+        if let Some(Self { jobs, bytes }) = job.budget {
+            return Self { jobs: jobs.min(most.jobs), bytes: bytes.min(most.bytes) };
         }
+        let divisor = EACH_LEVEL.saturating_pow(job.depth);
+        Self { jobs: most.jobs / divisor, bytes: most.bytes / divisor }
     }
 
     /// What is left after so many jobs and bytes; `None` if that is more than there is.

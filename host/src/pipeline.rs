@@ -354,6 +354,7 @@ impl Pipeline {
         Some(kept)
     }
 
+    #[allow(clippy::too_many_lines, reason = "the way of one message, step by step")]
     async fn run(
         &self,
         source: &Source,
@@ -550,6 +551,7 @@ impl Pipeline {
     /// What follows from an outcome, by [`decide`]'s table. `results` is the queue for results that the
     /// task's settings name.
     #[expect(clippy::too_many_arguments, reason = "each is one thing that is known of the job")]
+    #[allow(clippy::too_many_lines, reason = "the table's rows, one after the other")]
     async fn conclude(
         &self,
         source: &Source,

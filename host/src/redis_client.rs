@@ -131,14 +131,14 @@ impl RedisClient {
         command: &Cmd,
     ) -> Result<T, RedisError> {
         match self.send_once(command).await {
-            Err((error, true)) if self.may_repeat(again, &error) => {}
+            Err((error, true)) if Self::may_repeat(again, &error) => {}
             answer => return answer.map_err(|(error, _)| error),
         }
         self.send_once(command).await.map_err(|(error, _)| error)
     }
 
     /// Whether a command that failed on a connection that was given up can be sent once more.
-    fn may_repeat(&self, again: Again, error: &RedisError) -> bool {
+    fn may_repeat(again: Again, error: &RedisError) -> bool {
         // Refused is refused: nothing was done.
         state_of(error).is_some() || (again == Again::Harmless && error.is_connection_dropped())
     }

@@ -127,7 +127,8 @@ impl RedisUrl {
         let response_timeout = seconds("socket_timeout", take("socket_timeout"))?;
         let connect_timeout = seconds("socket_connect_timeout", take("socket_connect_timeout"))?;
         let tls = Tls {
-            any_certificate: any_certificate(take("ssl_cert_reqs"))? || fragment == "insecure",
+            any_certificate: any_certificate(take("ssl_cert_reqs").as_deref())?
+                || fragment == "insecure",
             any_host: is_false("ssl_check_hostname", take("ssl_check_hostname"))?,
             ca_certs: take("ssl_ca_certs"),
             certfile: take("ssl_certfile"),
@@ -256,8 +257,8 @@ fn seconds(name: &str, value: Option<String>) -> Result<Option<Duration>, String
         .ok_or_else(|| format!("a URL whose `{name}` is not a number of seconds up to 3600"))
 }
 
-fn any_certificate(value: Option<String>) -> Result<bool, String> {
-    match value.as_deref() {
+fn any_certificate(value: Option<&str>) -> Result<bool, String> {
+    match value {
         // To a client, optional is required: a server always shows its certificate.
         None | Some("CERT_REQUIRED" | "required" | "CERT_OPTIONAL" | "optional") => Ok(false),
         Some("CERT_NONE" | "none") => Ok(true),

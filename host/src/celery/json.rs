@@ -374,7 +374,9 @@ mod tests {
     #[test]
     fn an_object_of_very_many_fields_is_extended_in_linear_time() {
         let of = |from: usize| -> Map {
-            (from..from + 200_000).map(|n| (format!("k{n}"), Json::number(n as i64))).collect()
+            (from..from + 200_000)
+                .map(|n| (format!("k{n}"), Json::number(i64::try_from(n).unwrap())))
+                .collect()
         };
         let mut map = of(0);
         map.extend(of(100_000));

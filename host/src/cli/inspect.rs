@@ -46,14 +46,12 @@ impl Inspect {
         say!("file      {}", found.file)?;
         say!("digest    {}", found.digest)?;
         say!("size      {}", Bytes(found.size))?;
-        println!(
-            "contract  {}",
-            match found.contract {
-                None => "none".to_owned(),
-                Some(TYPED) => TYPED.to_owned(),
-                Some(version) => format!("lovage:task@{version}"),
-            }
-        );
+        let contract = match found.contract {
+            None => "none".to_owned(),
+            Some(TYPED) => TYPED.to_owned(),
+            Some(version) => format!("lovage:task@{version}"),
+        };
+        say!("contract  {contract}")?;
         for task in &found.tasks {
             say!("task      {}", task.name)?;
             for line in printable(&task.description, 4096).lines() {

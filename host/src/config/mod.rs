@@ -410,6 +410,7 @@ pub enum ResultFormat {
 /// `[queues.NAME]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the operator's")]
 pub struct QueueConfig {
     /// The queue's name or URL at the broker, where it differs from NAME.
     pub address: Option<String>,

@@ -199,7 +199,7 @@ mod tests {
         assert!(health.is_faulty());
         assert!(tokio::time::timeout(Duration::from_millis(300), health.admit()).await.is_err());
         std::fs::create_dir(&missing).unwrap();
-        tokio::time::timeout(Duration::from_secs(60), health.admit()).await.unwrap();
+        tokio::time::timeout(Duration::from_mins(1), health.admit()).await.unwrap();
     }
 
     #[tokio::test]

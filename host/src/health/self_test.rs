@@ -127,7 +127,7 @@ fn descriptors() -> io::Result<()> {
 fn write(directory: &Path) -> io::Result<()> {
     // Deleted when it is closed, whatever happens.
     let mut file = tempfile::tempfile_in(directory)?;
-    file.write_all(&[0; DISK_BYTES])?;
+    file.write_all(&vec![0; DISK_BYTES])?;
     file.sync_data()
 }
 

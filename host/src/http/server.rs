@@ -37,6 +37,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is answered.
 #[derive(Debug)]
+#[allow(clippy::struct_field_names, reason = "the text of an answer is its text")]
 pub(super) struct Text {
     pub status: StatusCode,
     pub content_type: &'static str,

@@ -16,10 +16,10 @@ pub struct ParentStore(pub mpsc::Sender<Asked>);
 
 impl ParentStore {
     async fn ask(&self, operation: Operation) -> Result<Answer, StoreError> {
-        let gone = |_| StoreError::Unavailable("the worker is gone".to_owned());
+        let gone = || StoreError::Unavailable("the worker is gone".to_owned());
         let (answer, told) = oneshot::channel();
-        self.0.send((operation, answer)).await.map_err(|_| gone(()))?;
-        told.await.map_err(|_| gone(()))?.map_err(StoreError::from)
+        self.0.send((operation, answer)).await.map_err(|_| gone())?;
+        told.await.map_err(|_| gone())?.map_err(StoreError::from)
     }
 }
 

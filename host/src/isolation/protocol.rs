@@ -261,11 +261,11 @@ pub async fn read_rest<T: DeserializeOwned>(
     from: &mut (impl AsyncRead + Unpin),
     most: u64,
 ) -> io::Result<(T, Bytes)> {
-    let mut lengths = [0; 7];
-    from.read_exact(&mut lengths).await?;
-    let ([b, c, d, e, f, g, h], a) = (lengths, first);
-    let header = u32::from_le_bytes([a, b, c, d]) as usize;
-    let bytes = u32::from_le_bytes([e, f, g, h]);
+    let mut rest = [0; 3];
+    from.read_exact(&mut rest).await?;
+    let [second, third, fourth] = rest;
+    let header = u32::from_le_bytes([first, second, third, fourth]) as usize;
+    let bytes = from.read_u32_le().await?;
     if header > HEADER_BYTES || u64::from(bytes) > most {
         let told = format!("a frame of {header} and {bytes} bytes is larger than is allowed");
         return Err(io::Error::new(io::ErrorKind::InvalidData, told));

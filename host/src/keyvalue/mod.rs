@@ -277,6 +277,7 @@ impl KeyValue {
         operation: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let admitted = self.dependency.as_ref().map_or(Ok(()), |it| it.admit());
+        #[allow(clippy::single_match_else, reason = "an answer for each")]
         let answer = match admitted {
             Err(reason) => Err(StoreError::Unavailable(reason)),
             Ok(()) => {

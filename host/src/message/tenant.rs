@@ -121,7 +121,7 @@ impl<'a> Claims<'a> {
     pub fn judge(&self, trust: &Trust, queue: Option<&str>) -> (String, Result<(), Refusal>) {
         let decided = trust.from.iter().find_map(|source| match source {
             TenantSource::Queue => queue.map(|tenant| (*source, tenant)),
-            _ => {
+            TenantSource::Body | TenantSource::Attribute | TenantSource::Group => {
                 let said = self.said.iter().find(|(said, _)| *said == Some(*source));
                 said.map(|(_, name)| (*source, *name))
             }

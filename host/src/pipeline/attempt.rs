@@ -178,9 +178,8 @@ impl Pipeline {
         .emit();
         let run = Run { started_at: now, component: digest, usage: report.usage };
         let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
-        let outcome = if cut_short && end.is_some_and(|end| end.late) {
-            Outcome::Abandoned
-        } else if bereft && !wanted.is_revoked() {
+        let too_late = cut_short && end.is_some_and(|end| end.late);
+        let outcome = if too_late || (bereft && !wanted.is_revoked()) {
             Outcome::Abandoned
         } else if wanted.is_revoked() && !matches!(report.outcome, Outcome::Done(_)) {
             Outcome::Revoked

@@ -567,6 +567,7 @@ impl Pipeline {
                 answer => return answer,
             };
             let watched = self.store_health.as_deref().filter(|it| it.is_monitored());
+            #[allow(clippy::single_match_else, reason = "two waits side by side")]
             match (&error, watched) {
                 (StoreError::Away(_), Some(dependency)) => {
                     held = held.or_else(|| slot::hold(&self.held_results));

@@ -296,7 +296,7 @@ mod tests {
         }
         assert!(sink.dropped() >= 80, "{}", sink.dropped());
         let begin = Instant::now();
-        sink.flush(Duration::from_secs(60));
+        sink.flush(Duration::from_mins(1));
         assert!(begin.elapsed() < Duration::from_secs(30));
         // The same where callers write by themselves.
         let (reader, writer) = pipe();
@@ -314,7 +314,7 @@ mod tests {
             sink.write(&[b'x'; 1_000]);
         }
         assert!(sink.dropped() >= 80, "{}", sink.dropped());
-        sink.flush(Duration::from_secs(60));
+        sink.flush(Duration::from_mins(1));
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
         let sink = Sink::with_capacity(writer, 100_000).unwrap();
         sink.write(b"one\n");
         sink.write(b"two\n");
-        sink.flush(Duration::from_secs(60));
+        sink.flush(Duration::from_mins(1));
         let mut text = [0; 8];
         reader.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"one\ntwo\n");

@@ -97,7 +97,7 @@ pub fn is_at(file: &std::fs::File, path: &Path) -> bool {
 pub struct Files {
     database: PathBuf,
     /// The database, its log and the index of that.
-    files: Vec<(PathBuf, Identity)>,
+    parts: Vec<(PathBuf, Identity)>,
     /// Length and time of change of the database, as of the last look into it.
     seen: Option<(u64, i64, i64)>,
 }
@@ -125,7 +125,7 @@ impl Files {
         let names = ["", "-wal", "-shm"];
         Self {
             database: database.to_owned(),
-            files: names.into_iter().filter_map(|name| identify(beside(name))).collect(),
+            parts: names.into_iter().filter_map(|name| identify(beside(name))).collect(),
             seen: None,
         }
     }
@@ -133,7 +133,7 @@ impl Files {
     /// Compares. The error says what happened to which file.
     pub fn check(&mut self) -> Result<Sizes, String> {
         let mut sizes = Sizes::default();
-        for (index, (path, identity)) in self.files.iter().enumerate() {
+        for (index, (path, identity)) in self.parts.iter().enumerate() {
             let what = match std::fs::metadata(path) {
                 Ok(metadata) if Identity::from(&metadata) == *identity => {
                     match index {
@@ -181,7 +181,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_deleted_replaced_or_damaged_is_noticed() {
-        let harms: [(&str, fn(&Path)); 5] = [
+        /// What is done to the file.
+        type Harm = fn(&Path);
+        let harms: [(&str, Harm); 5] = [
             ("broker.db of", |path| std::fs::remove_file(path).unwrap()),
             ("was replaced", |path| {
                 let copy = path.with_extension("copy");
@@ -209,7 +211,7 @@ mod tests {
             let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
             writer.query_row(checkpoint, [], |_| Ok(())).unwrap();
             let mut files = Files::of(&path);
-            assert_eq!(files.files.len(), 3);
+            assert_eq!(files.parts.len(), 3);
             files.check().unwrap();
             files.check().unwrap();
             harm(&path);

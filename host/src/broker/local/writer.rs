@@ -105,6 +105,7 @@ enum Failure {
 }
 
 impl Writer {
+    #[allow(clippy::too_many_arguments, reason = "each is another part of the writer")]
     pub fn new(
         connection: Connection,
         clock: Clock,

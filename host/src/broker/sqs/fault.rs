@@ -20,12 +20,13 @@ pub(super) fn classify(code: &str, message: &str, status: u16) -> Fault {
     let code = bare(code);
     match code {
         "QueueDoesNotExist" | "NonExistentQueue" => Fault::NotFound,
-        // Somebody has to renew them, and does so while the worker runs.
-        "ExpiredToken" | "ExpiredTokenException" => Fault::Unavailable,
         "ReceiptHandleIsInvalid" | "MessageNotInflight" | "InvalidIdFormat" => Fault::Stale,
         "BatchRequestTooLong" => Fault::TooLarge,
         "UnsupportedOperation" => Fault::Unsupported,
-        "RequestThrottled"
+        // Credentials that have expired: somebody has to renew them, and does so while the worker runs.
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "RequestThrottled"
         | "Throttling"
         | "ThrottlingException"
         | "ThrottledException"

@@ -83,11 +83,7 @@ impl Identities {
     }
 
     fn hash(&self, value: &impl Hash) -> u128 {
-        self.hashers.iter().fold(0, |hash, state| {
-            let mut hasher = state.build_hasher();
-            value.hash(&mut hasher);
-            hash << 64 | u128::from(hasher.finish())
-        })
+        self.hashers.iter().fold(0, |hash, state| hash << 64 | u128::from(state.hash_one(value)))
     }
 }
 

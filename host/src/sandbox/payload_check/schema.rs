@@ -30,6 +30,9 @@ pub enum Draft {
     D2020,
 }
 
+/// Names of an object's members.
+type MemberNames = Box<[Box<str>]>;
+
 /// What a keyword asks of a value. Numbers of schemas are those of [`Program::schema`].
 #[derive(Debug)]
 pub enum Check {
@@ -45,7 +48,7 @@ pub enum Check {
     Pattern(Box<Pattern>),
     Unique,
     Required(Box<[Box<str>]>),
-    DependentRequired(&'static str, Box<[(Box<str>, Box<[Box<str>]>)]>),
+    DependentRequired(&'static str, Box<[(Box<str>, MemberNames)]>),
     DependentSchemas(&'static str, Box<[(Box<str>, u32)]>),
     Names(u32),
     Members(Box<Members>),
