@@ -366,6 +366,21 @@ mod tests {
     }
 
     #[test]
+    fn recursion_by_two_ways_takes_steps_by_the_size_of_the_payload() {
+        let checker = checker(
+            r##"{"anyOf": [
+                {"allOf": [{"properties": {"a": {"$ref": "#"}}}, {"required": ["b"]}]},
+                {"properties": {"a": {"$ref": "#"}}}
+            ]}"##,
+        );
+        let deep = "{\"a\":".repeat(120) + "1" + &"}".repeat(120);
+        let mut checking = checker.begin(deep.as_bytes(), 64 << 20, &|| true).unwrap();
+        checking.max_steps = 1_000_000;
+        let ended = std::iter::repeat_with(|| checking.go_on()).find_map(|ended| ended);
+        assert_eq!(ended, Some(Ok(())));
+    }
+
+    #[test]
     fn what_would_take_too_long_or_too_much_memory_is_refused_before() {
         let strings = vec![r#"{"items": {"pattern": "x"}}"#; 100].join(",");
         let checker =
