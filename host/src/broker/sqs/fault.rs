@@ -109,7 +109,7 @@ mod tests {
             ("AccessDenied", "", 403, Fault::Denied),
             ("AccessDeniedException", "", 400, Fault::Denied),
             ("KmsAccessDenied", "", 400, Fault::Denied),
-            ("ExpiredToken", "", 403, Fault::Denied),
+            ("ExpiredToken", "", 403, Fault::Unavailable),
             ("RequestThrottled", "", 403, Fault::Unavailable),
             ("ThrottlingException", "", 400, Fault::Unavailable),
             ("AWS.SimpleQueueService.KmsThrottled", "", 400, Fault::Unavailable),
