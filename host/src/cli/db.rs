@@ -19,6 +19,7 @@ use crate::{
 
 /// Look at the embedded broker's file, and make it smaller
 #[derive(Debug, Args)]
+#[command(after_help = "  lovage db status")]
 pub struct Db {
     #[command(subcommand)]
     command: Verb,

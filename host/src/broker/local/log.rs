@@ -103,11 +103,6 @@ impl Log {
         self.pages.load(Relaxed)
     }
 
-    /// Has it copied back at the next occasion, however short it is.
-    pub fn copy_back_soon(&self) {
-        self.pages.fetch_max(LONG_PAGES, Relaxed);
-    }
-
     /// Begins anew with the files that are there now.
     pub fn reopen(&mut self) {
         self.keeper = None;

@@ -416,7 +416,7 @@ impl Writer {
     /// A small step of purging, in a transaction of its own; soon again if that was not all.
     fn purge(&mut self) {
         self.waiting.tidy();
-        let mut expired = Vec::new();
+        let (mut expired, mut shrunk) = (Vec::new(), false);
         let mut step = || {
             let _turn = self.gate.enter();
             self.command("BEGIN IMMEDIATE")?;
@@ -429,13 +429,19 @@ impl Writer {
                     expired.push((queue, count));
                 }
             }
-            more |= self.shrink()?;
+            let shrinks = self.shrink()?;
+            more |= shrinks == Some(true);
+            shrunk = shrinks == Some(false);
             self.command("COMMIT")?;
             Ok(more)
         };
         let more: rusqlite::Result<bool> = step();
         match &more {
             Ok(_) => {
+                if shrunk {
+                    // Nothing may come for long that has it copied back.
+                    log::copy_back(&self.connection, &self.path);
+                }
                 for (queue, count) in expired {
                     MessagesExpired { queue: &queue, count }.emit();
                 }
@@ -455,15 +461,16 @@ impl Writer {
     }
 
     /// Gives free pages back to the file system, a few at a time, where the file was made for that.
-    /// Returns true while there are more. The file itself is shorter once the log is copied back.
-    fn shrink(&self) -> rusqlite::Result<bool> {
+    /// `None` where none were, else whether there are more. The file itself is shorter once the log is
+    /// copied back.
+    fn shrink(&self) -> rusqlite::Result<Option<bool>> {
         let read = |pragma: &str| {
             self.connection.prepare_cached(pragma)?.query_row([], |row| row.get::<_, i64>(0))
         };
         let free = read("PRAGMA freelist_count")?;
         let spare = SPARE_PAGES.max(read("PRAGMA page_count")? / SPARE_PART);
         if free <= spare || read("PRAGMA auto_vacuum")? != 2 {
-            return Ok(false);
+            return Ok(None);
         }
         let step = SHRINK_STEP.min(free - spare);
         let mut statement =
@@ -471,11 +478,7 @@ impl Writer {
         // Each row is a page that is given back.
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
-        if free - step <= spare {
-            // After this transaction nothing may come for long that has the log copied back.
-            self.log.copy_back_soon();
-        }
-        Ok(free - step > spare)
+        Ok(Some(free - step > spare))
     }
 
     /// Compares the files with those that are open.
