@@ -5,7 +5,7 @@
 //! with random numbers, so nobody can make two values that differ and have the same.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 
 use super::document::{Document, Kind};
 
