@@ -22,7 +22,7 @@ use crate::{
 /// Look at a queue of results, and empty it
 #[derive(Debug, Args)]
 #[command(
-    after_help = "On the embedded broker results are deleted after broker.message_retention_ms, or \
+    after_help = "  lovage results --queue results list\n\nOn the embedded broker results are deleted after broker.message_retention_ms, or \
     retention_ms of the queue. Those that are kept by job id are shown by `lovage status`."
 )]
 pub struct Results {

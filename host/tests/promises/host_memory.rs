@@ -109,7 +109,7 @@ async fn play(packages: &[&str], world: &str, imports: &str, run: &str) -> (Repo
     let component = sandbox.prepare_bytes("holds", &wasm, &Limits::default()).await.unwrap();
     let mut plan = Plan::default();
     plan.limits.memory_bytes = MEMORY_BYTES;
-    plan.limits.timeout = Duration::from_secs(60);
+    plan.limits.timeout = Duration::from_mins(1);
     plan.grants = Arc::new(Grants { scratch: true, ..Grants::default() });
     let report = sandbox.run(&component, Job::new("job-1", "t", ""), &plan).await;
     let number = match &report.outcome {

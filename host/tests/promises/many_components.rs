@@ -145,7 +145,7 @@ async fn code_that_the_cache_has_lost_is_compiled_again_and_a_job_told_where_it_
     empty("cache");
     empty("history");
     match times(&sandbox, &registry, 3).await {
-        Outcome::Crashed(failure) => {
+        Outcome::HostFault(failure) => {
             assert_eq!(failure.kind, "component");
             assert!(failure.message.contains("cannot be loaded again"), "{}", failure.message);
             assert!(failure.message.contains("restart the worker"), "{}", failure.message);

@@ -79,7 +79,7 @@ async fn load(sandbox: &Sandbox, wasm: &[u8]) -> Arc<LoadedComponent> {
 
 fn hold(tenant: &str) -> Job {
     let mut job = Job::new("job-1", "hold", "[]");
-    job.tenant = tenant.to_owned();
+    tenant.clone_into(&mut job.tenant);
     job
 }
 

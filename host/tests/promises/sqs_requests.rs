@@ -382,7 +382,13 @@ async fn a_receive_asks_for_no_more_than_sqs_gives() {
     asked.sort_by_key(Value::to_string);
     assert_eq!(
         asked,
-        ["AWSTraceHeader", "ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"]
+        [
+            "AWSTraceHeader",
+            "ApproximateReceiveCount",
+            "DeadLetterQueueSourceArn",
+            "MessageGroupId",
+            "SentTimestamp"
+        ]
     );
     assert_eq!(input["MessageAttributeNames"], json!(["All"]));
 }

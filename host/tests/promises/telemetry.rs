@@ -161,6 +161,11 @@ fn every_event_is_a_line_and_a_count_at_once() {
             "lovage_jobs_released_total{queue=jobs,spent=false}" += 1
         ),
         event!(
+            MessageLeft { queue: "jobs", task: "new", first: false },
+            DEBUG "message left for other workers" { "queue": "jobs", "task": "new" },
+            "lovage_messages_left_total{queue=jobs}" += 1
+        ),
+        event!(
             TenantHeldBack {
                 queue: "jobs",
                 tenant: "acme",

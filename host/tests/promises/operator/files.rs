@@ -33,7 +33,7 @@ async fn a_worker_whose_database_is_deleted_replaced_or_damaged_ends_with_an_err
         stage.configure(&format!("broker.path = '{}'", path.display()));
         let mut worker = stage.worker().await;
         harm(&path);
-        let status = worker.ends_within(Duration::from_secs(60)).await;
+        let status = worker.ends_within(Duration::from_mins(1)).await;
         assert_eq!(status.code(), Some(1));
         let lost = worker.says("the broker is lost").await;
         assert!(lost.contains("lovage.db"), "{lost}");

@@ -27,7 +27,7 @@ pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     let read = stream.read_to_string(&mut answer);
-    tokio::time::timeout(Duration::from_secs(60), read).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_mins(1), read).await.unwrap().unwrap();
     let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_default();
     let status = head.split(' ').nth(1).unwrap_or_default().parse().unwrap();
     (status, text.to_owned())

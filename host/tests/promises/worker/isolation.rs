@@ -120,7 +120,7 @@ async fn what_an_isolated_attempt_is_granted_it_has_and_nothing_more() {
 async fn an_isolated_attempt_that_spins_ends_at_its_deadline() {
     let config = "isolation.processes = 1\ndefaults.timeout_ms = 500\ndefaults.max_attempts = 1";
     let hostile: &[&str] = &["spin"];
-    let stage = Stage::set(Kind::Local, Setup { config, hostile, ..Setup::default() }).await;
+    let stage = Stage::set(Kind::Local, Setup { hostile, config, ..Setup::default() }).await;
     let worker = stage.worker().await;
     let spin = guest("hostile/spin.wasm");
     let tasks = stage.lovage(&["inspect", "--json", spin.to_str().unwrap()]).await;

@@ -80,7 +80,7 @@ async fn a_component_that_is_no_task_is_told_with_its_name() {
         (vec![&hostile("twice")], &["twice.wasm", "two tasks named `twice`"]),
         (vec![&echo, "other-echo.wasm"], &["`echo", "two components", "other-echo.wasm"]),
     ] {
-        stage.configure(&format!("components.paths = {paths:?}"));
+        stage.configure(&format!("components.on_error = 'refuse'\ncomponents.paths = {paths:?}"));
         says(&error(&stage.lovage(&["worker"]).await), words);
     }
 }
