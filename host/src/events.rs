@@ -15,7 +15,7 @@ use std::{fmt, time::Duration};
 
 pub use self::{health::*, operator::*, outages::*, settling::*, shipping::*};
 
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, histogram};
 use tracing::{debug, error, info, warn};
 
 use crate::{

@@ -27,6 +27,10 @@ use crate::{
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(5);
 
+/// The longest where a message is left within bounds: those are rollouts, in which the worker that
+/// serves the task is about to come.
+const LONGEST_BOUNDED: Duration = Duration::from_secs(5);
+
 /// For how long a queue's turn is given up at first, and at most.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -104,7 +108,8 @@ impl Pipeline {
         let after = if unbounded && message.attempt <= 1 {
             Duration::ZERO
         } else {
-            let most = if unbounded { LONGEST } else { bound.saturating_sub(age).min(LONGEST) };
+            let most =
+                if unbounded { LONGEST } else { bound.saturating_sub(age).min(LONGEST_BOUNDED) };
             jittered(age).clamp(SHORTEST, most.max(SHORTEST))
         };
         // SQS counts receives by itself, and its redrive policy is to see them. The embedded broker
