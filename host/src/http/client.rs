@@ -61,7 +61,10 @@ async fn ask(stream: TcpStream, host: &str, path: &str) -> Result<Bytes, String>
         let response = sender.send_request(request).await.map_err(said)?;
         let status = response.status();
         if status == http::StatusCode::SERVICE_UNAVAILABLE {
-            return Err("the worker is still starting; its log says what it waits for".to_owned());
+            return Err(
+                "it answers 503: the worker is still starting, or is not ready; its log says why"
+                    .to_owned(),
+            );
         }
         if !status.is_success() {
             return Err(format!("it answers {status}, so that is no worker of this version"));

@@ -7,9 +7,9 @@ use lovage::{
     broker::{BrokerError, Fault},
     events::{
         AttemptAbandoned, AttemptEnded, AttemptStarted, DeadLettered, HostPanicked, JobFinished,
-        JobProgress, JobReleased, KeyvalueFailed, LeaseLost, MessagesReceived, ReceiveFailed,
-        RenewalFailed, ReplyRefused, SecretLookupFailed, SettleFailed, TaskNotServed,
-        TenantHeldBack, WorkerDraining, WorkerStarted, WorkerStopped,
+        JobProgress, JobReleased, KeyvalueFailed, LeaseLost, MessageLeft, MessagesReceived,
+        ReceiveFailed, RenewalFailed, ReplyRefused, SecretLookupFailed, SettleFailed,
+        TaskNotServed, TenantHeldBack, WorkerDraining, WorkerStarted, WorkerStopped,
     },
     keyvalue::StoreError,
     outcome::Status,
