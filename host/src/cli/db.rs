@@ -31,7 +31,7 @@ enum Verb {
     Status,
     /// Rewrite the file without its free space
     #[command(
-        after_help = "Workers may run meanwhile; they wait for it. It needs room on the disk for a \
+        after_help = "  lovage db compact\n\nWorkers may run meanwhile; they wait for it. It needs room on the disk for a \
         second copy."
     )]
     Compact,

@@ -82,7 +82,6 @@ pub(super) async fn serve(config: Config, stop: Stop, asked: Asked) -> anyhow::R
         }
     };
     let Started { worker, broker, registry, sources, sandbox } = started;
-    phase.set(Phase::Running);
     let work = Arc::clone(&worker).run(sources, stop.clone());
     let mut work = std::pin::pin!(work);
     let mut lost = std::pin::pin!(broker.lost());
@@ -179,6 +178,7 @@ async fn start(
         });
         supervisor.run("watcher of components", watcher).await;
     });
+    phase.set(Phase::Running);
     WorkerStarted {
         broker: broker.kind(),
         queues: &names,
