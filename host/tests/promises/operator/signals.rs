@@ -6,14 +6,28 @@ use serde_json::json;
 
 use crate::support::{
     stage::{Kind, Setup, Stage},
-    worker::Signal,
+    worker::{Signal, Worker, until},
 };
+
+/// Waits until the program has begun: before that the system ends it at a signal.
+async fn handles_hangup(worker: &Worker) {
+    until("SIGHUP is ignored or handled", || async {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id())).unwrap();
+        let has = |name: &str| {
+            let mask = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            u64::from_str_radix(mask.trim(), 16).unwrap() & 1 == 1
+        };
+        (has("SigIgn:") || has("SigCgt:")).then_some(())
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn signals_during_the_start_do_not_end_it() {
     let stage = Stage::set(Kind::Local, Setup::default()).await;
     for pause_ms in [30, 60, 100, 200, 400] {
         let worker = stage.spawn();
+        handles_hangup(&worker).await;
         for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::HUP] {
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             worker.signal(signal);
