@@ -350,9 +350,12 @@ def unanswered():
 
 
 def states(result):
-    """How all of a chain ended, from its first task on."""
+    """How all of a chain ended, from its first task on. Its states are stored one after the other."""
     found = []
     while result is not None:
+        until = time.monotonic() + 30
+        while not result.ready() and time.monotonic() < until:
+            time.sleep(0.05)
         found.insert(0, result.state)
         result = result.parent
     return found
