@@ -181,7 +181,7 @@ def test_an_envelope_may_lack_its_error(status: str) -> None:
         '{"status": "SUCCESS"}',
         '{"task_id": 5, "status": "SUCCESS"}',
         '{"task_id": "", "status": "SUCCESS"}',
-        '{"task_id": "%s", "status": "SUCCESS"}' % ("x" * 600),
+        '{"task_id": "%s", "status": "SUCCESS"}' % ("x" * 8193),
         '{"task_id": "a"}',
         '{"task_id": "a", "status": 5}',
         '{"task_id": "a", "status": "FAILURE", "result": "text"}',
