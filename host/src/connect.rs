@@ -8,9 +8,8 @@ use crate::{
         sqs::{SqsBroker, WantedQueue},
     },
     celery::sqs_name,
-    config::{BrokerKind, Config, DISCARD, QueueConfig},
-    message::Format,
-    routes::default_dead_letters,
+    config::{BrokerKind, Config, DISCARD, QueueConfig, default_dead_letters},
+    format::Format,
 };
 
 /// Connects to the broker that the configuration names. On the local broker all configured queues

@@ -19,10 +19,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    broker::{
-        Attributes, Broker, BrokerError, Fault, Outgoing, Queue, attribute,
-        sqs::{SqsBroker, charset::escape_json},
-    },
+    broker::{Attributes, Broker, BrokerError, Fault, Outgoing, Queue, attribute, sqs::SqsBroker},
     config::{BrokerKind, Config, DispatchKind},
     connect::connect,
     events::Chain,
@@ -31,6 +28,7 @@ use crate::{
     message::native,
     publish::deduplication_of,
     routes::Routes,
+    sqs_charset::escape_json,
 };
 
 /// The largest payload of an asynchronous invocation, in bytes.

@@ -20,9 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     broker::BrokerError,
-    keyvalue::StoreError,
     outcome::Status,
-    secrets::SecretError,
     text::one_line,
     usage::{Cost, Usage},
     wanted::Progress,
@@ -540,7 +538,7 @@ pub struct SecretLookupFailed<'a> {
     /// The secret's name.
     pub secret: &'a str,
     /// Why; no value is in it.
-    pub error: &'a SecretError,
+    pub error: &'a dyn std::error::Error,
     /// Whether the value from before serves on.
     pub stale: bool,
 }
@@ -564,7 +562,7 @@ pub struct KeyvalueFailed<'a> {
     /// The store's kind.
     pub kind: &'static str,
     /// Why.
-    pub error: &'a StoreError,
+    pub error: &'a dyn std::error::Error,
     /// Whether it is worth more than a line for who looks closely.
     pub tell: bool,
 }

@@ -21,18 +21,19 @@ use crate::{
         sqs::{
             self,
             attributes::TypedAttribute,
-            charset::{escape_json, first_refused},
             message::{Parts, from_parts},
         },
     },
     config::Config,
+    format::Format,
     job::MAX_NAME_BYTES,
     lambda::batch::Event,
-    message::{Defaults, Format, decode},
+    message::{Defaults, decode},
     outcome::{Failure, Output, Status},
     policy::Names,
     registry::precompiled::Manifest,
     result::JobResult,
+    sqs_charset::{escape_json, first_refused},
     text::{nearest, one_line, printable, shorten, without_values},
 };
 

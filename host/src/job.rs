@@ -3,15 +3,12 @@
 //! Nothing here knows of AWS, wasmtime or HTTP. Messages decode to a [`Job`], a sandbox turns a
 //! job into an [`Outcome`](crate::outcome::Outcome), and a result is made of both.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::{celery::Request, follow_on::Budget};
-
-/// The media type of JSON, which payloads and outputs have unless somebody says otherwise.
-pub const JSON: &str = "application/json";
+use crate::{follow_on::Budget, media_type::JSON};
 
 /// The longest job id, tenant or task name that is accepted, in bytes.
 pub const MAX_NAME_BYTES: usize = 200;
@@ -54,9 +51,6 @@ pub struct Job {
     pub depth: u32,
     /// What may follow from it, as its message says; `None` for the first job of a tree.
     pub budget: Option<Budget>,
-    /// What a client of Celery's said besides; `None` in other formats.
-    #[serde(skip)]
-    pub celery: Option<Arc<Request>>,
 }
 
 /// The name under which results, progress and revocations are kept: the tenant and the job's id.
@@ -110,12 +104,6 @@ impl Job {
         JobKey::new(&self.tenant, &self.id)
     }
 
-    /// The name under which its state is kept in Celery's result store: there it is the task's own id.
-    pub fn store_key(&self) -> JobKey<'_> {
-        let id = self.celery.as_ref().map_or(&self.id, |request| &request.id);
-        JobKey::new(&self.tenant, id)
-    }
-
     /// A job with nothing but the parts that every job has.
     pub fn new(id: impl Into<String>, task: impl Into<String>, payload: impl Into<Bytes>) -> Self {
         Self {
@@ -136,7 +124,6 @@ impl Job {
             parent_id: None,
             depth: 0,
             budget: None,
-            celery: None,
         }
     }
 

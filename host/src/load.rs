@@ -9,7 +9,8 @@ use crate::{
     keyvalue::KeyValue,
     policy::Policies,
     registry::{
-        Canary, Claims, DEFAULT_KEEP, History, HistoryError, LoadOptions, Origin, Registry, Url,
+        Canary, Claims, ComponentUrl, DEFAULT_KEEP, History, HistoryError, LoadOptions, Origin,
+        Registry,
     },
     sandbox::{Allocator, EngineOptions, Limits, Network, Sandbox, Services},
     secrets::Secrets,
@@ -138,7 +139,7 @@ pub fn origins(config: &Config) -> Vec<Origin> {
         .map(Origin::Wasm)
         .chain(components.precompiled.iter().cloned().map(Origin::Precompiled))
         // Those that are none were refused with the configuration.
-        .chain(components.urls.iter().filter_map(|url| Url::parse(url).ok()).map(remote))
+        .chain(components.urls.iter().filter_map(|url| ComponentUrl::parse(url).ok()).map(remote))
         .collect()
 }
 
@@ -186,7 +187,7 @@ pub fn options(config: &Config) -> LoadOptions {
             config.components.cache_bytes.unwrap_or(crate::registry::DEFAULT_MAX_BYTES),
         ),
         limits: largest(config),
-        policies: Arc::new(Policies::new(Arc::new(config.clone()))),
+        policies: Arc::new(Policies::new(config)),
         signatures: Arc::new(signatures(config)),
         claims: Arc::new(Claims::of(config)),
         ..LoadOptions::default()

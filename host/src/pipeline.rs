@@ -46,7 +46,7 @@ use crate::{
     group_id,
     health::Health,
     job::Job,
-    message::{NOT_CELERY, decode},
+    message::{DecodedJob, NOT_CELERY, decode},
     outcome::{Decision, Failure, Outcome, Status, decide},
     policy::Policies,
     publish,
@@ -96,7 +96,7 @@ pub struct Pipeline {
 /// A message that was decoded, or what is wrong with it.
 #[derive(Debug)]
 pub struct Decoded {
-    job: Job,
+    job: DecodedJob,
     verdict: Result<(), Outcome>,
     /// The task's id of a message of Celery's that could not be read: somebody may ask for its state.
     refused: Option<String>,
@@ -113,6 +113,7 @@ impl Decoded {
                 job.attempt = message.attempt;
                 let failure = Failure::new(malformed.kind, one_line(&malformed.reason, 1024));
                 let refused = malformed.celery;
+                let job = DecodedJob::from(job);
                 Self { job, verdict: Err(Outcome::Rejected(failure)), refused }
             }
         }
@@ -237,9 +238,9 @@ impl Pipeline {
             health: Health::of(&config, &sandbox),
             #[cfg(feature = "isolation")]
             isolation: crate::isolation::Isolation::new(&config, &sandbox),
-            policies: Policies::new(Arc::clone(&config)),
+            policies: Policies::new(&*config),
             tenancy: Tenancy::new(&config),
-            totals: Arc::new(Totals::new(&config)),
+            totals: Arc::new(Totals::new(config.tenants.keys().cloned())),
             config,
             registry,
             sandbox,
@@ -372,20 +373,18 @@ impl Pipeline {
             component = Empty,
         );
         if self.counts_waits && source.queue.fifo {
-            job.attempt = without_waits(&job, message);
+            job.job_mut().attempt = without_waits(&job, message);
         }
         let ended_before = match span.in_scope(|| self.kept_of(source, message, way)) {
             Some(Kept::Settlement(disposal, finished)) => {
                 return Concluded { disposal, finished, troubled: false, told: Err(None) };
             }
             Some(Kept::Ended(ended, attempt)) => {
-                job.attempt = attempt;
+                job.job_mut().attempt = attempt;
                 Some(ended)
             }
             None => None,
         };
-        // An attempt has its own hold on it.
-        let job = Arc::new(job);
         // Boxed, since the future would otherwise be held twice in the one below.
         let conclude = Box::pin(async {
             let now = Timestamp::now();
@@ -481,7 +480,11 @@ impl Pipeline {
 
     /// The queue for results that the task's settings name, where they do and the sender names none. It
     /// was found at the start, unless this is a function, or the task came later.
-    async fn own_results(&self, job: &Job, replies: bool) -> Result<Option<Queue>, BrokerError> {
+    async fn own_results(
+        &self,
+        job: &DecodedJob,
+        replies: bool,
+    ) -> Result<Option<Queue>, BrokerError> {
         let own = self.config.tasks.get(&job.task).and_then(|task| task.results.as_deref());
         match own.or(self.config.defaults.results.as_deref()) {
             Some(name) if !replies => self.routes.queue(name).await.map(Some),
@@ -490,7 +493,7 @@ impl Pipeline {
     }
 
     /// The queue that the sender wants the result on.
-    async fn reply(&self, source: &Source, job: &Job) -> Result<Option<Queue>, BrokerError> {
+    async fn reply(&self, source: &Source, job: &DecodedJob) -> Result<Option<Queue>, BrokerError> {
         match &job.reply_to {
             // Each client of Celery's names one, and few take results from it.
             Some(reply_to) if job.celery.is_some() => {
@@ -543,7 +546,7 @@ impl Pipeline {
     }
 
     /// An end without a guest having been run.
-    fn unrun(&self, job: &Job, outcome: Outcome) -> Ended {
+    fn unrun(&self, job: &DecodedJob, outcome: Outcome) -> Ended {
         let settings = Settings::of_task(&self.config, &job.task, Advice::default()).for_job(job);
         Ended { outcome, settings, run: None, follow_ons: Vec::new(), celery: Plan::default() }
     }
@@ -556,7 +559,7 @@ impl Pipeline {
         &self,
         source: &Source,
         message: &Message,
-        job: &Job,
+        job: &DecodedJob,
         reply: Option<Queue>,
         results: Option<Queue>,
         ended: &Ended,
@@ -680,7 +683,7 @@ impl Pipeline {
         &self,
         source: &Source,
         message: &Message,
-        job: &Job,
+        job: &DecodedJob,
         follow_ons: &[FollowOn],
         budget: Budget,
     ) -> Result<Vec<crate::broker::Send>, Unsent> {
@@ -701,7 +704,7 @@ struct Unconcluded<'a> {
     pipeline: &'a Pipeline,
     source: &'a Source,
     message: &'a Message,
-    job: &'a Job,
+    job: &'a DecodedJob,
     way: Way,
     ended: Ended,
 }

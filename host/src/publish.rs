@@ -15,19 +15,16 @@ use crate::{
     broker::{
         Attributes, BrokerError, DeadLetter, Fault, Message, Outgoing, Queue, Send, SendKind,
         attribute,
-        sqs::{
-            attributes::TYPES,
-            charset::{escape_json, first_refused},
-        },
     },
     celery::{Meta, TaskMessage},
     config::ResultFormat,
     follow_on::{Budget, FollowOn, Lineage},
     group_id,
-    job::{JSON, Job},
-    message::raw::is_json,
+    job::Job,
+    media_type::{JSON, is_json},
     outcome::{Failure, Status},
     result::{JobResult, whole_millis},
+    sqs_charset::{escape_json, first_refused},
     text::one_line,
 };
 
@@ -341,7 +338,7 @@ pub fn dead_letter(
     attributes.insert(attribute::DEAD_LETTER.to_owned(), letter);
     // The original must get through whole. Where there is no room beside it, the reason stays in
     // the log alone.
-    let travelling = attributes.keys().filter(|name| *name != TYPES).count();
+    let travelling = attributes.keys().filter(|name| *name != attribute::TYPES).count();
     if travelling > MAX_ATTRIBUTES || size(&message.body, &attributes) > limit {
         attributes.remove(attribute::DEAD_LETTER);
     }

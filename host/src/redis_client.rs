@@ -14,7 +14,7 @@ use redis::{
 };
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::redis_url::RedisUrl;
+use crate::config::RedisUrl;
 
 /// Refusals that tell of the server's state, and not of the one operation: every operation may
 /// meet them, nothing was done, and another server may be the right one by now.

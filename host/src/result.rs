@@ -26,8 +26,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     broker::{Attributes, Outgoing, attribute},
-    job::JSON,
-    message::raw::is_json,
+    media_type::{JSON, is_json},
     outcome::{Failure, Output, Status},
     usage::{Cost, Usage},
 };

@@ -14,7 +14,8 @@ use crate::{
     broker::{Broker, BrokerError, Fault, Queue, Send},
     celery::sqs_name,
     config::{BrokerKind, Config, DISCARD, QueueConfig, ResultFormat},
-    message::{Defaults, Format, Trust},
+    format::Format,
+    message::{Defaults, Trust},
 };
 
 /// How many queues named by `reply_to` are remembered. Senders choose those names, so the number
@@ -217,7 +218,7 @@ impl Routes {
             return self.queue(target).await;
         }
         if self.config.broker.kind == BrokerKind::Local {
-            return self.queue(&default_dead_letters(name)).await;
+            return self.queue(&crate::config::default_dead_letters(name)).await;
         }
         Err(BrokerError::new(
             Fault::Invalid,
@@ -289,9 +290,4 @@ impl SenderQueues {
         self.young.remove(name);
         self.old.remove(name);
     }
-}
-
-/// Where the local broker puts a queue's dead letters when the configuration does not say.
-pub fn default_dead_letters(queue: &str) -> String {
-    format!("{queue}-dlq")
 }

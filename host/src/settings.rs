@@ -8,37 +8,11 @@
 use std::time::Duration;
 
 use crate::{
-    config::{Config, LimitValues, ResultFormat, TaskConfig},
+    config::{Config, LimitValues, ResultFormat, TaskConfig, ceilings, defaults},
     job::Job,
     retry::Backoff,
     sandbox::{Limits, TaskSpec},
 };
-
-/// The values where nobody says otherwise. `lovage.sample.toml` shows them.
-pub mod defaults {
-    /// Attempts a job gets.
-    pub const MAX_ATTEMPTS: u32 = 4;
-    /// Wall time for one attempt, in milliseconds.
-    pub const TIMEOUT_MS: u64 = 60_000;
-    /// Memory for one attempt, in bytes.
-    pub const MEMORY_BYTES: u64 = 128 << 20;
-    /// The largest output, in bytes. Leaves room for the envelope in SQS's 1 MiB.
-    pub const OUTPUT_BYTES: u64 = 1_000_000;
-    /// What is kept of standard output and error, in bytes each.
-    pub const STDIO_BYTES: u64 = 16 << 10;
-    /// The first bound of the back-off, in milliseconds.
-    pub const RETRY_BASE_MS: u64 = 1_000;
-    /// The last bound of the back-off, in milliseconds.
-    pub const RETRY_CAP_MS: u64 = 900_000;
-}
-
-/// What a component's own advice is cut to where `[defaults]` does not say.
-pub mod ceilings {
-    /// Attempts a job gets.
-    pub const MAX_ATTEMPTS: u32 = 25;
-    /// Wall time for one attempt, in milliseconds: an hour.
-    pub const TIMEOUT_MS: u64 = 60 * 60 * 1000;
-}
 
 /// What a component says of a task, as far as it bears on how a job is run.
 #[derive(Debug, Clone, Copy, Default)]

@@ -10,13 +10,12 @@ use std::{sync::OnceLock, time::Duration};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, filter::filter_fn, fmt::format::FmtSpan, layer::SubscriberExt as _,
+    filter::filter_fn, fmt::format::FmtSpan, layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
 
 use self::sink::{Line, Sink};
-use crate::config::{LogConfig, LogFormat};
-use crate::text::nearest;
+use crate::config::{LogConfig, LogFormat, log_filter};
 
 /// Where the process writes its log, and all else that it says on standard error.
 static SINK: OnceLock<Sink> = OnceLock::new();
@@ -37,42 +36,6 @@ pub enum Delivery {
     Direct,
 }
 
-/// The words that are levels.
-const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-
-/// What `log.level` selects, or what is wrong with it.
-///
-/// tracing takes a lone word that is no level for the name of a module, all of whose lines are
-/// wanted. Here it is a misspelt level, since that would silence everything else.
-pub fn filter(level: &str) -> Result<EnvFilter, String> {
-    let wrong = |why: String| {
-        format!(
-            "log.level `{level}` is no level and no filter ({why}); use `info`, or directives such \
-             as `warn,lovage=debug`"
-        )
-    };
-    let words = level.split(',').map(str::trim).filter(|word| !word.is_empty());
-    for word in words.filter(|word| !word.contains(['=', '[', ':'])) {
-        if !LEVELS.contains(&word.to_ascii_lowercase().as_str()) {
-            let near = nearest(word, LEVELS);
-            return Err(wrong(near.map_or_else(
-                || format!("`{word}` is no level"),
-                |near| format!("did you mean `{near}`?"),
-            )));
-        }
-    }
-    let filter = EnvFilter::try_new(level).map_err(|error| wrong(error.to_string()))?;
-    if level.contains(QUIET) {
-        return Ok(filter);
-    }
-    let quiet = format!("{QUIET}=off").parse().map_err(|error| wrong(format!("{error}")))?;
-    Ok(filter.add_directive(quiet))
-}
-
-/// Writes a warning whenever a guest makes a request that it cannot read, as often as the guest
-/// likes; and at `trace`, all that guests give to it. Silent unless it is asked for by name.
-const QUIET: &str = "wasmtime_wasi_http";
-
 /// Whether what a line says is fit for a log. At `trace`, what stands between host and guests
 /// (wasmtime-wasi and its relatives) tells what passes: the guests' own data, and what they were
 /// given for themselves. No level asks for that.
@@ -82,7 +45,7 @@ fn is_for_logs(metadata: &Metadata<'_>) -> bool {
 
 /// Starts logging as configured. The second call in a process does nothing.
 pub fn start(config: &LogConfig, delivery: Delivery) -> anyhow::Result<()> {
-    let filter = filter(&config.level).map_err(anyhow::Error::msg)?;
+    let filter = log_filter::filter(&config.level).map_err(anyhow::Error::msg)?;
     let in_lambda = std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some();
     if delivery == Delivery::Buffered && !in_lambda && SINK.get().is_none() {
         // Without a thread or a descriptor the callers write by themselves.
@@ -164,18 +127,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_that_is_none_is_told_the_nearest_and_guests_do_not_write_the_log() {
-        for good in ["info", "WARN", "off", "warn,lovage=debug", "lovage::compile", ""] {
-            assert!(filter(good).is_ok(), "{good}");
-        }
-        assert!(filter("trace").unwrap().to_string().contains("wasmtime_wasi_http=off"));
-        let asked = filter("info,wasmtime_wasi_http=debug").unwrap().to_string();
-        assert!(asked.contains("wasmtime_wasi_http=debug") && !asked.contains("off"), "{asked}");
-        assert!(filter("debgu").unwrap_err().contains("did you mean `debug`?"));
-        assert!(filter("warn,lovage=loud").unwrap_err().contains("log.level `warn,lovage=loud`"));
-    }
-
-    #[test]
     fn what_passes_between_host_and_guests_is_in_no_log() {
         use std::sync::{Arc, Mutex, PoisonError};
 
@@ -194,7 +145,9 @@ mod tests {
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             // Also where it is asked for by name, which makes the rest of the filter stand back.
-            .with_env_filter(filter("trace,wasmtime_wasi_http=trace,wasmtime_wasi=trace").unwrap())
+            .with_env_filter(
+                log_filter::filter("trace,wasmtime_wasi_http=trace,wasmtime_wasi=trace").unwrap(),
+            )
             .with_writer(move || writer.clone())
             .finish()
             .with(filter_fn(is_for_logs));

@@ -9,8 +9,6 @@ use std::{
 use metrics::{Counter, counter};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
-
 /// What one attempt cost the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
@@ -151,9 +149,9 @@ impl Sum {
 }
 
 impl Totals {
-    /// Sums for the tenants of a configuration, or for whoever comes first.
-    pub fn new(config: &Config) -> Self {
-        Self { configured: config.tenants.keys().cloned().collect(), sums: Mutex::default() }
+    /// Sums for these tenants, or where there are none for those that come first.
+    pub fn new(tenants: impl IntoIterator<Item = String>) -> Self {
+        Self { configured: tenants.into_iter().collect(), sums: Mutex::default() }
     }
 
     /// Adds an attempt at a task that is served.
@@ -237,8 +235,7 @@ mod tests {
         totals.add("b", "t7", usage());
         assert_eq!(tenants_of(&totals, "b"), ["t7"]);
 
-        let config = Config::parse("[tenants.acme]\n", "test").unwrap();
-        let totals = Totals::new(&config);
+        let totals = Totals::new(["acme".to_owned()]);
         for tenant in ["acme", "", "stranger"] {
             totals.add("a", tenant, usage());
         }

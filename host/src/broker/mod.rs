@@ -53,6 +53,10 @@ pub mod attribute {
     pub const BUDGET: &str = "lovage-budget";
     /// When the first copy of a message was sent, in milliseconds since the Unix epoch.
     pub const FIRST_SENT: &str = "lovage-first-sent";
+    /// Types of other attributes, as a JSON object from name to type; absent where all are of type
+    /// `String`. Only in memory, never on the wire: a broker whose attributes have types keeps them
+    /// here, so that a message which is copied goes out as it came in.
+    pub const TYPES: &str = "lovage-types";
     /// The result's status.
     pub const STATUS: &str = "lovage-status";
     /// The attempt that gave the result.

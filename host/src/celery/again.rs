@@ -52,7 +52,7 @@ impl Request {
             headers = headers.in_second_protocol(self);
             Packed {
                 body: Json::string(&BASE64_STANDARD.encode(self.content())),
-                content_type: Json::string(crate::job::JSON),
+                content_type: Json::string(crate::media_type::JSON),
                 content_encoding: Json::string("utf-8"),
                 base64,
             }

@@ -240,7 +240,7 @@ impl Publisher<'_> {
         let content = python_json::write(content);
         let body = Packed {
             body: Json::string(&BASE64_STANDARD.encode(content)),
-            content_type: Json::string(crate::job::JSON),
+            content_type: Json::string(crate::media_type::JSON),
             content_encoding: Json::string("utf-8"),
             base64: true,
         };

@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{Global, language::Language, out::say, project::Project};
-use crate::sandbox::Bytes;
+use crate::byte_size::ByteSize;
 
 /// Build a project's component
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ impl Build {
         if global.json {
             say!("{}", serde_json::json!({ "component": component, "size": size }))?;
         } else {
-            say!("{}  {}", component.display(), Bytes(size))?;
+            say!("{}  {}", component.display(), ByteSize(size))?;
         }
         Ok(ExitCode::SUCCESS)
     }

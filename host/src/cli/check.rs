@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use super::{Global, Misuse, out, out::say};
 use crate::{
+    byte_size::ByteSize,
     config::{Config, GrantsConfig},
     load,
-    policy::{Capability, Grants},
+    policy::Capability,
     registry::{Inspection, inspect},
-    sandbox::{Bytes, Import, Limits, NoTask, Unchecked},
+    sandbox::{Import, Limits, NoTask, Unchecked},
     settings::{Advice, Settings},
     text::{nearest, one_line, printable},
 };
@@ -108,9 +109,7 @@ impl Check {
         name: &str,
         advice: Advice,
     ) -> anyhow::Result<CheckedTask> {
-        let grants = Grants::of_task(config, name)
-            .and_then(|grants| grants.narrowed_by(config, &self.tenant))
-            .map_err(anyhow::Error::msg)?;
+        let grants = config.grants_of(name, &self.tenant).map_err(anyhow::Error::msg)?;
         let own = config.tasks.get(name).map(|task| task.grants.clone()).unwrap_or_default();
         let Limits { timeout, cpu, memory_bytes, .. } =
             Settings::of_task(config, name, advice).for_tenant(config, &self.tenant).limits;
@@ -149,7 +148,7 @@ fn show(checked: &Checked<'_>) -> anyhow::Result<()> {
     }
     for task in &checked.tasks {
         let CheckedTask { name, timeout_ms, cpu_ms, memory_bytes, .. } = task;
-        let memory = Bytes(*memory_bytes);
+        let memory = ByteSize(*memory_bytes);
         say!("task      {name}: at most {timeout_ms} ms, {cpu_ms} ms of CPU, {memory}")?;
         for import in &task.imports {
             let shown = one_line(&import.import, 200);

@@ -39,7 +39,7 @@ impl Compile {
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
         use super::out::say;
-        use crate::{load, registry::precompiled, sandbox::Bytes};
+        use crate::{byte_size::ByteSize, load, registry::precompiled};
 
         precompiled::check_names(&self.components)
             .map_err(|error| super::Misuse(error.to_string()))?;
@@ -70,7 +70,7 @@ impl Compile {
                 say!(
                     "{}  {}  for {}",
                     bundle.code.display(),
-                    Bytes(manifest.code_size),
+                    ByteSize(manifest.code_size),
                     manifest.target
                 )?;
             }

@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use super::{Global, out, out::say};
 use crate::{
+    byte_size::ByteSize,
     config::Config,
     load,
     registry::{Inspection, inspect},
-    sandbox::{Bytes, TYPED, Unchecked},
+    sandbox::{TYPED, Unchecked},
     text::{one_line, printable},
 };
 
@@ -45,7 +46,7 @@ impl Inspect {
     fn show(&self, found: &Inspection) -> anyhow::Result<()> {
         say!("file      {}", found.file)?;
         say!("digest    {}", found.digest)?;
-        say!("size      {}", Bytes(found.size))?;
+        say!("size      {}", ByteSize(found.size))?;
         let contract = match found.contract {
             None => "none".to_owned(),
             Some(TYPED) => TYPED.to_owned(),

@@ -10,7 +10,7 @@ use super::{Global, Misuse, out::say};
 use crate::{
     config::Config,
     load,
-    registry::{Url, inspect, push},
+    registry::{ComponentUrl, inspect, push},
 };
 
 /// Put a component into an OCI registry, with its signatures
@@ -35,8 +35,8 @@ impl Push {
         global: &Global,
         config: &Config,
     ) -> anyhow::Result<ExitCode> {
-        let reference = match Url::parse(&self.url) {
-            Ok(Url::Oci { reference }) => reference,
+        let reference = match ComponentUrl::parse(&self.url) {
+            Ok(ComponentUrl::Oci { reference }) => reference,
             Ok(_) => return Err(Misuse(format!("{} is no oci:// address", self.url)).into()),
             Err(why) => return Err(Misuse(why).into()),
         };

@@ -157,7 +157,7 @@ fn tenant_of(message: &Message, outgoing: &Outgoing, source: &Source) -> String 
         ..message.clone()
     };
     match decode(&received, &source.defaults) {
-        Ok(job) => job.tenant,
+        Ok(job) => job.tenant.clone(),
         Err(malformed) => malformed.tenant,
     }
 }

@@ -15,11 +15,10 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Global, Misuse, data, out, out::complain};
 use crate::{
     config::Config,
-    job::{JSON, Job},
+    job::Job,
     load,
-    message::raw::is_json,
+    media_type::{JSON, is_json},
     outcome::{Failure, Outcome},
-    policy::Grants,
     registry::{Origin, Registry, Task},
     sandbox::{Plan, Report},
     settings::{Advice, Settings},
@@ -139,9 +138,7 @@ pub(super) fn pick(
 pub(super) fn plan(config: &Config, task: &Task, job: &Job) -> anyhow::Result<Plan> {
     let settings = Settings::of_task(config, &job.task, Advice::from(&task.spec))
         .for_tenant(config, &job.tenant);
-    let grants = Grants::of_task(config, &job.task)
-        .and_then(|grants| grants.narrowed_by(config, &job.tenant))
-        .map_err(anyhow::Error::msg)?;
+    let grants = config.grants_of(&job.task, &job.tenant).map_err(anyhow::Error::msg)?;
     Ok(Plan {
         limits: settings.limits,
         grants: Arc::new(grants),

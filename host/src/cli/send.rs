@@ -13,16 +13,18 @@ use super::{Global, Misuse, data, out, out::complain, out::say};
 use crate::{
     broker::{
         Attributes, Broker, Fault, Message, Outgoing, Queue, Receipt, Turn, attribute,
-        sqs::{SqsBroker, charset::first_refused},
+        sqs::SqsBroker,
     },
     config::{BrokerKind, Config},
     connect::connect,
     group_id,
-    job::{JSON, JobKey},
-    message::{decode, raw::is_json},
+    job::JobKey,
+    media_type::{JSON, is_json},
+    message::decode,
     outcome::Status,
     publish::deduplication_of,
     routes::Routes,
+    sqs_charset::first_refused,
     store::ResultStore,
     text::nearest,
 };
@@ -356,7 +358,7 @@ fn tenant_of(routes: &Routes, config: &Config, queue: &Queue, sent: &Outgoing) -
         trace_header: None,
     };
     match decode(&received, &routes.defaults_of(queue, &settings)) {
-        Ok(job) => job.tenant,
+        Ok(job) => job.tenant.clone(),
         Err(malformed) => malformed.tenant,
     }
 }

@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::{Global, Misuse, ask, out, out::say};
 use crate::{
+    byte_size::ByteSize,
     config::Config,
     load,
     registry::{History, Record, Status, VersionStatus},
-    sandbox::Bytes,
     text::{component_name, one_line},
 };
 
@@ -186,7 +186,7 @@ fn versions(
             None => String::new(),
         };
         let tasks = one_line(&kept.tasks.join(","), 200);
-        let size = Bytes(kept.size).to_string();
+        let size = ByteSize(kept.size).to_string();
         rows.push([kept.digest.clone(), whole_seconds(kept.since), tasks, note, size]);
     }
     out::write(out::columns(&rows, 4).as_bytes())?;

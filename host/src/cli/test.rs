@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     job::Job,
     load,
-    message::raw::is_json,
+    media_type::is_json,
     outcome::Outcome,
     registry::{Origin, Registry},
     sandbox::{Report, Sandbox},

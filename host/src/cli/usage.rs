@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{Global, ask, out, out::say};
-use crate::{config::Config, sandbox::Bytes, text::one_line, usage::Total};
+use crate::{byte_size::ByteSize, config::Config, text::one_line, usage::Total};
 
 /// Show what attempts cost, by tenant and task
 #[derive(Debug, Args)]
@@ -52,8 +52,8 @@ fn table(totals: &[Total]) -> String {
             seconds(total.wall_us),
             format!("{:.1} MiB s", total.memory_byte_ms as f64 / f64::from(1 << 20) / 1e3),
             total.host_calls.to_string(),
-            Bytes(total.bytes_in).to_string(),
-            Bytes(total.bytes_out).to_string(),
+            ByteSize(total.bytes_in).to_string(),
+            ByteSize(total.bytes_out).to_string(),
         ]
     });
     let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();

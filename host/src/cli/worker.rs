@@ -77,7 +77,9 @@ pub(super) async fn serve(config: Config, stop: Stop, asked: Asked) -> anyhow::R
             started = &mut starting => break started?,
             () = stop.drain.cancelled() => return Ok(ExitCode::SUCCESS),
             () = asked.report.notified() => {
-                WorkerReport { state: phase.get().as_str(), running: 0, tasks: 0 }.emit();
+                let log_lines_dropped = crate::telemetry::dropped_lines();
+                let state = phase.get().as_str();
+                WorkerReport { state, running: 0, tasks: 0, log_lines_dropped }.emit();
             }
         }
     };
@@ -100,7 +102,8 @@ pub(super) async fn serve(config: Config, stop: Stop, asked: Asked) -> anyhow::R
             () = asked.report.notified() => {
                 let tasks = registry.tasks().len();
                 let (state, running) = (phase.get().as_str(), worker.running());
-                WorkerReport { state, running, tasks }.emit();
+                let log_lines_dropped = crate::telemetry::dropped_lines();
+                WorkerReport { state, running, tasks, log_lines_dropped }.emit();
             }
         }
     };

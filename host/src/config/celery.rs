@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, nonzero64, secrets::without_password};
-use crate::celery::{Mapping, RichTypes, exception::check_vouched, names};
+use super::{Config, DynamoDbUrl, RedisUrl, nonzero64, secrets::without_password};
+use crate::celery::{Mapping, RichTypes, exception::check_vouched, keys::Prefix, names};
 
 /// What becomes of a message for a task that is not here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -139,7 +139,22 @@ impl Config {
                 format!("celery.exceptions: `{}`: {why}", crate::text::one_line(class, 100))
             })?;
         }
-        crate::store::open(self).map(drop)
+        self.check_result_backend()
+    }
+
+    fn check_result_backend(&self) -> Result<(), String> {
+        Prefix::parse(&self.celery.result_key_prefix)
+            .map_err(|why| format!("celery.result_key_prefix: {why}"))?;
+        let wrong = |why: String| format!("celery.result_backend: {why}");
+        match &self.celery.result_backend {
+            None => Ok(()),
+            Some(url) if url.starts_with("dynamodb://") => {
+                DynamoDbUrl::parse(url).map(drop).map_err(wrong)
+            }
+            Some(url) => {
+                RedisUrl::parse(url).map(drop).map_err(|why| wrong(format!("it is {why}")))
+            }
+        }
     }
 
     /// Our name of a task that Celery calls by that name.

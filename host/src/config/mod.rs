@@ -14,19 +14,32 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::Format;
+use crate::format::Format;
 
+pub mod ceilings;
 mod celery;
+mod component_url;
+pub mod defaults;
+mod dynamodb_url;
 mod grants;
 pub(crate) mod limits;
 mod load;
+pub mod log_filter;
+mod redis_url;
 mod secrets;
+mod services;
+mod signing_key;
 mod tenants;
 mod validate;
 
+pub use crate::policy::{DeterminismConfig, GrantsConfig};
 pub use celery::{CeleryConfig, TaskCeleryConfig, UnknownTasks};
-pub use grants::{DeterminismConfig, GrantsConfig, KeyValueConfig, KeyValueKind, SecretConfig};
+pub use component_url::ComponentUrl;
+pub use dynamodb_url::DynamoDbUrl;
 pub use limits::{LimitValues, TenantLimits};
+pub use redis_url::RedisUrl;
+pub use services::{KeyValueConfig, KeyValueKind, SecretConfig};
+pub use signing_key::Key;
 pub use tenants::{TenantConfig, TenantSource};
 
 pub use load::{ConfigError, ENVIRONMENT_PREFIX, FILE_NAME};
@@ -562,6 +575,11 @@ impl Default for LogConfig {
 
 /// The name of the queue that a configuration without `[queues]` has.
 pub const DEFAULT_QUEUE: &str = "default";
+
+/// Where the local broker puts a queue's dead letters when the configuration does not say.
+pub fn default_dead_letters(queue: &str) -> String {
+    format!("{queue}-dlq")
+}
 
 impl Config {
     /// The settings of a queue: `address` filled in, the default queue made up.

@@ -1,9 +1,7 @@
 //! What is checked of secrets and of the key-value store.
 
-use std::time::Duration;
-
-use super::{Config, KeyValueKind, SecretConfig};
-use crate::{policy::HttpPolicy, redis_client::RedisClient};
+use super::{Config, KeyValueKind, RedisUrl, SecretConfig};
+use crate::policy::HttpPolicy;
 
 /// The longest that a value is used, in milliseconds: a day, so that a secret that was changed is
 /// noticed some day.
@@ -25,8 +23,7 @@ impl Config {
         match (keyvalue.kind, &keyvalue.url) {
             (KeyValueKind::Local, _) => {}
             (KeyValueKind::Redis, Some(url)) => {
-                let client = RedisClient::new(url, Duration::ZERO);
-                client.map(drop).map_err(|why| format!("keyvalue.url is {why}"))?;
+                RedisUrl::parse(url).map(drop).map_err(|why| format!("keyvalue.url is {why}"))?;
             }
             (KeyValueKind::Redis, None) => {
                 return Err(

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, GrantsConfig, TenantLimits};
 use crate::job::MAX_NAME_BYTES;
-pub use crate::message::TenantSource;
+pub use crate::tenant_source::TenantSource;
 
 /// `[tenants.NAME]`
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]

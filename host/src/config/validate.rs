@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use super::load::ConfigError;
-use super::{BrokerKind, Config, DEFAULT_QUEUE, DISCARD, DispatchKind, QueueConfig, ResultFormat};
-use crate::message::Format;
-use crate::registry::Url;
-use crate::settings::defaults;
-use crate::signature::Key;
+use super::{
+    BrokerKind, ComponentUrl, Config, DEFAULT_QUEUE, DISCARD, DispatchKind, Key, QueueConfig,
+    ResultFormat, defaults,
+};
+use crate::format::Format;
 use crate::text::nearest;
 
 /// The most jobs at once: each has a place reserved in the sandbox.
@@ -30,7 +30,7 @@ impl Config {
             Self::check_keyvalue,
             Self::check_celery,
             Self::check_limits,
-            crate::policy::Policies::check,
+            Self::check_grants,
             Self::check_functions,
             Self::check_log,
             Self::check_circles,
@@ -104,7 +104,7 @@ impl Config {
             ));
         }
         for url in &components.urls {
-            Url::parse(url).map_err(|why| format!("components.urls: {why}"))?;
+            ComponentUrl::parse(url).map_err(|why| format!("components.urls: {why}"))?;
         }
         let signatures = &components.signatures;
         for key in &signatures.keys {
@@ -252,7 +252,7 @@ impl Config {
     }
 
     fn check_log(&self) -> Result<(), String> {
-        crate::telemetry::filter(&self.log.level).map(drop)
+        super::log_filter::filter(&self.log.level).map(drop)
     }
 
     /// A result that comes back as a job gives a result that comes back as a job: without end,

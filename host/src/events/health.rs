@@ -1,15 +1,15 @@
 //! Events of the host itself.
 
+use std::fmt;
+
 use metrics::{counter, gauge};
 use tracing::{debug, error, info, warn};
-
-use crate::health::{HostFault, MemoryUse};
 
 /// The host failed its self-test after an attempt that it could not carry out. No jobs are taken
 /// until it passes.
 pub struct HostFaulty<'a> {
     /// What it lacks.
-    pub fault: &'a HostFault,
+    pub fault: &'a dyn fmt::Display,
 }
 
 impl HostFaulty<'_> {
@@ -60,31 +60,32 @@ impl HostRecovered {
 }
 
 /// Memory is short, or is so no more.
-pub struct MemoryPressure {
+pub struct MemoryPressure<'a> {
     /// True where it is short from now on.
     pub high: bool,
-    /// What is used of what.
-    pub used: Option<MemoryUse>,
+    /// Bytes in use of the resource that is nearest to its limit.
+    pub used_bytes: u64,
+    /// That limit, in bytes.
+    pub limit_bytes: u64,
+    /// The name of the limit.
+    pub limit: &'a str,
 }
 
-impl MemoryPressure {
+impl MemoryPressure<'_> {
     /// Logs and counts.
     pub fn emit(self) {
-        let (used, limit, what) = match &self.used {
-            Some(it) => (it.used, it.limit, it.what.as_str()),
-            None => (0, 0, ""),
-        };
-        if self.high {
+        let Self { high, used_bytes, limit_bytes, limit } = self;
+        if high {
             warn!(
-                used_bytes = used,
-                limit_bytes = limit,
-                limit = what,
+                used_bytes,
+                limit_bytes,
+                limit,
                 "memory is short: running one job at a time (`worker.memory_high_percent` is the threshold)"
             );
             counter!("lovage_memory_pressure_total").increment(1);
         } else {
-            info!(used_bytes = used, limit_bytes = limit, "memory is no longer short");
+            info!(used_bytes, limit_bytes, "memory is no longer short");
         }
-        gauge!("lovage_memory_pressure").set(if self.high { 1.0 } else { 0.0 });
+        gauge!("lovage_memory_pressure").set(if high { 1.0 } else { 0.0 });
     }
 }

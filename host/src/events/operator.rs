@@ -45,6 +45,8 @@ pub struct WorkerReport<'a> {
     pub running: usize,
     /// Tasks that are served.
     pub tasks: usize,
+    /// Lines of the log that were dropped since the start.
+    pub log_lines_dropped: u64,
 }
 
 impl WorkerReport<'_> {
@@ -54,7 +56,7 @@ impl WorkerReport<'_> {
             state = self.state,
             running = self.running,
             tasks = self.tasks,
-            log_lines_dropped = crate::telemetry::dropped_lines(),
+            log_lines_dropped = self.log_lines_dropped,
             "state of the worker"
         );
         counter!("lovage_worker_reports_total").increment(1);

@@ -4,7 +4,6 @@ use metrics::{counter, gauge};
 use tracing::{debug, error, info, warn};
 
 use super::Chain;
-use crate::registry::Comparison;
 use crate::text::component_name;
 
 /// A version took the place of the one before it.
@@ -136,7 +135,9 @@ pub struct CanaryPromoted<'a> {
     /// The version's digest.
     pub digest: &'a str,
     /// The numbers by which it was judged.
-    pub compared: &'a Comparison,
+    pub compared: &'a dyn std::fmt::Display,
+    /// How many jobs it had.
+    pub calls: u64,
 }
 
 impl CanaryPromoted<'_> {
@@ -145,7 +146,7 @@ impl CanaryPromoted<'_> {
         info!(
             file = self.file,
             digest = self.digest,
-            calls = self.compared.new_calls,
+            calls = self.calls,
             compared = %self.compared,
             "a version that was tried is served"
         );

@@ -140,7 +140,12 @@ impl Health {
         let high = memory.sample().is_some_and(|used| used.is_above(memory.threshold()));
         let was = self.0.pressed.swap(high, Ordering::Relaxed);
         if high != was {
-            MemoryPressure { high, used: memory.last() }.emit();
+            let last = memory.last();
+            let (used_bytes, limit_bytes, limit) = match &last {
+                Some(it) => (it.used, it.limit, it.what.as_str()),
+                None => (0, 0, ""),
+            };
+            MemoryPressure { high, used_bytes, limit_bytes, limit }.emit();
         }
         high
     }

@@ -267,7 +267,5 @@ fn grants(attempt: &Attempt) -> anyhow::Result<Grants> {
         let tenant = TenantConfig { grants: grants.clone(), ..TenantConfig::default() };
         config.tenants.insert(job.tenant.clone(), tenant);
     }
-    Grants::of_task(&config, &job.task)
-        .and_then(|grants| grants.narrowed_by(&config, &job.tenant))
-        .map_err(anyhow::Error::msg)
+    config.grants_of(&job.task, &job.tenant).map_err(anyhow::Error::msg)
 }

@@ -202,7 +202,7 @@ impl Isolation {
         let payload = job.payload.clone();
         let frame = ToChild::Attempt(Box::new(Attempt {
             digest: digest.clone(),
-            job: Job { payload: Bytes::new(), celery: None, ..Job::clone(job) },
+            job: Job { payload: Bytes::new(), ..Job::clone(job) },
             limits: plan.limits,
             max_attempts: plan.max_attempts,
             deadline_in: plan.deadline.map(|by| by.saturating_duration_since(Instant::now())),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::sandbox::Bytes;
+use crate::byte_size::ByteSize;
 
 /// What a bucket may hold only so much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -47,7 +47,7 @@ pub enum StoreError {
 }
 
 fn refusal(quota: Quota, asked: u64, allowed: u64) -> String {
-    let (has, may) = (Bytes(asked), Bytes(allowed));
+    let (has, may) = (ByteSize(asked), ByteSize(allowed));
     match quota {
         Quota::Keys => format!(
             "the bucket would hold {asked} keys, and {allowed} are allowed (`keyvalue.max_keys` \

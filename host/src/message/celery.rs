@@ -3,7 +3,7 @@
 //! The payload is made of the arguments when the job's task is known, since its schema has a say in
 //! it: until then a job has none.
 
-use std::{mem::take, sync::Arc};
+use std::mem::take;
 
 use super::{Defaults, check_name};
 use crate::{
@@ -32,7 +32,11 @@ fn job_id(task_id: &str) -> String {
 }
 
 /// Fills a job from a message of Celery's. On an error the job holds what could be read before it.
-pub(crate) fn decode(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), Wrong> {
+pub(crate) fn decode(
+    job: &mut Job,
+    message: &Message,
+    defaults: &Defaults,
+) -> Result<Request, Wrong> {
     let request =
         match Request::parse(&message.body, defaults.celery_body_bytes.max(message.body.len())) {
             Ok(request) => request,
@@ -75,6 +79,5 @@ pub(crate) fn decode(job: &mut Job, message: &Message, defaults: &Defaults) -> R
         job.headers.push((name.to_ascii_lowercase(), text));
     }
     job.payload = "".into();
-    job.celery = Some(Arc::new(request));
-    Ok(())
+    Ok(request)
 }

@@ -14,17 +14,21 @@ use jiff::Timestamp;
 
 use crate::{
     broker::{Message, attribute},
+    celery::Request,
     follow_on::{Budget, Lineage},
+    format::Format,
     job::{Job, MAX_NAME_BYTES},
     text::without_values,
 };
 
 pub mod celery;
+mod decoded;
 pub mod native;
 pub mod raw;
 pub mod tenant;
 
-pub use tenant::{TenantSource, Trust};
+pub use decoded::DecodedJob;
+pub use tenant::Trust;
 
 use tenant::Claims;
 
@@ -32,19 +36,6 @@ use tenant::Claims;
 const INVALID: &str = "invalid_message";
 /// That of a message on a queue of Celery's that is not one of Celery's.
 pub const NOT_CELERY: &str = "not_celery";
-
-/// The wire formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// A JSON object with `data` and more: see [`native`].
-    #[default]
-    Native,
-    /// The body is the payload: see [`raw`].
-    Raw,
-    /// A task message of Celery's: see [`celery`].
-    Celery,
-}
 
 /// What a queue (or a function) supplies where the message is silent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,14 +88,21 @@ impl fmt::Display for Malformed {
 impl std::error::Error for Malformed {}
 
 /// Decodes a message.
-pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malformed>> {
+pub fn decode(message: &Message, defaults: &Defaults) -> Result<DecodedJob, Box<Malformed>> {
     let mut job = Job::new(message.id.clone(), "", message.body.clone());
     job.attempt = message.attempt;
     let mut task_id = None;
-    let mut outcome = fill(&mut job, message, defaults).map_err(|wrong| {
-        task_id = wrong.task_id;
-        (wrong.kind, wrong.reason)
-    });
+    let mut request = None;
+    let mut outcome = match fill(&mut job, message, defaults) {
+        Ok(celery) => {
+            request = celery;
+            Ok(())
+        }
+        Err(wrong) => {
+            task_id = wrong.task_id;
+            Err((wrong.kind, wrong.reason))
+        }
+    };
     // Of a message that is no job, too: whoever is believed about it is to be told.
     let said = std::mem::take(&mut job.tenant);
     let claims = Claims::of(message, &said, defaults.fifo);
@@ -116,30 +114,41 @@ pub fn decode(message: &Message, defaults: &Defaults) -> Result<Job, Box<Malform
         Err(reason) if !tenant.is_empty() => outcome = outcome.and(Err((INVALID, reason))),
         _ => job.tenant = tenant,
     }
-    outcome.map(|()| job.clone()).map_err(|(kind, reason)| {
-        // An id that is itself what is wrong must not travel on.
-        let is_fit = check_name("id", &job.id).is_ok();
-        let id = if is_fit { job.id } else { message.id.clone() };
-        Box::new(Malformed {
-            kind,
-            reason,
-            id,
-            task: job.task,
-            tenant: job.tenant,
-            celery: task_id.or_else(|| Some(job.celery?.id.clone())),
-            reply_to: job.reply_to,
-        })
-    })
+    let Err((kind, reason)) = outcome else {
+        return Ok(DecodedJob { job: Arc::new(job), celery: request });
+    };
+    // An id that is itself what is wrong must not travel on.
+    let is_fit = check_name("id", &job.id).is_ok();
+    let id = if is_fit { job.id } else { message.id.clone() };
+    Err(Box::new(Malformed {
+        kind,
+        reason,
+        id,
+        task: job.task,
+        tenant: job.tenant,
+        celery: task_id.or_else(|| Some(request?.id.clone())),
+        reply_to: job.reply_to,
+    }))
 }
 
-/// Fills all but the tenant, which is left as the body has it.
-fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), Wrong> {
+/// Fills all but the tenant, which is left as the body has it. Returns the request, if the message
+/// is one of Celery's.
+fn fill(
+    job: &mut Job,
+    message: &Message,
+    defaults: &Defaults,
+) -> Result<Option<Arc<Request>>, Wrong> {
     take_attributes(job, message)?;
+    let mut request = None;
     match format(message, defaults)? {
         Format::Native => native::decode(job, &message.body)?,
         Format::Raw => raw::decode(job, message, defaults)?,
-        Format::Celery => celery::decode(job, message, defaults)
-            .map_err(|celery::Wrong { kind, reason, task_id }| Wrong { kind, reason, task_id })?,
+        Format::Celery => {
+            let decoded = celery::decode(job, message, defaults).map_err(
+                |celery::Wrong { kind, reason, task_id }| Wrong { kind, reason, task_id },
+            )?;
+            request = Some(Arc::new(decoded));
+        }
     }
     if job.task.is_empty() {
         job.task = defaults.task.clone().ok_or_else(|| {
@@ -153,7 +162,8 @@ fn fill(job: &mut Job, message: &Message, defaults: &Defaults) -> Result<(), Wro
     // The broker may hold a job back for longer than it can express.
     job.eta = job.eta.max(message.not_before);
     check_name("id", &job.id)?;
-    Ok(check_name("task", &job.task)?)
+    check_name("task", &job.task)?;
+    Ok(request)
 }
 
 /// What is wrong with a message, as the kind of a failure and its reason.

@@ -11,7 +11,8 @@ use serde::de::IgnoredAny;
 use super::Defaults;
 use crate::{
     broker::{Message, attribute},
-    job::{JSON, Job},
+    job::Job,
+    media_type::{JSON, is_json},
 };
 
 /// Fills a job from a raw body.
@@ -53,10 +54,4 @@ pub(super) fn decode(job: &mut Job, message: &Message, defaults: &Defaults) -> R
         })?;
     }
     Ok(())
-}
-
-/// Whether a media type is JSON, parameters aside.
-pub fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case(JSON)
 }

@@ -12,7 +12,7 @@ use crate::{
     broker::Message,
     celery::Plan,
     events::{AttemptEnded, AttemptStarted},
-    job::Job,
+    message::DecodedJob,
     outcome::{Failure, Outcome},
     routes::Source,
     sandbox::{self, CUT_SHORT, LoadedComponent, Meter, Report},
@@ -40,7 +40,7 @@ impl Pipeline {
         &self,
         source: &Source,
         message: &Message,
-        job: &Arc<Job>,
+        job: &DecodedJob,
         now: Timestamp,
         end: Option<End>,
     ) -> Ended {
@@ -63,7 +63,7 @@ impl Pipeline {
             Ok(ready) => ready,
             Err(outcome) => return self.unrun(job, outcome),
         };
-        let mut job = Arc::clone(job);
+        let mut job = job.clone();
         let mut mapped = None;
         if job.celery.is_some() {
             self.left.take_turn(&source.name);
@@ -72,7 +72,7 @@ impl Pipeline {
             let fit = self.check_workflow(&request);
             let fit = fit.and_then(|()| self.check_tree(&job, &request));
             match fit.and_then(|()| self.calls(&task, &request)) {
-                Ok(Calls::One(payload)) => Arc::make_mut(&mut job).payload = payload,
+                Ok(Calls::One(payload)) => job.job_mut().payload = payload,
                 Ok(Calls::Each(items)) => mapped = Some(items),
                 Err(failure) if failure.kind == celery::NO_RESULT_BACKEND => {
                     return self.unrun(&job, Outcome::Rejected(failure));
@@ -117,7 +117,7 @@ impl Pipeline {
     pub(super) async fn run_call(
         &self,
         source: &Source,
-        job: Arc<Job>,
+        job: DecodedJob,
         Ready { task, settings }: Ready,
         now: Timestamp,
         end: Option<End>,
@@ -194,22 +194,28 @@ impl Pipeline {
     async fn run_guest(
         &self,
         component: &Arc<LoadedComponent>,
-        job: &Arc<Job>,
+        job: &DecodedJob,
         plan: &sandbox::Plan,
         meter: Arc<Meter>,
     ) -> Report {
         #[cfg(feature = "isolation")]
         if let Some(isolation) = self.isolation.as_ref().filter(|it| it.applies(job)) {
             let (sandbox, config, meter) = (&self.sandbox, &*self.config, &*meter);
-            let isolated =
-                crate::isolation::Isolated { sandbox, component, job, plan, config, meter };
+            let isolated = crate::isolation::Isolated {
+                sandbox,
+                component,
+                job: &job.job,
+                plan,
+                config,
+                meter,
+            };
             return isolation.run(isolated).await;
         }
-        self.sandbox.run_metered(component, Arc::clone(job), plan, meter).await
+        self.sandbox.run_metered(component, Arc::clone(&job.job), plan, meter).await
     }
 
     /// Whether somebody has revoked a job. Who cannot be asked is no reason not to run it.
-    pub(super) async fn is_revoked(&self, job: &Job) -> bool {
+    pub(super) async fn is_revoked(&self, job: &DecodedJob) -> bool {
         if self.keeps_results && self.broker.is_revoked(job.key()).await.unwrap_or(false) {
             return true;
         }

@@ -25,8 +25,9 @@ use crate::{
     },
     events::OtherTenantsKey,
     follow_on::{Budget, FollowOn},
-    job::{JSON, Job, JobKey},
-    message::raw::is_json,
+    job::JobKey,
+    media_type::{JSON, is_json},
+    message::DecodedJob,
     outcome::{Failure, Outcome, Output, Status},
     publish,
     registry::Task,
@@ -66,7 +67,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct CeleryEnd<'a> {
     pub(super) source: &'a Source,
     pub(super) message: &'a Message,
-    pub(super) job: &'a Job,
+    pub(super) job: &'a DecodedJob,
     pub(super) settings: &'a Settings,
     /// Whether the guest asked for another attempt and there is none left.
     pub(super) exhausted: bool,
@@ -151,7 +152,7 @@ impl Pipeline {
     }
 
     /// Whether what a job's workflow leads to is within the bounds of a tree of jobs.
-    pub(super) fn check_tree(&self, job: &Job, request: &Request) -> Result<(), Failure> {
+    pub(super) fn check_tree(&self, job: &DecodedJob, request: &Request) -> Result<(), Failure> {
         let said = Cost::of(request);
         if said == Cost::default() {
             return Ok(());
@@ -186,7 +187,7 @@ impl Pipeline {
     pub(super) async fn built_in(
         &self,
         source: &Source,
-        job: &Job,
+        job: &DecodedJob,
         request: &Request,
     ) -> Result<Option<BuiltIn>, BrokerError> {
         let mut publisher = self.publisher(source, request, "built-in");
@@ -246,7 +247,7 @@ impl Pipeline {
     pub(super) fn celery_call(
         &self,
         source: &Source,
-        job: &Job,
+        job: &DecodedJob,
         follow_on: &FollowOn,
     ) -> Result<TaskMessage, Failure> {
         let text = std::str::from_utf8(&follow_on.payload).ok();
@@ -284,7 +285,7 @@ impl Pipeline {
     pub(super) async fn end_built_in(
         &self,
         source: &Source,
-        job: &Job,
+        job: &DecodedJob,
         request: &Request,
         now: Timestamp,
     ) -> Option<Ended> {
@@ -494,7 +495,12 @@ impl Pipeline {
     }
 
     /// Stores how far a task is, as a task of Celery's does by `update_state`.
-    pub(super) async fn celery_progress(&self, job: &Job, request: &Request, progress: &Progress) {
+    pub(super) async fn celery_progress(
+        &self,
+        job: &DecodedJob,
+        request: &Request,
+        progress: &Progress,
+    ) {
         let Some(store) = &self.store else { return };
         if request.ignore_result == Some(true) {
             return;
@@ -515,7 +521,7 @@ impl Pipeline {
     /// client that takes results from a queue of its own.
     pub(super) async fn celery_refused(
         &self,
-        job: &Job,
+        job: &DecodedJob,
         id: &str,
         failure: &Failure,
         message: &Message,
@@ -603,7 +609,7 @@ impl Pipeline {
         &self,
         source: &Source,
         message: &Message,
-        job: &Job,
+        job: &DecodedJob,
         send: &Send,
         reply: Option<&Queue>,
         failure: &Failure,
@@ -629,7 +635,7 @@ impl Pipeline {
     /// The state of a task that has failed after all, in place of `send`, which is a state for a client
     /// that takes it from a queue.
     pub(super) fn celery_failed_state(
-        job: &Job,
+        job: &DecodedJob,
         message: &Message,
         send: &Send,
         exception: &Exception,
@@ -646,7 +652,7 @@ impl Pipeline {
     /// What takes the place of a state that its queue refuses for what it is; `None` where nothing
     /// does.
     pub(super) fn celery_state_refused(
-        job: &Job,
+        job: &DecodedJob,
         message: &Message,
         send: &Send,
         error: &BrokerError,

@@ -17,7 +17,7 @@ use crate::{
     celery::Exception,
     events::{NextStepRefused, ReplyRefused},
     job::Job,
-    message::decode,
+    message::{DecodedJob, decode},
     outcome::{Failure, Status},
     publish,
     result::JobResult,
@@ -34,7 +34,7 @@ struct Refused<'a> {
     source: &'a Source,
     message: &'a Message,
     /// The job, as far as it can be read.
-    job: Job,
+    job: DecodedJob,
     error: &'a BrokerError,
     /// What else is to be sent.
     rest: Vec<Send>,
@@ -94,7 +94,7 @@ impl Pipeline {
             let mut job = Job::new(malformed.id, malformed.task, "");
             job.tenant = malformed.tenant;
             job.reply_to = malformed.reply_to;
-            job
+            DecodedJob::from(job)
         });
         let mut refused = Refused { source, message, job, error, rest, result: result.clone() };
         match send.kind {
@@ -159,7 +159,7 @@ impl Pipeline {
             None => source.results.clone(),
         };
         if let Some(results) = results {
-            let Job { id, tenant, .. } = &refused.job;
+            let Job { id, tenant, .. } = &*refused.job;
             let redirected = publish::redirected(&send, message, id, tenant, &results);
             refused.rest.insert(0, redirected);
         } else {

@@ -6,8 +6,8 @@ use super::Pipeline;
 use crate::{
     broker::{BrokerError, Message, Send, SendKind},
     follow_on::{Budget, FollowOn},
-    job::Job,
-    message::Format,
+    format::Format,
+    message::DecodedJob,
     outcome::Failure,
     publish,
     routes::Source,
@@ -31,7 +31,7 @@ impl Pipeline {
         &self,
         source: &Source,
         message: &Message,
-        job: &Job,
+        job: &DecodedJob,
         follow_ons: &[FollowOn],
         budget: Budget,
     ) -> Result<Vec<Send>, Unsent> {

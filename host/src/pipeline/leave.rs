@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 use super::Pipeline;
 use crate::{
-    broker::Message, events::MessageLeft, job::Job, message::Format, outcome::Outcome,
+    broker::Message, events::MessageLeft, format::Format, message::DecodedJob, outcome::Outcome,
     routes::Source,
 };
 
@@ -90,7 +90,7 @@ impl Pipeline {
         &self,
         source: &Source,
         message: &Message,
-        job: &Job,
+        job: &DecodedJob,
         unbounded: bool,
     ) -> Option<Outcome> {
         let age = message.sent_at.map(|sent| Timestamp::now().duration_since(sent));

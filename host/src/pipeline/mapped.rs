@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use super::{End, Ended, Pipeline, Run, celery, ready::Ready};
 use crate::{
     celery::{Json, Map, Mapped, Plan, Request},
-    job::{JSON, Job},
+    media_type::JSON,
+    message::DecodedJob,
     outcome::{Failure, Outcome, Output},
     registry::Task,
     routes::Source,
@@ -45,7 +46,7 @@ impl Pipeline {
     pub(super) async fn run_each(
         &self,
         source: &Source,
-        job: &Arc<Job>,
+        job: &DecodedJob,
         Ready { task, settings }: Ready,
         items: Mapped,
         now: Timestamp,
@@ -61,10 +62,10 @@ impl Pipeline {
                 Ok(payload) => payload,
                 Err(failure) => return whole.ended(Outcome::Failed(failure), settings),
             };
-            let mut one = (**job).clone();
-            one.payload = payload;
+            let mut one = job.clone();
+            one.job_mut().payload = payload;
             let ready = Ready { task: Arc::clone(&task), settings: whole.left(&settings, started) };
-            let ended = self.run_call(source, Arc::new(one), ready, now, end).await;
+            let ended = self.run_call(source, one, ready, now, end).await;
             if let Err(outcome) = whole.take(ended, &settings) {
                 return whole.ended(outcome, settings);
             }

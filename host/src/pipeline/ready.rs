@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::Pipeline;
 use crate::{
-    job::Job,
+    message::DecodedJob,
     outcome::{Failure, Outcome},
     registry::Task,
     settings::{Advice, Settings},
@@ -27,7 +27,7 @@ pub(super) struct Ready {
 
 impl Pipeline {
     /// All that it takes to run a job, or why it cannot be run.
-    pub(super) async fn ready(&self, job: &Job, now: Timestamp) -> Result<Ready, Outcome> {
+    pub(super) async fn ready(&self, job: &DecodedJob, now: Timestamp) -> Result<Ready, Outcome> {
         if job.is_expired(now) {
             return Err(Outcome::Expired);
         }
@@ -73,7 +73,7 @@ impl Pipeline {
     }
 
     /// The version that a job asks for, where jobs may.
-    fn wanted_version<'a>(&self, job: &'a Job) -> Option<&'a str> {
+    fn wanted_version<'a>(&self, job: &'a DecodedJob) -> Option<&'a str> {
         if !self.config.components.pins {
             return None;
         }
@@ -82,7 +82,7 @@ impl Pipeline {
     }
 
     /// Whether the job's tenant may run the job's task.
-    fn admit(&self, job: &Job) -> Result<(), Failure> {
+    fn admit(&self, job: &DecodedJob) -> Result<(), Failure> {
         if self.config.tenants.is_empty() || job.tenant.is_empty() {
             return Ok(());
         }

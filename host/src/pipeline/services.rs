@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use super::Pipeline;
 use crate::{
     dependency::{Dependency, Readiness},
-    job::Job,
-    message::Format,
+    format::Format,
+    message::DecodedJob,
     policy::{Capability, Grants},
     registry::Task,
     routes::Source,
@@ -58,7 +58,7 @@ impl Pipeline {
     }
 
     /// When a job is to be looked at again that needs what is away; `None` where it can be run.
-    pub(super) fn held_up(&self, job: &Job, grants: Option<&Grants>) -> Option<Duration> {
+    pub(super) fn held_up(&self, job: &DecodedJob, grants: Option<&Grants>) -> Option<Duration> {
         let store = self.store_health.as_ref().filter(|_| job.celery.is_some());
         let keyvalue = grants.filter(|grants| grants.allows(Capability::Keyvalue));
         let keyvalue = keyvalue.and_then(|_| self.keyvalue_health());

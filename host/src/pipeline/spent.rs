@@ -10,12 +10,12 @@ use std::{
 };
 
 use super::Pipeline;
-use crate::{job::Job, sandbox::Meter, usage::Usage};
+use crate::{message::DecodedJob, sandbox::Meter, usage::Usage};
 
 /// Counts what an attempt has used, unless it is told that the attempt has ended.
 pub(super) struct UnlessReported<'a> {
     pipeline: &'a Pipeline,
-    job: &'a Job,
+    job: &'a DecodedJob,
     meter: Arc<Meter>,
     began: Instant,
     reported: bool,
@@ -23,7 +23,7 @@ pub(super) struct UnlessReported<'a> {
 
 impl<'a> UnlessReported<'a> {
     /// An attempt at `job` begins, whose CPU time `meter` tells.
-    pub(super) fn new(pipeline: &'a Pipeline, job: &'a Job, meter: Arc<Meter>) -> Self {
+    pub(super) fn new(pipeline: &'a Pipeline, job: &'a DecodedJob, meter: Arc<Meter>) -> Self {
         Self { pipeline, job, meter, began: Instant::now(), reported: false }
     }
 

@@ -4,7 +4,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use super::Pipeline;
-use crate::{broker::Fault, events::JobProgress, job::Job, wanted::Wanted};
+use crate::{broker::Fault, events::JobProgress, message::DecodedJob, wanted::Wanted};
 
 /// How often: a guest may report a million times a second.
 const EVERY: Duration = Duration::from_secs(1);
@@ -12,7 +12,7 @@ const EVERY: Duration = Duration::from_secs(1);
 impl Pipeline {
     /// Looks after a running attempt until it is dropped. The first time is after a moment, so that
     /// jobs that are done by then cost nothing more.
-    pub(super) async fn watch(&self, queue: &str, job: &Job, wanted: &Wanted) -> Infallible {
+    pub(super) async fn watch(&self, queue: &str, job: &DecodedJob, wanted: &Wanted) -> Infallible {
         let mut keeps = self.keeps_results;
         loop {
             tokio::time::sleep(EVERY).await;

@@ -4,6 +4,7 @@
 //! narrowed by those to the tenant. It is the domain's own: how a grant is used (a connection, a
 //! database) is for the sandbox.
 
+mod grants;
 mod http;
 mod names;
 mod network;
@@ -13,8 +14,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use crate::config::{Config, DeterminismConfig, GrantsConfig};
-
+pub use grants::{DeterminismConfig, GrantBook, GrantsConfig};
 pub use http::{Destination, Host, HttpPolicy, HttpRules, Reach, Scheme, percent_decode};
 pub use names::Names;
 pub use network::not_public;
@@ -68,10 +68,10 @@ pub struct Grants {
 
 impl Grants {
     /// What a task is granted, whoever it runs for: its own, and where it is silent the defaults.
-    pub fn of_task(config: &Config, task: &str) -> Result<Self, String> {
+    fn of_task(book: &GrantBook, task: &str) -> Result<Self, String> {
         let none = GrantsConfig::default();
-        let own = config.tasks.get(task).map_or(&none, |task| &task.grants);
-        let all = &config.defaults.grants;
+        let own = book.tasks.get(task).unwrap_or(&none);
+        let all = &book.defaults;
         let granted = own.clone().or(all);
         let section = |is_own: bool, key: &str| {
             if is_own {
@@ -82,7 +82,7 @@ impl Grants {
         };
         let secrets = granted.secrets.unwrap_or_default();
         for (key, secret) in &secrets {
-            known_secret(config, &section(own.secrets.is_some(), "secrets"), key, secret)?;
+            known_secret(book, &section(own.secrets.is_some(), "secrets"), key, secret)?;
             if granted.config.as_ref().is_some_and(|values| values.contains_key(key)) {
                 return Err(format!(
                     "{} and {} both have the key `{key}`, and a guest can have one of them only",
@@ -111,9 +111,8 @@ impl Grants {
     }
 
     /// What is left of it for a tenant.
-    pub fn narrowed_by(mut self, config: &Config, tenant: &str) -> Result<Self, String> {
-        let Some(settings) = config.tenants.get(tenant) else { return Ok(self) };
-        let own = &settings.grants;
+    fn narrowed_by(mut self, book: &GrantBook, tenant: &str) -> Result<Self, String> {
+        let Some(own) = book.tenants.get(tenant) else { return Ok(self) };
         let section = |key: &str| format!("tenants.{tenant}.grants.{key}");
         self.http.narrow(
             own.http.as_deref(),
@@ -127,7 +126,7 @@ impl Grants {
             }
         }
         for (key, secret) in own.secrets.iter().flatten() {
-            known_secret(config, &section("secrets"), key, secret)?;
+            known_secret(book, &section("secrets"), key, secret)?;
             if let Some(mine) = self.secrets.get_mut(key) {
                 mine.clone_from(secret);
             }
@@ -154,8 +153,16 @@ impl Grants {
     }
 }
 
-fn known_secret(config: &Config, section: &str, key: &str, secret: &str) -> Result<(), String> {
-    if config.secrets.contains_key(secret) {
+impl GrantBook {
+    /// What a task is granted for a tenant; empty for jobs without one. The error names the field
+    /// that is wrong.
+    pub fn grants_of(&self, task: &str, tenant: &str) -> Result<Grants, String> {
+        Grants::of_task(self, task)?.narrowed_by(self, tenant)
+    }
+}
+
+fn known_secret(book: &GrantBook, section: &str, key: &str, secret: &str) -> Result<(), String> {
+    if book.secrets.contains(secret) {
         return Ok(());
     }
     Err(format!(
@@ -166,22 +173,22 @@ fn known_secret(config: &Config, section: &str, key: &str, secret: &str) -> Resu
 /// The grants of a whole configuration, each made once.
 #[derive(Debug, Default)]
 pub struct Policies {
-    config: Arc<Config>,
+    book: GrantBook,
     made: RwLock<HashMap<(String, String), Arc<Grants>>>,
 }
 
 impl Policies {
-    /// The policies of a configuration that was validated.
-    pub fn new(config: Arc<Config>) -> Self {
-        Self { config, made: RwLock::default() }
+    /// The policies of grants that were checked.
+    pub fn new(book: impl Into<GrantBook>) -> Self {
+        Self { book: book.into(), made: RwLock::default() }
     }
 
     /// Checks all grants of a configuration. The error names the field, and says what is wrong.
-    pub fn check(config: &Config) -> Result<(), String> {
-        for task in config.tasks.keys().map(String::as_str).chain([""]) {
-            let grants = Grants::of_task(config, task)?;
-            for tenant in config.tenants.keys() {
-                grants.clone().narrowed_by(config, tenant)?;
+    pub fn check(book: &GrantBook) -> Result<(), String> {
+        for task in book.tasks.keys().map(String::as_str).chain([""]) {
+            let grants = Grants::of_task(book, task)?;
+            for tenant in book.tenants.keys() {
+                grants.clone().narrowed_by(book, tenant)?;
             }
         }
         Ok(())
@@ -192,13 +199,12 @@ impl Policies {
     pub fn of(&self, task: &str, tenant: &str) -> Arc<Grants> {
         // Tenants that are not configured have no grants of their own; senders choose their names,
         // so they must not fill the table.
-        let tenant = if self.config.tenants.contains_key(tenant) { tenant } else { "" };
+        let tenant = if self.book.tenants.contains_key(tenant) { tenant } else { "" };
         let key = (task.to_owned(), tenant.to_owned());
         if let Some(made) = self.made.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Arc::clone(made);
         }
-        let made = Grants::of_task(&self.config, task)
-            .and_then(|grants| grants.narrowed_by(&self.config, tenant));
+        let made = self.book.grants_of(task, tenant);
         let made = Arc::new(made.unwrap_or_else(|error| {
             tracing::error!(%error, "the grants are not valid, so nothing is granted");
             Grants::default()

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use wasmtime::component::Component;
 
 use super::supplier::{Directory, Supplier as _};
-use super::{Canary, Claims, History, RegistryError, Url};
+use super::{Canary, Claims, ComponentUrl, History, RegistryError};
 #[cfg(feature = "compiler")]
 use super::{again, cache::CompileCache};
+#[cfg(feature = "compiler")]
+use crate::byte_size::ByteSize;
 use crate::config::OnError;
 use crate::policy::Policies;
-#[cfg(feature = "compiler")]
-use crate::sandbox::Bytes as Shown;
 use crate::sandbox::{Limits, LoadedComponent, Problem, Sandbox, Source, Unchecked, Ungranted};
 use crate::signature::{self, Signatures, SignedManifest};
 use crate::text::component_name;
@@ -27,10 +27,10 @@ pub enum Origin {
     /// is: only where the operator said so in so many words.
     Precompiled(PathBuf),
     /// A place that is not on this machine.
-    Remote(Url),
+    Remote(ComponentUrl),
     /// Bundles of `lovage compile` there, signed by who may sign native code, and the directory in
     /// which they are kept here.
-    RemotePrecompiled(Url, PathBuf),
+    RemotePrecompiled(ComponentUrl, PathBuf),
 }
 
 impl Origin {
@@ -39,8 +39,8 @@ impl Origin {
         match self {
             Self::Wasm(path) | Self::Precompiled(path) => Directory::new(path).holds(place),
             Self::Remote(url) | Self::RemotePrecompiled(url, _) => match url {
-                Url::S3 { .. } => place.starts_with(&url.to_string()),
-                Url::Oci { .. } | Url::Https { .. } => place == url.to_string(),
+                ComponentUrl::S3 { .. } => place.starts_with(&url.to_string()),
+                ComponentUrl::Oci { .. } | ComponentUrl::Https { .. } => place == url.to_string(),
             },
         }
     }
@@ -219,7 +219,7 @@ pub(super) fn tell_unchecked(component: &LoadedComponent) {
 pub(super) fn announce(source: &Source) {
     let path = Path::new(&source.file);
     let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let size = Shown(source.size).to_string();
+    let size = ByteSize(source.size).to_string();
     // A target of its own, so that a command can show this and nothing else.
     tracing::info!(target: "lovage::compile", %file, size, "compiling");
 }

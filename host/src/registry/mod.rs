@@ -47,7 +47,7 @@ pub use self::history::{DEFAULT_KEEP, Denied, History, HistoryError, Kept, Recor
 pub use self::inspect::{Inspection, inspect};
 pub use self::load::{LoadOptions, Origin};
 pub use self::status::{Refusal, Status, VersionStatus};
-pub use self::supplier::Url;
+pub use self::supplier::ComponentUrl;
 #[cfg(feature = "remote")]
 pub use self::supplier::push;
 pub use self::trust::Distrust;

@@ -42,7 +42,8 @@ impl Registry {
         }
         let Named { file, digest, .. } = &trial.version.component.source;
         if promote {
-            CanaryPromoted { file, digest, compared: &compared }.emit();
+            let calls = compared.new_calls;
+            CanaryPromoted { file, digest, compared: &compared, calls }.emit();
             let _ = self.note_served(place, &trial.version);
             return;
         }

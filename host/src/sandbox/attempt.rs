@@ -21,7 +21,7 @@ use super::state::{DeadlinePassed, Scene};
 use super::stdio::Tail;
 use crate::follow_on::FollowOn;
 use crate::job::Job;
-use crate::message::raw::is_json;
+use crate::media_type::is_json;
 use crate::outcome::{Failure, Outcome};
 use crate::policy::Grants;
 use crate::usage::Usage;

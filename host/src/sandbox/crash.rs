@@ -11,9 +11,10 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::failure;
-use super::limits::{Bytes, Limit, Limits, Refusal};
+use super::limits::{Limit, Limits, Refusal};
 use super::state::State;
 use super::stdio::Tail;
+use crate::byte_size::ByteSize;
 use crate::outcome::{Failure, Outcome};
 
 /// The outcome of an attempt that ended with an error.
@@ -121,11 +122,11 @@ pub(super) fn tails(stdout: &Tail, stderr: &Tail) -> String {
 
 /// How an output that is too large is told.
 pub(super) fn too_large(size: Option<usize>, allowed: usize) -> String {
-    let allowed = Bytes(allowed as u64);
+    let allowed = ByteSize(allowed as u64);
     let hint = Limit::Output.hint();
     match size {
         Some(size) => {
-            format!("the output has {}, and {allowed} are allowed{hint}", Bytes(size as u64))
+            format!("the output has {}, and {allowed} are allowed{hint}", ByteSize(size as u64))
         }
         None => format!("the output has more than twice the {allowed} that are allowed{hint}"),
     }

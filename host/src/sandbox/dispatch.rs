@@ -10,7 +10,7 @@ use super::output::{MAX_CONTENT_TYPE_BYTES, MAX_DELAY, is_media_type, one_json_v
 use super::spec;
 use super::state::State;
 use crate::follow_on::{self, Budget, FollowOn};
-use crate::message::raw::is_json;
+use crate::media_type::is_json;
 use crate::text::one_line;
 
 /// Why a follow-on job is not sent.

@@ -7,8 +7,9 @@ use std::io;
 
 use super::bindings::SERVED;
 use super::engine::Allocator;
-use super::limits::{Bytes, Limit};
+use super::limits::Limit;
 use super::typed::NoTask;
+use crate::byte_size::ByteSize;
 use crate::policy::Capability;
 use crate::text::{one_line, printable};
 
@@ -83,7 +84,7 @@ pub enum Problem {
     /// More bytes than a component may have.
     #[error(
         "has {}, and a component may have {} (`components.max_bytes` raises it)",
-        Bytes(*.size), Bytes(*.allowed)
+        ByteSize(*.size), ByteSize(*.allowed)
     )]
     TooLarge {
         /// How many it has; at least.
@@ -112,7 +113,7 @@ pub enum Problem {
     /// To compile it takes more memory than it may.
     #[error(
         "takes more than {} of memory to compile, and is given up \
-         (`components.compile_memory_bytes` raises it)", Bytes(*.allowed)
+         (`components.compile_memory_bytes` raises it)", ByteSize(*.allowed)
     )]
     CompileMemory {
         /// How much it may take, in bytes.
@@ -131,7 +132,7 @@ pub enum Problem {
     #[error(
         "has {} of native code, and a component of its size may have {} \
          (`components.max_code_bytes` and `components.max_code_ratio` raise it)",
-        Bytes(*.size), Bytes(*.allowed)
+        ByteSize(*.size), ByteSize(*.allowed)
     )]
     CodeTooLarge {
         /// How much it has, in bytes.

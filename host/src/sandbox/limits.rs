@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::byte_size::ByteSize;
 use crate::config::LimitValues;
 use crate::follow_on::Budget;
 
@@ -324,7 +325,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { limit, asked, allowed } = *self;
         let hint = limit.hint();
-        let bytes = Bytes(allowed);
+        let bytes = ByteSize(allowed);
         match limit {
             Limit::TableElements => {
                 write!(f, "asked for a table of {asked} elements, and {allowed} are allowed{hint}")
@@ -368,46 +369,13 @@ impl fmt::Display for Refusal {
             }
             Limit::Timeout => write!(f, "ran for more than {allowed} ms{hint}"),
             Limit::Output => {
-                write!(f, "the output has {}, and {bytes} are allowed{hint}", Bytes(asked))
+                write!(f, "the output has {}, and {bytes} are allowed{hint}", ByteSize(asked))
             }
             Limit::Memory => write!(
                 f,
                 "asked for {} of memory in all, and {bytes} are allowed{hint}",
-                Bytes(asked)
+                ByteSize(asked)
             ),
         }
-    }
-}
-
-/// A number of bytes for people: exact, with a rounded unit where that helps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, name) = match self.0 {
-            ..1024 => return write!(f, "{} bytes", self.0),
-            1024..0x10_0000 => (1024, "KiB"),
-            0x10_0000..0x4000_0000 => (0x10_0000, "MiB"),
-            0x4000_0000.. => (0x4000_0000_u64, "GiB"),
-        };
-        if self.0.is_multiple_of(unit) {
-            write!(f, "{} {name}", self.0 / unit)
-        } else {
-            write!(f, "{:.1} {name}", self.0 as f64 / unit as f64)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_told_in_units_that_people_read() {
-        assert_eq!(Bytes(1023).to_string(), "1023 bytes");
-        assert_eq!(Bytes(128 << 20).to_string(), "128 MiB");
-        assert_eq!(Bytes((128 << 20) + 65536).to_string(), "128.1 MiB");
-        assert_eq!(Bytes(1 << 32).to_string(), "4 GiB");
     }
 }

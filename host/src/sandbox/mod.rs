@@ -93,7 +93,7 @@ pub use self::error::{ComponentError, EngineError, Problem, Ungranted};
 #[cfg(feature = "compiler")]
 pub use self::facts::Facts;
 pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
-pub use self::limits::{Bytes, Limit, Limits, Refusal};
+pub use self::limits::{Limit, Limits, Refusal};
 pub use self::payload_check::Unchecked;
 pub use self::scratch::ScratchError;
 pub use self::services::Services;

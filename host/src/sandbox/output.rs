@@ -7,8 +7,7 @@ use serde::de::IgnoredAny;
 use super::crash::too_large;
 use super::failure;
 use super::limits::Limits;
-use crate::job::JSON;
-use crate::message::raw::is_json;
+use crate::media_type::{JSON, is_json};
 use crate::outcome::{Failure, Outcome, Output};
 use crate::text::one_line;
 

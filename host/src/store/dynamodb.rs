@@ -25,13 +25,11 @@ use super::{
 };
 use crate::{
     celery::{keys, meta::read_group},
+    config::DynamoDbUrl,
     dependency::Probe,
     job::JobKey,
-    text::{one_line, percent_decoded},
 };
 
-/// The table where the URL names none: Celery's.
-const TABLE: &str = "celery";
 /// How long to wait for a table that was made.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How many items are asked for at once.
@@ -64,30 +62,9 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 /// Results in a table of `DynamoDB`.
 #[derive(Debug)]
 pub struct DynamoResults {
-    place: Place,
+    place: DynamoDbUrl,
     keys: Keys,
     client: OnceCell<Client>,
-}
-
-/// What the URL says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    region: Option<String>,
-    endpoint: Option<String>,
-    credentials: Option<(String, Hidden)>,
-    table: String,
-    /// Seconds to keep items; `None` where they carry no time to live.
-    ttl: Option<u64>,
-}
-
-/// What no error shows.
-#[derive(Clone, PartialEq, Eq)]
-struct Hidden(String);
-
-impl std::fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("…")
-    }
 }
 
 impl DynamoResults {
@@ -96,7 +73,7 @@ impl DynamoResults {
     /// or an address means a `DynamoDB` that runs there, at that port. Credentials that it does not
     /// name are found as every AWS tool finds them. `Err` says what is wrong, without the URL.
     pub fn new(url: &str, keys: Keys) -> Result<Self, String> {
-        Ok(Self { place: parse(url)?, keys, client: OnceCell::new() })
+        Ok(Self { place: DynamoDbUrl::parse(url)?, keys, client: OnceCell::new() })
     }
 
     /// A key as Celery's `DynamoDB` backend has it: a Python byte string as it is printed.
@@ -118,7 +95,7 @@ impl DynamoResults {
     async fn client(&self) -> Result<&Client, StoreError> {
         self.client
             .get_or_try_init(async || {
-                let Place { region, endpoint, credentials, .. } = &self.place;
+                let DynamoDbUrl { region, endpoint, credentials, .. } = &self.place;
                 let timeouts = TimeoutConfig::builder()
                     .operation_timeout(CALL)
                     .operation_attempt_timeout(ATTEMPT)
@@ -131,8 +108,9 @@ impl DynamoResults {
                 if let Some(endpoint) = endpoint {
                     loader = loader.endpoint_url(endpoint);
                 }
-                if let Some((id, Hidden(secret))) = credentials {
-                    let given = Credentials::new(id, secret, None, None, "celery.result_backend");
+                if let Some((id, secret)) = credentials {
+                    let given =
+                        Credentials::new(id, &*secret.0, None, None, "celery.result_backend");
                     loader = loader.credentials_provider(given);
                 }
                 let found = loader.load().await;
@@ -316,62 +294,6 @@ fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Option<&str> {
     error.code()
 }
 
-fn parse(url: &str) -> Result<Place, String> {
-    const FORM: &str = "it is like dynamodb://REGION/TABLE or dynamodb://localhost:8000/TABLE";
-    let rest = url.strip_prefix("dynamodb://").ok_or(FORM)?;
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, table) = rest.split_once('/').unwrap_or((rest, ""));
-    let (credentials, host) = match authority.rsplit_once('@') {
-        Some((user, host)) => {
-            let (id, secret) = user.split_once(':').ok_or("it has an access key and no secret")?;
-            (Some((unescaped(id)?, Hidden(unescaped(secret)?))), host)
-        }
-        None => (None, authority),
-    };
-    let (host, port) = match host.rsplit_once(':') {
-        Some((host, port)) => {
-            let port: u16 = port.parse().map_err(|_| "its port is no number up to 65535")?;
-            (host, Some(port))
-        }
-        None => (host, None),
-    };
-    let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok();
-    let endpoint = local.then(|| format!("http://{host}:{}", port.unwrap_or(8000)));
-    let region = if local { Some("us-east-1") } else { Some(host).filter(|it| !it.is_empty()) };
-    let mut ttl = None;
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match name {
-            "ttl_seconds" => {
-                let seconds: i64 = value.parse().map_err(|_| "its ttl_seconds is no number")?;
-                ttl = u64::try_from(seconds).ok();
-            }
-            // How much of a table that is made by Celery; ours has a price by request.
-            "read" | "write" => {}
-            _ => {
-                return Err(format!(
-                    "its parameter `{}` is not understood; these are: ttl_seconds; and without \
-                     effect here: read, write",
-                    one_line(name, 60)
-                ));
-            }
-        }
-    }
-    Ok(Place {
-        region: region.map(str::to_owned),
-        endpoint,
-        credentials,
-        table: if table.is_empty() { TABLE.to_owned() } else { unescaped(table)? },
-        ttl,
-    })
-}
-
-/// Text with `%XX` read.
-fn unescaped(text: &str) -> Result<String, String> {
-    let wrong = "it has a `%` that stands before no two hexadecimal digits, or escapes no UTF-8";
-    percent_decoded(text).ok_or_else(|| wrong.to_owned())
-}
-
 #[async_trait]
 impl Probe for DynamoResults {
     /// Stores a value as results are stored, so that whatever would refuse those refuses this.
@@ -550,34 +472,5 @@ impl ResultStore for DynamoResults {
             keys.iter().take(1 + own).map(|tenant| self.revocation(*tenant, job.id)).collect();
         let found = try_join_all(keys.iter().map(|key| self.read(key))).await?;
         Ok(found.iter().any(Option::is_some))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_read_as_celery_reads_them() {
-        let place = parse("dynamodb://eu-west-1/results?read=5&ttl_seconds=60").unwrap();
-        assert_eq!((place.region.as_deref(), place.endpoint), (Some("eu-west-1"), None));
-        assert_eq!((place.table.as_str(), place.ttl), ("results", Some(60)));
-        let place = parse("dynamodb://a:b%2Fc@localhost:8123/").unwrap();
-        assert_eq!(place.endpoint.as_deref(), Some("http://localhost:8123"));
-        assert_eq!(place.credentials, Some(("a".to_owned(), Hidden("b/c".to_owned()))));
-        assert_eq!((place.table.as_str(), place.ttl), ("celery", None));
-        assert_eq!(parse("dynamodb://").unwrap().region, None);
-        assert_eq!(parse("dynamodb://r/?ttl_seconds=-1").unwrap().ttl, None);
-        for wrong in [
-            "redis://x",
-            "dynamodb://r/?tll_seconds=1",
-            "dynamodb://a@r/",
-            "dynamodb://r:x/",
-            "dynamodb://a:%zz@r/",
-        ] {
-            let reason = parse(wrong).unwrap_err();
-            assert!(!reason.contains(wrong), "{reason}");
-        }
-        assert!(!format!("{:?}", parse("dynamodb://key:secret@r/").unwrap()).contains("secret"));
     }
 }

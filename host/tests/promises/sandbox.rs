@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use lovage::job::{JSON, Job};
+use lovage::job::Job;
+use lovage::media_type::JSON;
 use lovage::outcome::{Failure, Outcome, Output};
 use lovage::sandbox::{Allocator, EngineOptions, Limits, Plan, Sandbox, Tail};
 

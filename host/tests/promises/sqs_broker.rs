@@ -10,7 +10,7 @@ use aws_sdk_sqs::{
 };
 use lovage::broker::{
     Broker, Disposal, Fault, Outgoing, Queue, Send, SendKind, Settlement, attribute,
-    sqs::{Left, SqsBroker, attributes::TYPES},
+    sqs::{Left, SqsBroker},
 };
 
 use crate::{
@@ -164,7 +164,7 @@ async fn attributes_keep_their_types_when_a_message_moves() {
     assert_eq!(message.attributes["n"], "42");
     assert_eq!(message.attributes["b"], "AP8=");
     assert_eq!(message.attributes["s"], "x");
-    assert!(message.attributes.contains_key(TYPES));
+    assert!(message.attributes.contains_key(attribute::TYPES));
 
     let moved =
         Outgoing { body: message.body, attributes: message.attributes, ..Outgoing::default() };

@@ -6,10 +6,8 @@ use std::{
 };
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use lovage::broker::{
-    Broker, BrokerError, Fault, Turn,
-    sqs::{SqsBroker, charset},
-};
+use lovage::broker::{Broker, BrokerError, Fault, Turn, sqs::SqsBroker};
+use lovage::sqs_charset::escape_json;
 
 use crate::support::{
     broker::outgoing,
@@ -159,7 +157,7 @@ async fn a_body_that_sqs_refuses_is_told_with_the_character_and_its_place() {
     let broker = SqsBroker::from_config(&ministack::config()).await.unwrap();
     let queue = broker.open(&url).await.unwrap();
     let json = serde_json::json!({ "a": "\u{ffff}" }).to_string();
-    let bodies = ["ok", "a\u{0}b", "", &json, &charset::escape_json(&json)];
+    let bodies = ["ok", "a\u{0}b", "", &json, &escape_json(&json)];
     let answers = broker.send(&queue, &bodies.map(|it| outgoing(it.to_owned()))).await;
     let taken: Vec<_> = answers.iter().map(Result::is_ok).collect();
     assert_eq!(taken, [true, false, false, false, true]);

@@ -11,12 +11,14 @@ use std::collections::{BTreeMap, HashMap};
 use aws_sdk_sqs::{primitives::Blob, types::MessageAttributeValue};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{charset, parcel::Refusal};
-use crate::broker::{Attributes, attribute};
-
-/// The attribute that holds the types of the others, as a JSON object from name to type. Never on
-/// the wire; absent where all are of type `String`.
-pub const TYPES: &str = "lovage-types";
+use super::parcel::Refusal;
+use crate::{
+    broker::{
+        Attributes,
+        attribute::{self, TYPES},
+    },
+    sqs_charset,
+};
 
 /// "A message can contain up to 10 metadata attributes" (SQS message quotas).
 pub(super) const MAX_ATTRIBUTES: usize = 10;
@@ -72,7 +74,7 @@ pub(super) fn pack(attributes: &mut Attributes) {
         }
     }
     let json = serde_json::to_string(&held).unwrap_or_default();
-    attributes.insert(PACKED.to_owned(), charset::escape_json(&json).into_owned());
+    attributes.insert(PACKED.to_owned(), sqs_charset::escape_json(&json).into_owned());
 }
 
 /// What [`pack`] put into one attribute; nothing where it was not written by it.
@@ -150,7 +152,7 @@ pub(super) fn to_wire(
             let length = value.len();
             (builder.binary_value(Blob::new(value)).build(), length)
         } else {
-            if let Some((offset, character)) = charset::first_refused(value) {
+            if let Some((offset, character)) = sqs_charset::first_refused(value) {
                 return Err(Refusal::invalid(format!(
                     "attribute {name:?} has U+{:04X} at byte {offset}, which SQS does not take",
                     u32::from(character)
@@ -193,7 +195,7 @@ fn is_type(text: &str) -> bool {
     let (base, _label) = text.split_once('.').unwrap_or((text, ""));
     text.len() <= 256
         && matches!(base, "String" | "Number" | "Binary")
-        && charset::first_refused(text).is_none()
+        && sqs_charset::first_refused(text).is_none()
 }
 
 #[cfg(test)]

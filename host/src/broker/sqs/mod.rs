@@ -7,8 +7,8 @@
 //!   `sqs:GetQueueUrl`, `sqs:ReceiveMessage`, `sqs:ChangeMessageVisibility`, `sqs:DeleteMessage` on
 //!   the queues worked on, `sqs:SendMessage` on those sent to. `sqs:GetQueueAttributes` helps, and
 //!   `sqs:SendMessage` on the own queue is needed for long or free waits ([`settle`](Broker::settle)).
-//! - **Text.** Bodies are UTF-8 in the characters that [`charset`] tells. Others are refused, with
-//!   the place; [`charset::escape_json`] makes any JSON acceptable.
+//! - **Text.** Bodies are UTF-8 in the characters that [`sqs_charset`](crate::sqs_charset) tells. Others are refused, with
+//!   the place; [`escape_json`](crate::sqs_charset::escape_json) makes any JSON acceptable.
 //! - **Attempts.** SQS counts receives. A delivery that spends no attempt is therefore given back
 //!   as a copy, where it can be: the head of `settle.rs` tells when. One that is given back at once,
 //!   this process remembers, and takes it off the count of the next one.
@@ -30,7 +30,6 @@ mod address;
 pub mod attributes;
 mod batch;
 mod change;
-pub mod charset;
 mod connect;
 mod doing;
 mod fault;

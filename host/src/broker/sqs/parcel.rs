@@ -9,10 +9,11 @@ use aws_sdk_sqs::types::{
 };
 use jiff::Timestamp;
 
-use super::{attributes, batch::MAX_BYTES, charset};
+use super::{attributes, batch::MAX_BYTES};
 use crate::{
     broker::{Attributes, Deferral, Fault, Outgoing, attribute},
     group_id::identifier,
+    sqs_charset,
 };
 
 /// The longest delay that SQS takes: "valid values: 0 to 900" (SQS API reference, `SendMessage`).
@@ -109,7 +110,7 @@ fn check_body(body: &[u8]) -> Result<&str, Refusal> {
             error.valid_up_to()
         ))
     })?;
-    match charset::first_refused(text) {
+    match sqs_charset::first_refused(text) {
         None => Ok(text),
         Some((offset, character)) => Err(Refusal::invalid(format!(
             "its body has U+{:04X} at byte {offset}, a character that SQS does not take; escape or \
@@ -148,7 +149,7 @@ pub(super) fn put_deferral(
     let json =
         serde_json::to_string(deferral).map_err(|error| Refusal::invalid(error.to_string()))?;
     // The id may have come from a hostile sender, by way of an earlier copy.
-    let json = charset::escape_json(&json).into_owned();
+    let json = sqs_charset::escape_json(&json).into_owned();
     attributes.insert(attribute::DEFERRED.to_owned(), json);
     Ok(())
 }
@@ -158,7 +159,7 @@ pub(super) fn put_deferral(
 /// size of a message").
 fn trace_header(message: &Outgoing) -> Option<MessageSystemAttributeValue> {
     let header = message.trace_header.as_deref()?;
-    if header.is_empty() || charset::first_refused(header).is_some() {
+    if header.is_empty() || sqs_charset::first_refused(header).is_some() {
         return None;
     }
     MessageSystemAttributeValue::builder().data_type("String").string_value(header).build().ok()

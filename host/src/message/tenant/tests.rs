@@ -38,7 +38,7 @@ fn believing(from: &[TenantSource], queue: Option<&str>) -> Defaults {
 
 fn tenant(message: &Message, defaults: &Defaults) -> Result<String, String> {
     match decode(message, defaults) {
-        Ok(job) => Ok(job.tenant),
+        Ok(job) => Ok(job.tenant.clone()),
         Err(malformed) => {
             assert_eq!(malformed.kind, MISMATCH, "{malformed}");
             Err(malformed.reason)

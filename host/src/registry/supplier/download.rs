@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Url, remote};
+use super::{ComponentUrl, remote};
 use crate::registry::RegistryError;
 
 /// How long a listing may take in all.
@@ -14,7 +14,7 @@ pub(super) const FETCH: Duration = Duration::from_mins(5);
 
 /// Ends what takes longer than it may.
 pub(super) fn within<'a, T>(
-    url: &'a Url,
+    url: &'a ComponentUrl,
     time: Duration,
     download: impl Future<Output = Result<T, RegistryError>> + Send + 'a,
 ) -> impl Future<Output = Result<T, RegistryError>> + Send + 'a
@@ -38,7 +38,7 @@ mod web {
 
     use reqwest::{Client, Response};
 
-    use super::super::{Url, remote};
+    use super::super::{ComponentUrl, remote};
     use crate::registry::RegistryError;
 
     /// How long it may take until somebody answers.
@@ -54,7 +54,7 @@ mod web {
 
     /// The whole body of an answer, if it has no more bytes than it may.
     pub(in crate::registry::supplier) async fn read(
-        url: &Url,
+        url: &ComponentUrl,
         mut answer: Response,
         most: u64,
     ) -> Result<Vec<u8>, RegistryError> {

@@ -3,21 +3,21 @@
 use async_trait::async_trait;
 
 use super::download::{self, FETCH, within};
-use super::{Fetched, Offer, SIGNATURE_BYTES, SIGNATURES, Supplier, Url, remote};
+use super::{ComponentUrl, Fetched, Offer, SIGNATURE_BYTES, SIGNATURES, Supplier, remote};
 use crate::registry::RegistryError;
 use crate::sandbox::{Sandbox, digest};
 
 /// A URL and a digest.
 #[derive(Debug)]
 pub(in crate::registry) struct Https {
-    url: Url,
+    url: ComponentUrl,
     address: String,
     digest: String,
 }
 
 impl Https {
     /// From the parts of `https://HOST/PATH#sha256:DIGEST`.
-    pub(in crate::registry) fn new(url: Url, address: &str, digest: &str) -> Self {
+    pub(in crate::registry) fn new(url: ComponentUrl, address: &str, digest: &str) -> Self {
         Self { url, address: address.to_owned(), digest: digest.to_owned() }
     }
 

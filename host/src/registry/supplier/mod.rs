@@ -9,7 +9,6 @@ mod oci;
 #[cfg(feature = "remote")]
 mod oci_pull;
 mod s3;
-mod url;
 
 use std::fmt::Debug;
 
@@ -20,8 +19,8 @@ pub(super) use self::directory::{Directory, bundles};
 #[cfg(feature = "remote")]
 pub use self::oci::push;
 pub(super) use self::s3::{Object, S3};
-pub use self::url::Url;
 use super::RegistryError;
+pub use crate::config::ComponentUrl;
 use crate::sandbox::Sandbox;
 
 /// The ending of the file of signatures, beside that of the component.
@@ -74,27 +73,29 @@ pub(super) trait Supplier: Debug + Send + Sync {
 }
 
 /// The supplier of an address.
-pub(super) fn of(url: &Url) -> Result<Box<dyn Supplier>, RegistryError> {
+pub(super) fn of(url: &ComponentUrl) -> Result<Box<dyn Supplier>, RegistryError> {
     Ok(match url {
-        Url::S3 { bucket, prefix } => Box::new(S3::new(url.clone(), bucket, prefix)),
+        ComponentUrl::S3 { bucket, prefix } => Box::new(S3::new(url.clone(), bucket, prefix)),
         #[cfg(feature = "remote")]
-        Url::Oci { reference } => Box::new(oci::Oci::new(url.clone(), reference)?),
+        ComponentUrl::Oci { reference } => Box::new(oci::Oci::new(url.clone(), reference)?),
         #[cfg(feature = "remote")]
-        Url::Https { address, digest } => Box::new(https::Https::new(url.clone(), address, digest)),
+        ComponentUrl::Https { address, digest } => {
+            Box::new(https::Https::new(url.clone(), address, digest))
+        }
         #[allow(unreachable_patterns, reason = "not in a build that has them all")]
         _ => return Err(remote(url, "this build fetches nothing from there".to_owned())),
     })
 }
 
 /// The one supplier that has what was compiled, too.
-pub(super) fn s3(url: &Url) -> Result<S3, RegistryError> {
+pub(super) fn s3(url: &ComponentUrl) -> Result<S3, RegistryError> {
     match url {
-        Url::S3 { bucket, prefix } => Ok(S3::new(url.clone(), bucket, prefix)),
+        ComponentUrl::S3 { bucket, prefix } => Ok(S3::new(url.clone(), bucket, prefix)),
         _ => Err(remote(url, "precompiled code is taken from s3:// alone".to_owned())),
     }
 }
 
 /// What a place that is not on this machine has to say.
-pub(super) fn remote(url: &Url, why: String) -> RegistryError {
+pub(super) fn remote(url: &ComponentUrl, why: String) -> RegistryError {
     RegistryError::Remote { place: url.to_string(), why }
 }

@@ -15,7 +15,7 @@ use oci_client::{Client, Reference};
 
 use super::download::{FETCH, LISTING, within};
 use super::oci_pull::Repository;
-use super::{Fetched, Offer, Supplier, Url, remote};
+use super::{ComponentUrl, Fetched, Offer, Supplier, remote};
 use crate::registry::RegistryError;
 use crate::sandbox::Sandbox;
 
@@ -30,7 +30,7 @@ const CONFIG: &str = "application/vnd.wasm.config.v0+json";
 
 /// A reference such as `ghcr.io/team/resize:1`.
 pub(in crate::registry) struct Oci {
-    url: Url,
+    url: ComponentUrl,
     repository: Repository,
 }
 
@@ -42,7 +42,10 @@ impl std::fmt::Debug for Oci {
 
 impl Oci {
     /// From the parts of `oci://REFERENCE`.
-    pub(in crate::registry) fn new(url: Url, reference: &str) -> Result<Self, RegistryError> {
+    pub(in crate::registry) fn new(
+        url: ComponentUrl,
+        reference: &str,
+    ) -> Result<Self, RegistryError> {
         let reference: Reference =
             reference.parse().map_err(|error| remote(&url, format!("{error}")))?;
         let is_local = is_local(&reference);
@@ -113,7 +116,7 @@ pub async fn push(
     imports: &[String],
     exports: &[String],
 ) -> Result<String, RegistryError> {
-    let url = Url::Oci { reference: reference.to_owned() };
+    let url = ComponentUrl::Oci { reference: reference.to_owned() };
     let failed = |error: &(dyn std::error::Error + 'static)| {
         remote(&url, crate::events::Chain(error).to_string())
     };

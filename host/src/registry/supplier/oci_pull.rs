@@ -12,7 +12,7 @@ use reqwest::{Client, Method, Response, StatusCode};
 use serde::Deserialize;
 
 use super::download;
-use super::{Url, remote};
+use super::{ComponentUrl, remote};
 use crate::registry::RegistryError;
 use crate::sandbox::digest;
 use crate::text::one_line;
@@ -80,7 +80,7 @@ enum Credentials {
 
 /// A repository of a registry.
 pub(super) struct Repository {
-    url: Url,
+    url: ComponentUrl,
     reference: Reference,
     /// Its address, without a slash at its end.
     base: String,
@@ -92,7 +92,7 @@ pub(super) struct Repository {
 impl Repository {
     /// That of a reference; over TLS, but for one on this very machine.
     pub(super) fn new(
-        url: Url,
+        url: ComponentUrl,
         reference: Reference,
         is_local: bool,
     ) -> Result<Self, RegistryError> {

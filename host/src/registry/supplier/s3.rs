@@ -10,7 +10,7 @@ use aws_sdk_s3::error::DisplayErrorContext;
 use tokio::sync::OnceCell;
 
 use super::download::{FETCH, LISTING, within};
-use super::{Fetched, Offer, SIGNATURE_BYTES, SIGNATURES, Supplier, Url, remote};
+use super::{ComponentUrl, Fetched, Offer, SIGNATURE_BYTES, SIGNATURES, Supplier, remote};
 use crate::bounded_body::BoundedBody;
 use crate::registry::RegistryError;
 use crate::sandbox::Sandbox;
@@ -25,7 +25,7 @@ const OBJECTS: usize = 100_000;
 /// A bucket and a prefix.
 #[derive(Debug)]
 pub(in crate::registry) struct S3 {
-    url: Url,
+    url: ComponentUrl,
     bucket: String,
     prefix: String,
     client: OnceCell<Client>,
@@ -33,14 +33,14 @@ pub(in crate::registry) struct S3 {
 
 impl S3 {
     /// From the parts of `s3://BUCKET/PREFIX`.
-    pub(in crate::registry) fn new(url: Url, bucket: &str, prefix: &str) -> Self {
+    pub(in crate::registry) fn new(url: ComponentUrl, bucket: &str, prefix: &str) -> Self {
         let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
         Self { url, bucket, prefix, client: OnceCell::new() }
     }
 
     /// The whole of a bucket, by a client that is made already.
     #[cfg(test)]
-    pub(super) fn of_client(url: Url, bucket: &str, client: Client) -> Self {
+    pub(super) fn of_client(url: ComponentUrl, bucket: &str, client: Client) -> Self {
         Self { client: OnceCell::from(client), ..Self::new(url, bucket, "") }
     }
 
@@ -65,7 +65,7 @@ impl S3 {
     }
 
     /// The address, as it is configured.
-    pub(in crate::registry) fn url(&self) -> &Url {
+    pub(in crate::registry) fn url(&self) -> &ComponentUrl {
         &self.url
     }
 

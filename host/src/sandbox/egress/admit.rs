@@ -6,8 +6,8 @@ use wasmtime_wasi_http::{RequestOptions, WasiBody};
 use super::Attempt;
 use super::fault::{Code, Fault};
 use super::placeholders::{Found, Placeholders};
+use crate::byte_size::ByteSize;
 use crate::policy::Destination;
-use crate::sandbox::limits::Bytes;
 
 /// A request that a rule allows.
 pub(super) struct Admitted {
@@ -57,7 +57,7 @@ pub(super) fn admit(
         let allowed = attempt.limits.http_bytes;
         let why = format!(
             "the requests of the attempt have more than {} together (`http_bytes` raises it)",
-            Bytes(allowed)
+            ByteSize(allowed)
         );
         return Err(Fault::new(Code::RequestSize(allowed), why).of_request_to(&to.to_string()));
     }

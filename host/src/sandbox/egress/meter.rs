@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Attempt;
 use super::connection::Current;
 use super::fault::{Code, Fault};
-use crate::sandbox::limits::Bytes;
+use crate::byte_size::ByteSize;
 
 /// Bytes of all the requests and responses of an attempt.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl<S> Metered<S> {
         let allowed = self.attempt.traffic.allowed;
         let why = format!(
             "the {what} of the attempt have more than {} together (`http_bytes` raises it)",
-            Bytes(allowed)
+            ByteSize(allowed)
         );
         if let Some(exchange) = &self.exchange.borrow().1 {
             exchange.fail(Fault::new(code(allowed), why));

@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use self::document::{Document, Kind, Unread};
 use self::machine::{Fault, Machine, State};
 use self::schema::{Draft, Not, Program};
-use super::limits::Bytes;
 use super::typed::INVALID_PAYLOAD;
+use crate::byte_size::ByteSize;
 use crate::outcome::Failure;
 use crate::text::one_line;
 
@@ -78,7 +78,7 @@ impl PayloadCheck {
     pub fn of(text: &str, patterns: &mut usize) -> Result<Self, String> {
         if text.len() > MAX_SCHEMA_BYTES {
             is_schema(text)?;
-            let (size, most) = (Bytes(text.len() as u64), Bytes(MAX_SCHEMA_BYTES as u64));
+            let (size, most) = (ByteSize(text.len() as u64), ByteSize(MAX_SCHEMA_BYTES as u64));
             return Ok(Self::Unchecked(format!("it has {size}, and {most} are checked at most")));
         }
         let schema = parse(text)?;
@@ -186,7 +186,7 @@ fn over_memory(max: u64) -> Failure {
     refused(format!(
         "to check the payload by the task's input schema takes more than the {} of memory that the \
          attempt may use (`memory_bytes` raises it, `check_payload = false` turns the check off)",
-        Bytes(max)
+        ByteSize(max)
     ))
 }
 

@@ -31,8 +31,8 @@ use super::failure::DETAIL_BYTES;
 use super::limits::Limits;
 use super::spec::TaskSpec;
 use super::state::State;
-use crate::job::{JSON, Job};
-use crate::message::raw::is_json;
+use crate::job::Job;
+use crate::media_type::{JSON, is_json};
 use crate::outcome::{Failure, Outcome, Output};
 use crate::text::one_line;
 

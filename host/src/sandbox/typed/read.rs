@@ -72,7 +72,7 @@ impl fmt::Display for Refused {
                 f,
                 "the payload's values take more than the {} of memory that the attempt may use \
                  (`memory_bytes` raises it)",
-                crate::sandbox::limits::Bytes(*allowed)
+                crate::byte_size::ByteSize(*allowed)
             ),
             Self::Stopped => f.write_str("the attempt ended while its payload was read"),
         }

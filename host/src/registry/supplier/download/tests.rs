@@ -44,8 +44,8 @@ fn drips(stream: &mut TcpStream) {
     }
 }
 
-fn url() -> Url {
-    Url::parse("oci://127.0.0.1/team/task:1").unwrap()
+fn url() -> ComponentUrl {
+    ComponentUrl::parse("oci://127.0.0.1/team/task:1").unwrap()
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn a_listing_without_end_is_given_up() {
             .allow_no_auth()
             .retry_config(aws_sdk_s3::config::retry::RetryConfig::disabled())
             .build();
-        let url = Url::parse("s3://bucket/").unwrap();
+        let url = ComponentUrl::parse("s3://bucket/").unwrap();
         let s3 = S3::of_client(url, "bucket", aws_sdk_s3::Client::from_conf(config));
         let error = s3.objects().await.unwrap_err().to_string();
         assert!(error.contains(why), "{error}");

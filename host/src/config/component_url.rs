@@ -6,7 +6,7 @@ use crate::text::one_line;
 
 /// Where components are fetched from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Url {
+pub enum ComponentUrl {
     /// `s3://BUCKET/PREFIX`: all `.wasm` objects whose key begins so.
     S3 {
         /// The bucket.
@@ -28,7 +28,7 @@ pub enum Url {
     },
 }
 
-impl Url {
+impl ComponentUrl {
     /// Reads one; or says what it has to look like.
     pub fn parse(text: &str) -> Result<Self, String> {
         let shown = one_line(text, 300);
@@ -73,7 +73,7 @@ impl Url {
 }
 
 /// As it is told and remembered: without a query, which may hold a secret.
-impl fmt::Display for Url {
+impl fmt::Display for ComponentUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
@@ -99,7 +99,7 @@ mod tests {
             (&format!("https://x.org/a.wasm?token=1#sha256:{hash}"), "https://x.org/a.wasm"),
             (&format!("http://127.0.0.1:8/a.wasm#sha256:{hash}"), "http://127.0.0.1:8/a.wasm"),
         ] {
-            assert_eq!(Url::parse(text).unwrap().to_string(), shown);
+            assert_eq!(ComponentUrl::parse(text).unwrap().to_string(), shown);
         }
         for (text, why) in [
             ("s3:///x", "has no bucket"),
@@ -110,7 +110,7 @@ mod tests {
             ("ftp://x.org/a.wasm", "is no address"),
             ("tasks/a.wasm", "is no address"),
         ] {
-            let error = Url::parse(text).unwrap_err();
+            let error = ComponentUrl::parse(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
         }
     }
