@@ -4,65 +4,43 @@
 //! [`sandbox`] runs the job to an [`outcome`], and a result is published before the message is
 //! deleted. `docs/design.md` tells the whole way and why it is so.
 
-pub mod abandon;
-pub mod aws;
-pub mod backtraces;
-mod bounded_body;
-pub mod broker;
-pub mod byte_size;
-pub mod celery;
-#[cfg(feature = "cli")]
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod connect;
-pub mod dependency;
-pub mod dispatch;
-pub mod events;
-pub mod fair;
-mod flushes;
-pub mod follow_on;
-pub mod format;
+#![forbid(unsafe_code)]
+
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-pub mod group_id;
-pub mod health;
-pub mod http;
+
+pub use lovage_aws as aws;
+pub use lovage_celery as celery;
+#[cfg(feature = "cli")]
+pub use lovage_cli as cli;
+#[cfg(feature = "cli")]
+pub use lovage_cli::http;
+pub use lovage_config as config;
+pub use lovage_connect as connect;
+pub use lovage_core::{
+    byte_size, clock, dependency, events, fair, follow_on, format, group_id, job, media_type,
+    outcome, phase, quiet, result, retry, sqs_charset, tenant_source, text, usage, wanted,
+};
+pub use lovage_lambda as lambda;
+pub use lovage_lambda::dispatch;
+pub use lovage_platform::{backtraces, time_slice};
+pub use lovage_policy as policy;
+pub use lovage_registry as registry;
+pub use lovage_registry::signature;
 #[cfg(feature = "isolation")]
-pub mod isolation;
-pub mod job;
-pub mod keyvalue;
-pub mod lambda;
-pub mod lease;
-pub mod load;
-pub mod media_type;
-pub mod message;
-pub mod outcome;
-mod paced_write;
-pub mod phase;
-pub mod pipeline;
-pub mod policy;
-pub mod publish;
-pub mod publish_gate;
-pub mod quiet;
-pub mod redis_client;
-pub mod registry;
-pub mod result;
-pub mod retry;
-pub mod routes;
-pub mod sandbox;
-pub mod secrets;
-pub mod settings;
-pub mod settle;
-pub mod signature;
-pub mod sqs_charset;
-pub mod store;
-pub mod supervise;
-pub mod telemetry;
-pub mod tenancy;
-pub mod tenant_source;
-pub mod text;
-mod time_slice;
-pub mod usage;
-pub mod wanted;
-pub mod worker;
+pub use lovage_runtime::isolation;
+pub use lovage_runtime::{
+    abandon, lease, load, message, pipeline, publish, publish_gate, routes, settings, settle,
+    supervise, telemetry, tenancy, worker,
+};
+pub use lovage_sandbox as sandbox;
+pub use lovage_sandbox::health;
+pub use lovage_services::{keyvalue, redis_client, secrets, store};
+
+/// Where messages come from and results go to: one trait, two brokers.
+pub mod broker {
+    #[cfg(feature = "local")]
+    pub use lovage_broker_local as local;
+    pub use lovage_broker_sqs as sqs;
+    pub use lovage_core::broker::*;
+}

@@ -40,7 +40,7 @@ pub fn load_options() -> lovage::registry::LoadOptions {
     let config = lovage::config::Config::parse(ANY, "any").unwrap();
     lovage::registry::LoadOptions {
         cache: Some(cache().clone()),
-        policies: Arc::new(lovage::policy::Policies::new(Arc::new(config))),
+        policies: Arc::new(lovage::policy::Policies::new(&config)),
         ..lovage::registry::LoadOptions::default()
     }
 }

@@ -7,7 +7,7 @@ use lovage_task::{TaskError, Value, json, task};
 #[allow(missing_docs, unsafe_code, clippy::pedantic, reason = "generated code")]
 mod bindings {
     wit_bindgen::generate!({
-        path: "../../../host/wit/keyvalue-draft",
+        path: "../../../host/crates/sandbox/wit/keyvalue-draft",
         world: "imports",
         generate_all,
     });

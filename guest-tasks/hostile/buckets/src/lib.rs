@@ -9,7 +9,7 @@ use serde::Deserialize;
 #[allow(missing_docs, unsafe_code, clippy::pedantic, reason = "generated code")]
 mod bindings {
     wit_bindgen::generate!({
-        path: "../../../host/wit/keyvalue-draft2",
+        path: "../../../host/crates/sandbox/wit/keyvalue-draft2",
         world: "imports",
         generate_all,
     });

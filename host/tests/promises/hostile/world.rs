@@ -77,7 +77,7 @@ impl World {
         let settings = self.fill(&format!("{settings}\n{SETTINGS}"));
         let config = Config::parse(&settings, "fixture").unwrap();
         config.validate("fixture").unwrap();
-        Policies::new(Arc::new(config))
+        Policies::new(&config)
     }
 
     /// All is as it was: nothing of others was changed, asked or left behind.

@@ -34,7 +34,7 @@ impl Stage {
         let options = EngineOptions { slots: 4, ..EngineOptions::default() };
         let sandbox = Sandbox::with(options, services).unwrap();
         let guest = load(&sandbox, guest).await;
-        let policies = Policies::new(Arc::new(config(dir.path(), settings)));
+        let policies = Policies::new(&config(dir.path(), settings));
         Self { sandbox, guest, policies, task, _dir: dir }
     }
 
@@ -258,7 +258,7 @@ async fn a_host_without_a_store_says_so() {
     let sandbox = crate::guests::sandbox();
     let guest = load(&sandbox, "hostile/buckets").await;
     let dir = tempfile::tempdir().unwrap();
-    let policies = Policies::new(Arc::new(config(dir.path(), GRANTED)));
+    let policies = Policies::new(&config(dir.path(), GRANTED));
     let plan = Plan { grants: policies.of("buckets", ""), ..Plan::default() };
     let job = Job::new("j", "buckets", json!([{"open": "cache"}, {"get": "k"}]).to_string());
     let done = value(sandbox.run(&guest, job, &plan).await);

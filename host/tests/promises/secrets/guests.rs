@@ -36,7 +36,7 @@ impl Stage {
         let options = EngineOptions { slots: 4, ..EngineOptions::default() };
         let sandbox = Sandbox::with(options, services).unwrap();
         let guest = load(&sandbox, guest).await;
-        Self { sandbox, guest, policies: Policies::new(Arc::new(config)), dir }
+        Self { sandbox, guest, policies: Policies::new(&config), dir }
     }
 
     async fn run(&self, task: &str, tenant: &str, payload: Value) -> Report {
