@@ -58,7 +58,13 @@ struct Misuse(String);
 
 /// Runs background tasks that are WebAssembly components.
 #[derive(Debug, Parser)]
-#[command(name = "lovage", version, about, arg_required_else_help = true, propagate_version = true)]
+#[command(
+    name = "lovage",
+    version,
+    about = "A task runtime whose tasks are WebAssembly components",
+    arg_required_else_help = true,
+    propagate_version = true
+)]
 #[command(
     after_help = "Make a task of your own, in Rust, Python, JavaScript, TypeScript, C, Go, Zig or \
     AssemblyScript:\n  \

@@ -130,6 +130,7 @@ impl Registry {
     }
 
     /// After how long something is to be tried again, at the earliest.
+    #[cfg(feature = "watch")]
     pub(super) fn next_retry(&self) -> Option<Duration> {
         let until = |seen: &Seen| match seen.state {
             State::Failed { until, .. } => Some(until),

@@ -207,7 +207,7 @@ impl Sandbox {
     /// Refuses: this build has no compiler.
     #[cfg(not(feature = "compiler"))]
     #[allow(clippy::unused_self, reason = "as it is in builds with a compiler")]
-    pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Component, Problem> {
+    pub fn compile(&self, wasm: &[u8]) -> Result<Component, Problem> {
         Err(Kind::of(wasm).problem().unwrap_or(Problem::NoCompiler))
     }
 

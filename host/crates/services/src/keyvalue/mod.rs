@@ -233,18 +233,17 @@ impl KeyValue {
             max_value_bytes: config.max_value_bytes,
         };
         let timeout = Duration::from_millis(config.timeout_ms.get());
-        let mut dependency = None;
-        let (store, kind): (Arc<dyn Store>, _) = match config.kind {
+        let (store, kind, dependency): (Arc<dyn Store>, _, _) = match config.kind {
             lovage_config::KeyValueKind::Redis => {
                 let url = config.url.as_deref().unwrap_or_default();
                 let store = redis::RedisStore::new(url, &config.prefix, quotas, timeout)?;
                 let store = Arc::new(store);
-                dependency = Some(Dependency::new("keyvalue", store.clone()));
-                (store, "redis")
+                let dependency = Dependency::new("keyvalue", store.clone());
+                (store, "redis", Some(dependency))
             }
             #[cfg(feature = "local")]
             lovage_config::KeyValueKind::Local => {
-                (Arc::new(local::LocalStore::new(&config.path, quotas, timeout)), "local")
+                (Arc::new(local::LocalStore::new(&config.path, quotas, timeout)), "local", None)
             }
             #[cfg(not(feature = "local"))]
             lovage_config::KeyValueKind::Local => {
