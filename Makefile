@@ -42,13 +42,13 @@ test-host: guests ## The host's tests, end to end against the local AWS included
 	# More threads than cores: end-to-end tests mostly wait.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-12} $(CARGO) test --workspace -- --skip hostile:: --skip cpu:: --skip languages:: --skip hot_swap::a_hundred
 	# Those that look at time, memory and CPU want the machine for themselves.
-	RUST_TEST_THREADS=1 $(CARGO) test -p lovage --lib --test promises -- hostile:: cpu:: hot_swap::a_hundred
+	RUST_TEST_THREADS=1 $(CARGO) test --workspace --lib --test promises -- hostile:: cpu:: hot_swap::a_hundred
 
 .PHONY: test-languages
 # Two at once: they compile most of the time.
 test-languages: test-host ## A task in each language, from nothing, by the commands of docs/languages.md
 	host/tests/languages-setup.sh
-	RUST_TEST_THREADS=2 $(CARGO) test -p lovage --test promises -- languages::
+	RUST_TEST_THREADS=2 $(CARGO) test --workspace --test promises -- languages::
 
 .PHONY: test-demo
 # With the program that the tests have built: `make demo` would build it again, since the tests'
@@ -66,7 +66,7 @@ fuzz: guests ## Fuzz for long: FUZZ_SECONDS each decoder with libFuzzer, then 20
 	cd host/fuzz && for target in $(FUZZ_TARGETS); do \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir . -s none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
-	LOVAGE_GENERATED=20000 $(CARGO) test -p lovage --test promises hostile::generated -- --nocapture
+	LOVAGE_GENERATED=20000 $(CARGO) test --workspace --test promises hostile::generated -- --nocapture
 
 .PHONY: test-guests
 test-guests: ## The guest tasks' own tests

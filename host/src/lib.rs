@@ -6,6 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+mod host;
+
+pub use host::{Host, HostBuilder, HostError};
+pub use lovage_runtime::worker::Stop;
+
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 

@@ -32,6 +32,7 @@ mod determinism;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
 mod dev;
 #[cfg(feature = "compiler")]
+mod examples;
 mod guest_logs;
 #[cfg(feature = "compiler")]
 mod guests;

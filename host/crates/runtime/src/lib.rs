@@ -14,6 +14,7 @@ pub mod pipeline;
 pub mod publish;
 pub mod publish_gate;
 pub mod routes;
+pub mod service;
 pub mod settings;
 pub mod settle;
 pub mod supervise;

@@ -12,7 +12,7 @@ use lovage_registry::{
     Registry,
     signature::{Key, Signatures, WARN_BEFORE},
 };
-use lovage_sandbox::{Allocator, EngineOptions, Limits, Network, Sandbox, Services};
+use lovage_sandbox::{Allocator, EngineOptions, HostInterface, Limits, Network, Sandbox, Services};
 use lovage_services::{keyvalue::KeyValue, secrets::Secrets};
 
 /// What it takes to run jobs.
@@ -37,6 +37,7 @@ fn services(config: &Config) -> anyhow::Result<Services> {
         secrets: Secrets::new(&config.secrets),
         keyvalue: keyvalue.map_err(anyhow::Error::msg)?,
         network: Network::default(),
+        interfaces: Vec::new(),
     })
 }
 
@@ -97,7 +98,16 @@ fn sandbox_with(config: &Config, slots: usize, services: Services) -> anyhow::Re
 /// Loads all components that the configuration names. Their versions are kept in `history`, where
 /// there is one.
 pub async fn host(config: &Config, history: Option<History>) -> anyhow::Result<Host> {
-    let services = services(config)?;
+    host_with(config, history, Vec::new()).await
+}
+
+/// The same, with interfaces that the embedding program serves to guests.
+pub async fn host_with(
+    config: &Config,
+    history: Option<History>,
+    interfaces: Vec<HostInterface>,
+) -> anyhow::Result<Host> {
+    let services = Services { interfaces, ..services(config)? };
     if let Some(keyvalue) = &services.keyvalue {
         // Better now than at the first job.
         keyvalue.store().prepare().await?;

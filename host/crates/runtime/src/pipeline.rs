@@ -265,6 +265,15 @@ impl Pipeline {
         self
     }
 
+    /// The pipeline with another result store than the one that the configuration names.
+    #[must_use]
+    pub fn with_result_store(mut self, store: Arc<dyn ResultStore>) -> Self {
+        let (store, health) = Guarded::new(store);
+        self.store = Some(store);
+        self.store_health = Some(health);
+        self
+    }
+
     /// The health of the host that attempts run on.
     pub fn health(&self) -> &Health {
         &self.health

@@ -222,7 +222,10 @@ impl Sandbox {
     ) -> Result<LoadedComponent, ComponentError> {
         let problem = |problem: Problem| problem.of(&source.file);
         let handler = Handler::probe(component.engine(), &component).map_err(problem)?;
-        let imports = imports_of(&component);
+        let mut imports = imports_of(&component);
+        for import in &mut imports {
+            import.offered |= self.serves_interface(&import.name);
+        }
         let missing: Vec<String> = imports
             .iter()
             .filter(|import| !import.offered)

@@ -7,6 +7,7 @@ use wasmtime::component::Linker;
 
 use super::engine::{Allocator, EngineOptions, Mode};
 use super::error::EngineError;
+use super::host_interface::HostInterface;
 use super::state::{self, State};
 use super::ticker::Ticker;
 
@@ -19,9 +20,16 @@ pub(super) struct Kit {
 }
 
 impl Kit {
-    fn new(options: &EngineOptions, mode: Mode) -> Result<Self, EngineError> {
+    fn new(
+        options: &EngineOptions,
+        interfaces: &[HostInterface],
+        mode: Mode,
+    ) -> Result<Self, EngineError> {
         let (engine, allocator) = options.build(mode)?;
-        let linker = state::linker(&engine, mode);
+        let linker = state::linker(&engine, mode).and_then(|mut linker| {
+            interfaces.iter().try_for_each(|it| it.add_to_linker(&mut linker))?;
+            Ok(linker)
+        });
         let linker = linker.map_err(|error| EngineError::Wasi(format!("{error:#}")))?;
         let ticker = Ticker::start(&engine, options.tick)?;
         Ok(Self { engine, linker, ticker, allocator })
@@ -36,8 +44,12 @@ pub(super) struct Kits {
 }
 
 impl Kits {
-    pub(super) fn new(options: &EngineOptions) -> Result<Self, EngineError> {
-        Ok(Self { plain: Kit::new(options, Mode::Plain)?, concurrent: OnceLock::new() })
+    pub(super) fn new(
+        options: &EngineOptions,
+        interfaces: &[HostInterface],
+    ) -> Result<Self, EngineError> {
+        let plain = Kit::new(options, interfaces, Mode::Plain)?;
+        Ok(Self { plain, concurrent: OnceLock::new() })
     }
 
     /// That of most components.
@@ -46,11 +58,17 @@ impl Kits {
     }
 
     /// That of components of a mode. The error says why there is none.
-    pub(super) fn of(&self, mode: Mode, options: &EngineOptions) -> Result<&Kit, String> {
+    pub(super) fn of(
+        &self,
+        mode: Mode,
+        options: &EngineOptions,
+        interfaces: &[HostInterface],
+    ) -> Result<&Kit, String> {
         match mode {
             Mode::Plain => Ok(&self.plain),
             Mode::Concurrent => {
-                let make = || Kit::new(options, mode).map_err(|error| error.to_string());
+                let make =
+                    || Kit::new(options, interfaces, mode).map_err(|error| error.to_string());
                 self.concurrent.get_or_init(make).as_ref().map_err(Clone::clone)
             }
         }

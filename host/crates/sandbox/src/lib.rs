@@ -44,6 +44,7 @@ mod facts;
 mod failure;
 mod guest_log;
 mod hogs;
+mod host_interface;
 mod host_memory;
 mod io_errors;
 #[cfg(feature = "isolation")]
@@ -95,6 +96,7 @@ pub use self::error::{ComponentError, EngineError, Problem, Ungranted};
 #[cfg(feature = "compiler")]
 pub use self::facts::Facts;
 pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
+pub use self::host_interface::{Caller, HostFunction, HostInterface};
 pub use self::limits::{Limit, Limits, Refusal};
 pub use self::payload_check::Unchecked;
 pub use self::scratch::ScratchError;
@@ -112,6 +114,7 @@ pub use self::{
     guest_log::{forward_guest_lines, log_guest_line},
     scratch::ChildHome,
 };
+pub use wasmtime::component::Val;
 
 use self::code::Shelf;
 use self::hogs::Hogs;
@@ -158,7 +161,7 @@ impl Sandbox {
 
     /// Sets up an engine, its clock, and what guests may import.
     pub fn with(options: EngineOptions, services: Services) -> Result<Self, EngineError> {
-        let kits = Kits::new(&options)?;
+        let kits = Kits::new(&options, &services.interfaces)?;
         // Where one attempt runs at once there is nobody whom it could keep waiting.
         let threads = if options.slots > 1 { options.hog_threads() } else { 0 };
         Ok(Self(Arc::new(Inner {
@@ -234,12 +237,17 @@ impl Sandbox {
 
     /// The engine of components of a mode.
     pub fn engine_of(&self, mode: Mode) -> Result<&Engine, Problem> {
-        let kit = self.0.kits.of(mode, &self.0.options);
+        let kit = self.0.kits.of(mode, &self.0.options, &self.0.services.interfaces);
         kit.map(|kit| &kit.engine).map_err(|reason| Problem::NoEngine { reason })
     }
 
     fn kit(&self, engine: &Engine) -> &Kit {
         self.0.kits.of_engine(engine)
+    }
+
+    /// Returns true if the embedding program serves an interface.
+    fn serves_interface(&self, name: &str) -> bool {
+        self.0.services.interfaces.iter().any(|interface| interface.name() == name)
     }
 
     fn services(&self) -> &Services {

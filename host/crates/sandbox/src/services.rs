@@ -1,6 +1,6 @@
 //! What all attempts share of the world outside: clients and stores that grants lead to.
 
-use super::egress::Network;
+use super::{egress::Network, host_interface::HostInterface};
 use lovage_services::{keyvalue::KeyValue, secrets::Secrets};
 
 /// What stands behind the capabilities that guests are granted. Made once a process.
@@ -12,4 +12,6 @@ pub struct Services {
     pub keyvalue: Option<KeyValue>,
     /// The way to the network for HTTP requests.
     pub network: Network,
+    /// Interfaces that the embedding program serves.
+    pub interfaces: Vec<HostInterface>,
 }

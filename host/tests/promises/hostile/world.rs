@@ -60,6 +60,7 @@ impl World {
             secrets: Secrets::new(&config.secrets),
             keyvalue: Some(store.clone()),
             network: Network::new(Arc::<Names>::default(), None),
+            ..Services::default()
         };
         let world = Self { good, bad, dir, store };
         let values = vec![("secret".to_owned(), CANARY.as_bytes().to_vec())];
