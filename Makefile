@@ -88,6 +88,15 @@ lint: ## Formatting and clippy, for host and guests
 	cd guest-tasks && $(CARGO) clippy --locked --target-dir $(GUEST_TARGET) -- -D warnings
 	cd guest-tasks && $(CARGO) clippy --locked --all-targets --target $(NATIVE) --target-dir $(GUEST_TARGET) -- -D warnings
 
+.PHONY: checks
+# Each feature alone, since builds without some of them are shipped. Dependencies that nobody uses.
+checks: deny ## Check features one by one, unused dependencies, licences and sources (installs the tools)
+	command -v cargo-hack >/dev/null || $(CARGO) install --locked cargo-hack
+	command -v cargo-machete >/dev/null || $(CARGO) install --locked cargo-machete
+	$(CARGO) hack check --each-feature --no-dev-deps -p lovage
+	$(CARGO) machete host
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
 .PHONY: deny
 # Advisories are left out, since their database is fetched from GitHub; where that can be reached:
 # cargo deny check advisories

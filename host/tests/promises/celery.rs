@@ -4,6 +4,8 @@
 //! The client is `celery/client.py`, with the real Celery against a local SQS; the results are in a
 //! real Redis, or in `DynamoDB`'s stand-in.
 
+// Over 500 lines: the scenarios share one client.
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},

@@ -3,6 +3,8 @@
 //! Snapshots are in `snapshots/`; `INSTA_UPDATE=always cargo test --test promises cli` writes them
 //! anew, to be read before they are committed.
 
+// Over 500 lines: the cases of one program share its stage.
+
 use std::{
     io::Write as _,
     path::{Path, PathBuf},

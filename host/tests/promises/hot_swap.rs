@@ -1,6 +1,8 @@
 //! What shipping promises: another version of a component takes over in a running worker, a bad one
 //! never does, and one can go back.
 
+// Over 500 lines: the promises of a swap share its stage.
+
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -89,6 +89,7 @@ mod sqs_requests;
 #[cfg(all(feature = "cli", feature = "compiler"))]
 mod stores;
 #[cfg(all(feature = "cli", feature = "compiler", feature = "local"))]
+mod structure;
 mod supervision;
 mod support;
 mod telemetry;

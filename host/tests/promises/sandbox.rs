@@ -1,5 +1,7 @@
 //! What a sandbox promises, whatever its guest does.
 
+// Over 500 lines: the promises of one attempt share its stage.
+
 use std::time::{Duration, Instant};
 
 use lovage::job::Job;

@@ -10,6 +10,8 @@
 //! Other processes write to the same file: a transaction takes the write lock when it begins, and
 //! what it reads can no longer change under it.
 
+// Over 500 lines: one transaction, step by step.
+
 use std::{
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},

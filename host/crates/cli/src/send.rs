@@ -1,5 +1,7 @@
 //! `lovage send`
 
+// Over 500 lines: the flags of one command and what they mean.
+
 use std::{fmt::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;

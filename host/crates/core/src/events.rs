@@ -5,6 +5,8 @@
 //! component are fields of the span that surrounds an attempt, and not repeated here. Metrics go
 //! to whatever recorder of the `metrics` crate the process has installed.
 
+// Over 500 lines: one struct an event; a test compares the list with its table.
+
 mod health;
 mod operator;
 mod outages;

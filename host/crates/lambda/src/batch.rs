@@ -15,6 +15,8 @@
 //! and what a tenant may run and use, holds as in a worker.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>
 
+// Over 500 lines: an event's records, their order and their answers are one rule.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,

@@ -23,12 +23,10 @@ pub static FLUSHES: Flushes = Flushes(AtomicUsize::new(0));
 pub struct Flushes(AtomicUsize);
 
 /// One of them. Only the embedded broker and the embedded key-value store flush anything.
-
 struct UnderWay<'a>(&'a Flushes);
 
 impl Flushes {
     /// Flushes something, which takes as long as it takes.
-
     pub fn flush<T>(&self, flush: impl FnOnce() -> T) -> T {
         self.0.fetch_add(1, Relaxed);
         let _until_it_ends = UnderWay(self);

@@ -3,6 +3,8 @@
 //! The worker and the Lambda function share it. It does not touch the broker but to find queues:
 //! leases, deletes and retries of publishing are for whoever holds the message.
 
+// Over 500 lines: the way of one message, step by step.
+
 mod attempt;
 mod celery;
 mod fallback;

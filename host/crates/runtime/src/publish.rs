@@ -1,6 +1,8 @@
 //! From a finished job to the messages that must be sent before its own is deleted: the result,
 //! and where it comes to that the dead letter.
 
+// Over 500 lines: all messages that follow from a job are rendered by the same rules.
+
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};

@@ -4,6 +4,8 @@
 //! loops that receive end when the worker is told to stop, and never by an error: they say what
 //! is wrong, back off and go on.
 
+// Over 500 lines: the loops of a worker share its permits and leases.
+
 use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,

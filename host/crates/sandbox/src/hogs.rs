@@ -17,6 +17,8 @@
 //! context of the runtime that it came from, so that its timers and sockets stay there; waking it
 //! puts it back into the queue.
 
+// Over 500 lines: the executor, its threads and their hand-over are one state machine.
+
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};

@@ -5,6 +5,8 @@
 //! that is deterministic; output is kept as a short tail, and logged where that is wanted. There is
 //! an empty directory where that is granted.
 
+// Over 500 lines: a store's data and what it offers are read together.
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -1,5 +1,7 @@
 //! Components whose shape is the attack: broken, endless, nested, or costly to compile.
 
+// Over 500 lines: one table of shapes.
+
 use wasm_encoder as we;
 
 use super::make::{Parts, guest};

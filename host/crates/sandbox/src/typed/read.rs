@@ -7,6 +7,8 @@
 //! Values take far more memory than their JSON: a record of a thousand options is `{}`. So what they
 //! will take is counted before they are made, up to a most ([`Refused::Memory`]).
 
+// Over 500 lines: one reader without recursion; its steps share one stack.
+
 use std::cell::{Cell, RefCell};
 use std::fmt::{self, Write as _};
 

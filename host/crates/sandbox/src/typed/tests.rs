@@ -1,5 +1,7 @@
 //! What each type is in JSON, both ways.
 
+// Over 500 lines: one property over all types.
+
 use proptest::prelude::*;
 use wasmtime::component::Val;
 
