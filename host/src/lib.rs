@@ -23,8 +23,8 @@ pub use lovage_cli::http;
 pub use lovage_config as config;
 pub use lovage_connect as connect;
 pub use lovage_core::{
-    byte_size, clock, dependency, events, fair, follow_on, format, group_id, job, media_type,
-    outcome, phase, quiet, result, retry, sqs_charset, tenant_source, text, usage, wanted,
+    backoff, byte_size, cancellation, clock, dependency, events, fair, follow_on, format, group_id,
+    job, log_throttle, media_type, outcome, phase, result, sqs_charset, tenant_source, text, usage,
 };
 pub use lovage_lambda as lambda;
 pub use lovage_lambda::dispatch;
@@ -35,7 +35,7 @@ pub use lovage_registry::signature;
 #[cfg(feature = "isolation")]
 pub use lovage_runtime::isolation;
 pub use lovage_runtime::{
-    abandon, lease, load, message, pipeline, publish, publish_gate, routes, settings, settle,
+    abort_report, lease, load, message, pipeline, publish, publish_gate, routes, settings, settle,
     supervise, telemetry, tenancy, worker,
 };
 pub use lovage_sandbox as sandbox;

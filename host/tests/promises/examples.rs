@@ -53,7 +53,7 @@ async fn a_web_service_runs_jobs_beside_its_worker() {
             axum_service::example(config, &process_data(), any, stop, ready).await
         }
     });
-    let address = tokio::time::timeout(Duration::from_secs(60), address).await.unwrap().unwrap();
+    let address = tokio::time::timeout(Duration::from_mins(1), address).await.unwrap().unwrap();
     let client = reqwest::Client::new();
     let post = async |task: &str, body: &'static str| {
         let answer = client.post(format!("http://{address}/jobs/{task}")).body(body).send().await;

@@ -11,15 +11,15 @@ use tempfile::TempDir;
 
 use crate::guests::run;
 
-struct Shelf {
+struct CodeCache {
     directory: TempDir,
 }
 
-impl Shelf {
+impl CodeCache {
     /// Components with one task each, `times_2`, `times_3` and so on.
     fn with(count: u64) -> Self {
-        let shelf = Self { directory: TempDir::new().unwrap() };
-        fs::create_dir(shelf.path("tasks")).unwrap();
+        let code_cache = Self { directory: TempDir::new().unwrap() };
+        fs::create_dir(code_cache.path("tasks")).unwrap();
         for factor in 2..2 + count {
             let text = format!(
                 r#"(component
@@ -30,10 +30,10 @@ impl Shelf {
                     (func (export "times-{factor}") (param "x" s64) (result s64)
                         (canon lift (core func $instance "times"))))"#
             );
-            let file = shelf.path("tasks").join(format!("times{factor}.wasm"));
+            let file = code_cache.path("tasks").join(format!("times{factor}.wasm"));
             fs::write(file, wat::parse_str(text).unwrap()).unwrap();
         }
-        shelf
+        code_cache
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -87,30 +87,30 @@ async fn works(sandbox: &Sandbox, registry: &Registry, factor: u64) {
 
 #[tokio::test]
 async fn the_code_of_what_is_used_least_recently_is_dropped_and_had_again() {
-    let shelf = Shelf::with(4);
+    let code_cache = CodeCache::with(4);
     let sandbox = narrow();
-    let registry = shelf.registry(&sandbox, &shelf.options()).await;
+    let registry = code_cache.registry(&sandbox, &code_cache.options()).await;
     for round in 0..3 {
         for factor in 2..6 {
             works(&sandbox, &registry, factor).await;
-            assert_eq!(shelf.in_memory(), 1, "round {round}");
+            assert_eq!(code_cache.in_memory(), 1, "round {round}");
         }
     }
     let wide = Sandbox::new(EngineOptions { slots: 4, ..EngineOptions::default() }).unwrap();
-    let registry = shelf.registry(&wide, &shelf.options()).await;
+    let registry = code_cache.registry(&wide, &code_cache.options()).await;
     for factor in 2..6 {
         works(&wide, &registry, factor).await;
     }
-    assert_eq!(shelf.in_memory(), 4);
+    assert_eq!(code_cache.in_memory(), 4);
 }
 
 #[tokio::test]
 async fn a_worker_that_knows_its_components_starts_without_loading_them() {
-    let shelf = Shelf::with(3);
-    drop(shelf.registry(&narrow(), &shelf.options()).await);
+    let code_cache = CodeCache::with(3);
+    drop(code_cache.registry(&narrow(), &code_cache.options()).await);
     let sandbox = narrow();
-    let registry = Arc::new(shelf.registry(&sandbox, &shelf.options()).await);
-    assert_eq!(shelf.in_memory(), 0);
+    let registry = Arc::new(code_cache.registry(&sandbox, &code_cache.options()).await);
+    assert_eq!(code_cache.in_memory(), 0);
     let names: Vec<_> = registry.tasks().iter().map(|task| task.spec.name.clone()).collect();
     assert_eq!(names, ["times_2", "times_3", "times_4"]);
     // Many who want the same at once load it once, and all have it.
@@ -123,18 +123,19 @@ async fn a_worker_that_knows_its_components_starts_without_loading_them() {
     }
     // What was found out under other limits may not be so under these.
     let limits = Limits { memories: 2, ..Limits::default() };
-    let other = shelf.registry(&narrow(), &LoadOptions { limits, ..shelf.options() }).await;
-    assert!(shelf.in_memory() > 0);
+    let other =
+        code_cache.registry(&narrow(), &LoadOptions { limits, ..code_cache.options() }).await;
+    assert!(code_cache.in_memory() > 0);
     drop(other);
 }
 
 #[tokio::test]
 async fn code_that_the_cache_has_lost_is_compiled_again_and_a_job_told_where_it_cannot_be() {
-    let shelf = Shelf::with(2);
+    let code_cache = CodeCache::with(2);
     let sandbox = narrow();
-    let registry = shelf.registry(&sandbox, &shelf.options()).await;
+    let registry = code_cache.registry(&sandbox, &code_cache.options()).await;
     let empty = |name: &str| {
-        for entry in fs::read_dir(shelf.path(name)).unwrap() {
+        for entry in fs::read_dir(code_cache.path(name)).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
         }
     };
@@ -156,20 +157,20 @@ async fn code_that_the_cache_has_lost_is_compiled_again_and_a_job_told_where_it_
 
 #[tokio::test]
 async fn code_is_loaded_ahead_of_jobs_while_there_is_ample_room() {
-    let shelf = Shelf::with(20);
-    drop(shelf.registry(&narrow(), &shelf.options()).await);
+    let code_cache = CodeCache::with(20);
+    drop(code_cache.registry(&narrow(), &code_cache.options()).await);
     let wide = Sandbox::new(EngineOptions { slots: 4, ..EngineOptions::default() }).unwrap();
-    let registry = shelf.registry(&wide, &shelf.options()).await;
-    assert_eq!(shelf.in_memory(), 0);
+    let registry = code_cache.registry(&wide, &code_cache.options()).await;
+    assert_eq!(code_cache.in_memory(), 0);
     registry.load_ahead().await;
-    assert_eq!(shelf.in_memory(), 16);
+    assert_eq!(code_cache.in_memory(), 16);
     works(&wide, &registry, 21).await;
     drop((registry, wide));
 
     let sandbox = narrow();
-    let registry = shelf.registry(&sandbox, &shelf.options()).await;
+    let registry = code_cache.registry(&sandbox, &code_cache.options()).await;
     works(&sandbox, &registry, 3).await;
     registry.load_ahead().await;
-    assert_eq!(shelf.in_memory(), 1, "what is used was dropped, or more was loaded");
+    assert_eq!(code_cache.in_memory(), 1, "what is used was dropped, or more was loaded");
     works(&sandbox, &registry, 3).await;
 }

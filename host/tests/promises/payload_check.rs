@@ -283,14 +283,16 @@ async fn a_check_ends_at_the_deadline_the_cpu_budget_and_when_it_is_revoked() {
     assert!(report.usage.cpu >= Duration::from_millis(100), "{:?}", report.usage);
     assert!(report.usage.cpu < Duration::from_secs(2), "{:?}", report.usage);
     assert_eq!(timed_out(report.outcome), "cpu_limit");
-    let wanted = lovage::wanted::Wanted::default();
-    let revoked = wanted.clone();
+    let cancellation = lovage::cancellation::Cancellation::default();
+    let revoked = cancellation.clone();
     let revoking = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(200)).await;
         revoked.revoke();
     });
     let began = Instant::now();
-    let report = run(&sandbox, &component, "t", &payload, move |plan| plan.wanted = wanted).await;
+    let report =
+        run(&sandbox, &component, "t", &payload, move |plan| plan.cancellation = cancellation)
+            .await;
     revoking.await.unwrap();
     assert_eq!(report.outcome, Outcome::Revoked);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());

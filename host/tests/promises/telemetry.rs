@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use lovage::{
     broker::{BrokerError, Fault},
+    cancellation::Progress,
     events::{
         AttemptAbandoned, AttemptEnded, AttemptStarted, DeadLettered, HostPanicked, JobFinished,
         JobProgress, JobReleased, KeyvalueFailed, LeaseLost, MessageLeft, MessagesReceived,
@@ -15,7 +16,6 @@ use lovage::{
     outcome::Status,
     secrets::{SecretError, Trouble},
     usage::{Totals, Usage},
-    wanted::Progress,
 };
 use serde_json::{Value, json};
 use tracing::Level;

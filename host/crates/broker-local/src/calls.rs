@@ -24,7 +24,7 @@ use lovage_core::broker::{
     Broker, BrokerError, Depth, Disposal, Fault, Limits, Message, Outgoing, Queue, Receipt,
     Settlement, Turn, Unsettled,
 };
-use lovage_core::{job::JobKey, wanted::Progress};
+use lovage_core::{cancellation::Progress, job::JobKey};
 
 /// The receipt of a message that was only looked at; nothing takes it.
 const LOOKED_AT: &str = "browsed";
@@ -43,8 +43,8 @@ impl Broker for LocalBroker {
     }
 
     async fn open(&self, name: &str) -> Result<Queue, BrokerError> {
-        let wanted = name.to_owned();
-        match self.look(move |connection| find_queue(connection, &wanted)).await? {
+        let cancellation = name.to_owned();
+        match self.look(move |connection| find_queue(connection, &cancellation)).await? {
             Some(row) => Ok(described(name, row)),
             None => Err(self.missing(name).await),
         }

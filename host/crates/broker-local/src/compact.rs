@@ -12,7 +12,7 @@ pub struct Space {
     pub bytes: u64,
     /// Bytes of the file that nothing is in.
     pub free_bytes: u64,
-    /// Whether free space is given back by itself.
+    /// True if free space is given back by itself.
     pub shrinks: bool,
 }
 

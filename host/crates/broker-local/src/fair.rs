@@ -41,7 +41,7 @@ pub struct Pick<'a> {
 #[derive(Debug, Default)]
 pub struct Picked {
     pub rows: Vec<Row>,
-    /// Whether all groups have been looked at since the walk's start, as far as that was needed.
+    /// True if all groups have been looked at since the walk's start, as far as that was needed.
     pub complete: bool,
 }
 
@@ -52,7 +52,7 @@ pub struct Walk {
     origin: Cursor,
     /// Which group was looked at last.
     at: Cursor,
-    /// Whether it has passed the last group, and goes on from the first.
+    /// True if it has passed the last group, and goes on from the first.
     wrapped: bool,
 }
 
@@ -98,7 +98,7 @@ pub fn pick(
 }
 
 impl Pick<'_> {
-    /// Whether there is any message of a kind that is ready.
+    /// Returns true if there is any message of a kind that is ready.
     fn anything(&self, connection: &Connection, kind: &str) -> rusqlite::Result<bool> {
         connection
             .prepare_cached(kind)?

@@ -136,7 +136,7 @@ impl Gate {
 }
 
 impl Turn<'_> {
-    /// Whether it is one's turn; else one went past the gate.
+    /// Returns true if it is one's turn; else one went past the gate.
     pub fn is_had(&self) -> bool {
         self.0.is_some()
     }

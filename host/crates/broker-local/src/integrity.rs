@@ -83,7 +83,7 @@ impl From<&Metadata> for Identity {
     }
 }
 
-/// Whether an open file is the one at a path; so it is where that cannot be told.
+/// Returns true if an open file is the one at a path; so it is where that cannot be told.
 pub fn is_at(file: &std::fs::File, path: &Path) -> bool {
     match (file.metadata(), std::fs::metadata(path)) {
         (Ok(open), Ok(there)) => Identity::from(&open) == Identity::from(&there),

@@ -35,6 +35,7 @@ use self::{
 use lovage_core::broker::{BrokerError, Fault, Limits, Queue};
 use lovage_core::text::nearest;
 
+mod acknowledgements;
 mod calls;
 mod clock;
 pub mod compact;
@@ -53,7 +54,6 @@ mod sql;
 mod store;
 #[cfg(test)]
 mod tests;
-mod told;
 mod waiting;
 mod wake;
 mod watchers;

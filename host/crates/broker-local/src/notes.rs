@@ -13,14 +13,14 @@ use rusqlite::{OptionalExtension, params};
 use super::{LocalBroker, sql};
 use lovage_core::{
     broker::BrokerError,
+    cancellation::Progress,
     job::{JobKey, OwnedJobKey},
-    wanted::Progress,
 };
 
 /// How long what other processes say may take to be seen.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Whether any job is revoked at all: most often none is, and then no job asks the file.
+/// True if any job is revoked at all: most often none is, and then no job asks the file.
 #[derive(Debug, Default)]
 pub struct Revocations {
     any: AtomicBool,

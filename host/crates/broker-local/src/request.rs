@@ -49,7 +49,7 @@ pub struct Receive {
 }
 
 impl Receive {
-    /// Whether it has waited long enough.
+    /// Returns true if it has waited long enough.
     pub fn is_over(&self) -> bool {
         self.until.is_some_and(|until| until <= Instant::now())
     }

@@ -190,7 +190,7 @@ WHERE queue = ?1 AND group_name = ?2 AND ordered = 1 ORDER BY seq LIMIT 1";
 
 pub const PROMOTE: &str = "UPDATE messages SET visible_at = ?2, due_at = NULL WHERE seq = ?1";
 
-/// Whether any message is ready that takes turns by its group.
+/// True if any message is ready that takes turns by its group.
 pub const ANY_SHARED: &str =
     "SELECT 1 FROM messages WHERE queue = ?1 AND ordered = 2 AND visible_at <= ?2 LIMIT 1";
 

@@ -68,7 +68,7 @@ impl Waiting {
         others.push(wait);
     }
 
-    /// Whether anybody waits for messages.
+    /// Returns true if anybody waits for messages.
     pub fn receives(&self) -> bool {
         !self.queues.is_empty()
     }

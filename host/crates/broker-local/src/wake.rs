@@ -55,7 +55,7 @@ impl Signals {
         Waits(self)
     }
 
-    /// Whether a change could matter to anybody.
+    /// Returns true if a change could matter to anybody.
     pub fn anybody_waits(&self) -> bool {
         self.waiting.load(SeqCst) > 0
     }
@@ -65,7 +65,7 @@ impl Signals {
         self.asked.store(false, SeqCst);
     }
 
-    /// Whether the file cannot be watched.
+    /// Returns true if the file cannot be watched.
     pub fn must_poll(&self) -> bool {
         self.poll.load(SeqCst)
     }

@@ -15,7 +15,7 @@ pub fn join(file: &File) -> io::Result<()> {
     at_watched(file, libc::F_OFD_SETLK, libc::F_RDLCK).map(drop)
 }
 
-/// Whether there are any but who has opened `file`; so it is where that cannot be told.
+/// Returns true if there are any but who has opened `file`; so it is where that cannot be told.
 #[cfg(target_os = "linux")]
 pub fn others(file: &File) -> bool {
     // Whose lock would be in the way of one that is not shared.

@@ -26,6 +26,7 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
+    acknowledgements::{Acknowledgements, Results},
     clock::Clock,
     fault::{explain, writer_gone},
     flush::Flush,
@@ -35,7 +36,6 @@ use super::{
     request::{Call, Request, Work},
     retention::Retentions,
     store::Store,
-    told::{Results, Told},
     waiting::{Served, Waiting},
     wake::{self, Signals, Watching},
     wire::{End, Ending, Row},
@@ -190,7 +190,7 @@ impl Writer {
     }
 
     /// Does what nobody waits for, then waits for requests and carries them out.
-    fn turn(&mut self) -> Told {
+    fn turn(&mut self) -> Acknowledgements {
         if Instant::now() >= self.check_at {
             self.check();
         }
@@ -263,7 +263,7 @@ impl Writer {
     }
 
     /// Carries out requests, and answers those that failed.
-    fn carry_out(&mut self, requests: Vec<Request>) -> Told {
+    fn carry_out(&mut self, requests: Vec<Request>) -> Acknowledgements {
         let mut works = std::mem::take(&mut self.returned);
         let mut look = false;
         for request in requests {
@@ -282,7 +282,7 @@ impl Writer {
         }
         if let Some(error) = self.lost.error() {
             self.fail(works, Failure::Begin(error));
-            return Told::default();
+            return Acknowledgements::default();
         }
         if self.polls() && self.polled_at.elapsed() >= POLL {
             self.polled_at = Instant::now();
@@ -290,7 +290,7 @@ impl Writer {
         }
         self.waiting.end_waits();
         let due = self.waiting.next_at().is_some_and(|at| at <= self.clock.now_ms());
-        let mut told = Told::default();
+        let mut told = Acknowledgements::default();
         if works.is_empty() && !look && !due {
             return told;
         }
@@ -320,7 +320,7 @@ impl Writer {
     }
 
     /// After a failure of all together: finds the one to blame, by a transaction for each.
-    fn one_by_one(&mut self, works: Vec<Box<dyn Work>>, told: &mut Told) {
+    fn one_by_one(&mut self, works: Vec<Box<dyn Work>>, told: &mut Acknowledgements) {
         for mut work in works {
             match self.attempt(std::slice::from_mut(&mut work)) {
                 Ok(results) => told.add(vec![work], results, self.flush.last()),

@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use super::{
     SqsBroker,
     batch::MAX_ENTRIES,
-    doing::{Action, Doing, again},
+    request_context::{Action, RequestContext, again},
 };
 use lovage_core::broker::{BrokerError, Fault, Receipt};
 
@@ -72,18 +72,21 @@ impl SqsBroker {
             Change::Delete => (Action::Delete, DELETE_TRIES),
             Change::Hide => (Action::Extend, HIDE_TRIES),
         };
-        let doing = self.doing(action, address);
+        let request_context = self.request_context(action, address);
         let mut answers = Vec::with_capacity(entries.len());
         let mut pause = Duration::from_millis(100);
         loop {
-            let results = match self.change_request(&doing, address, change, &entries).await {
-                Ok((succeeded, failed)) => sort_out(&doing, &entries, &succeeded, &failed),
-                Err(error) => {
-                    // The SDK has tried this three times already.
-                    tries = tries.saturating_sub(1).min(2);
-                    entries.iter().map(|_| Err(again(&error))).collect()
-                }
-            };
+            let results =
+                match self.change_request(&request_context, address, change, &entries).await {
+                    Ok((succeeded, failed)) => {
+                        sort_out(&request_context, &entries, &succeeded, &failed)
+                    }
+                    Err(error) => {
+                        // The SDK has tried this three times already.
+                        tries = tries.saturating_sub(1).min(2);
+                        entries.iter().map(|_| Err(again(&error))).collect()
+                    }
+                };
             tries = tries.saturating_sub(1);
             let mut left = Vec::new();
             for (entry, result) in entries.into_iter().zip(results) {
@@ -106,13 +109,14 @@ impl SqsBroker {
 
     async fn change_request(
         &self,
-        doing: &Doing,
+        request_context: &RequestContext,
         address: &str,
         change: Change,
         entries: &[Entry<'_>],
     ) -> Result<Reply, BrokerError> {
-        let malformed =
-            |error: aws_sdk_sqs::error::BuildError| doing.error(Fault::Invalid, &error.to_string());
+        let malformed = |error: aws_sdk_sqs::error::BuildError| {
+            request_context.error(Fault::Invalid, &error.to_string())
+        };
         match change {
             Change::Delete => {
                 let mut request = self.client.delete_message_batch().queue_url(address);
@@ -124,7 +128,8 @@ impl SqsBroker {
                         .map_err(malformed)?;
                     request = request.entries(entry);
                 }
-                let output = request.send().await.map_err(|error| doing.sdk_error(&error))?;
+                let output =
+                    request.send().await.map_err(|error| request_context.sdk_error(&error))?;
                 let succeeded = output.successful.into_iter().map(|entry| entry.id);
                 Ok((succeeded.collect(), output.failed))
             }
@@ -139,7 +144,8 @@ impl SqsBroker {
                         .map_err(malformed)?;
                     request = request.entries(entry);
                 }
-                let output = request.send().await.map_err(|error| doing.sdk_error(&error))?;
+                let output =
+                    request.send().await.map_err(|error| request_context.sdk_error(&error))?;
                 let succeeded = output.successful.into_iter().map(|entry| entry.id);
                 Ok((succeeded.collect(), output.failed))
             }
@@ -149,7 +155,7 @@ impl SqsBroker {
 
 /// One result an entry, in order. An entry that SQS is silent about has not succeeded.
 fn sort_out(
-    doing: &Doing,
+    request_context: &RequestContext,
     entries: &[Entry<'_>],
     succeeded: &[String],
     failed: &[BatchResultErrorEntry],
@@ -158,17 +164,18 @@ fn sort_out(
         .map(|place| {
             let id = place.to_string();
             if let Some(entry) = failed.iter().find(|entry| entry.id == id) {
-                Err(doing.entry_error(entry))
+                Err(request_context.entry_error(entry))
             } else if succeeded.contains(&id) {
                 Ok(())
             } else {
-                Err(silence(doing))
+                Err(silence(request_context))
             }
         })
         .collect()
 }
 
 /// The error for an entry that an answer leaves out.
-pub(super) fn silence(doing: &Doing) -> BrokerError {
-    doing.error(Fault::Unavailable, "SQS did not say what became of it; it is tried again")
+pub(super) fn silence(request_context: &RequestContext) -> BrokerError {
+    request_context
+        .error(Fault::Unavailable, "SQS did not say what became of it; it is tried again")
 }

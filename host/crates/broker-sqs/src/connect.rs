@@ -10,7 +10,7 @@ use aws_sdk_sqs::{
 
 use super::{
     SqsBroker,
-    doing::{Endpoint, chain, no_credentials},
+    request_context::{Endpoint, chain, no_credentials},
     unspent::Unspent,
 };
 use lovage_core::broker::{BrokerError, Fault};
@@ -53,7 +53,7 @@ impl SqsBroker {
     }
 }
 
-/// Whether there are a region and credentials: better told now than at the first message.
+/// Returns true if there are a region and credentials: better told now than at the first message.
 async fn check(config: &SdkConfig) -> Result<(), BrokerError> {
     if config.region().is_none() {
         let why = lovage_aws::missing_profile().unwrap_or_else(|| {

@@ -66,7 +66,7 @@ fn is_stale(message: &str) -> bool {
         || message.contains("for parameter ReceiptHandle is invalid")
 }
 
-/// Whether a code is about who we are rather than what we may do.
+/// Returns true if a code is about who we are rather than what we may do.
 pub(super) fn is_identity(code: &str) -> bool {
     lovage_aws::IDENTITY_CODES.contains(&code)
 }

@@ -31,14 +31,14 @@
 mod address;
 pub mod attributes;
 mod batch;
+mod batch_entry;
 mod change;
 mod connect;
-mod doing;
 mod fault;
 pub mod message;
-mod parcel;
 mod queues;
 mod receive;
+mod request_context;
 mod send;
 mod settle;
 mod unspent;
@@ -56,16 +56,16 @@ pub use settle::Left;
 /// fuzzing.
 #[doc(hidden)]
 pub fn check(message: &Outgoing, fifo: bool) -> Result<usize, String> {
-    parcel::Parcel::pack(message, fifo, jiff::Timestamp::UNIX_EPOCH)
-        .map(|parcel| parcel.bytes)
+    batch_entry::BatchEntry::pack(message, fifo, jiff::Timestamp::UNIX_EPOCH)
+        .map(|batch_entry| batch_entry.bytes)
         .map_err(|refusal| refusal.reason)
 }
 
 use self::{
     batch::{MAX_BYTES, MAX_ENTRIES},
+    batch_entry::whole_seconds,
     change::Change,
-    doing::{Action, Doing, Endpoint},
-    parcel::whole_seconds,
+    request_context::{Action, Endpoint, RequestContext},
 };
 #[cfg(doc)]
 use lovage_core::broker::Disposal;
@@ -97,8 +97,8 @@ impl SqsBroker {
         self.unspent.correct(message);
     }
 
-    fn doing(&self, action: Action, queue: &str) -> Doing {
-        Doing::new(action, queue, &self.endpoint)
+    fn request_context(&self, action: Action, queue: &str) -> RequestContext {
+        RequestContext::new(action, queue, &self.endpoint)
     }
 }
 

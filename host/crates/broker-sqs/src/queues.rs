@@ -7,7 +7,7 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use super::{
     SqsBroker,
     address::{self, Arn, Reference},
-    doing::Action,
+    request_context::Action,
 };
 use lovage_core::broker::{BrokerError, Depth, Fault, Queue};
 
@@ -45,7 +45,7 @@ impl SqsBroker {
             Err(error) if error.fault == Fault::NotFound => {}
             found => return found.map(drop),
         }
-        let doing = self.doing(Action::CreateQueue, &wanted.name);
+        let request_context = self.request_context(Action::CreateQueue, &wanted.name);
         let mut create = self.client.create_queue().queue_name(&wanted.name);
         if address::is_fifo(&wanted.name) {
             create = create.attributes(QueueAttributeName::FifoQueue, "true");
@@ -62,7 +62,7 @@ impl SqsBroker {
             });
             create = create.attributes(QueueAttributeName::RedrivePolicy, policy.to_string());
         }
-        create.send().await.map_err(|error| doing.sdk_error(&error))?;
+        create.send().await.map_err(|error| request_context.sdk_error(&error))?;
         tracing::info!(queue = %wanted.name, dead_letters = wanted.dead_letters, "queue created");
         Ok(())
     }
@@ -71,7 +71,7 @@ impl SqsBroker {
     async fn dead_letter_arn(&self, name: &str) -> Result<String, BrokerError> {
         let url = match self.queue_url(name, None).await {
             Err(error) if error.fault == Fault::NotFound => {
-                let doing = self.doing(Action::CreateQueue, name);
+                let request_context = self.request_context(Action::CreateQueue, name);
                 let mut create = self.client.create_queue().queue_name(name).attributes(
                     QueueAttributeName::MessageRetentionPeriod,
                     LETTERS_RETENTION_SECONDS.to_string(),
@@ -79,14 +79,16 @@ impl SqsBroker {
                 if address::is_fifo(name) {
                     create = create.attributes(QueueAttributeName::FifoQueue, "true");
                 }
-                let made = create.send().await.map_err(|error| doing.sdk_error(&error))?;
+                let made =
+                    create.send().await.map_err(|error| request_context.sdk_error(&error))?;
                 tracing::info!(queue = name, "queue created, for dead letters");
-                made.queue_url
-                    .ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without a URL"))?
+                made.queue_url.ok_or_else(|| {
+                    request_context.error(Fault::Unavailable, "SQS answered without a URL")
+                })?
             }
             found => found?,
         };
-        let doing = self.doing(Action::Describe, &url);
+        let request_context = self.request_context(Action::Describe, &url);
         let answer = self
             .client
             .get_queue_attributes()
@@ -94,9 +96,11 @@ impl SqsBroker {
             .attribute_names(QueueAttributeName::QueueArn)
             .send()
             .await
-            .map_err(|error| doing.sdk_error(&error))?;
+            .map_err(|error| request_context.sdk_error(&error))?;
         let arn = answer.attributes.and_then(|mut it| it.remove(&QueueAttributeName::QueueArn));
-        arn.ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without the queue's ARN"))
+        arn.ok_or_else(|| {
+            request_context.error(Fault::Unavailable, "SQS answered without the queue's ARN")
+        })
     }
 
     /// The queue at this URL, unseen: nothing is asked of SQS, so no permission but to send is
@@ -107,8 +111,9 @@ impl SqsBroker {
     }
 
     pub(super) async fn open_queue(&self, name: &str) -> Result<Queue, BrokerError> {
-        let reference = Reference::parse(name)
-            .map_err(|reason| self.doing(Action::Find, name).error(Fault::Invalid, &reason))?;
+        let reference = Reference::parse(name).map_err(|reason| {
+            self.request_context(Action::Find, name).error(Fault::Invalid, &reason)
+        })?;
         let address = match reference {
             Reference::Url(url) => url.to_owned(),
             Reference::Arn(_) => self.url_from_arn(name).await?,
@@ -123,16 +128,16 @@ impl SqsBroker {
     /// [`Fault::Invalid`] where the ARN is not of a queue in the client's own region, since a
     /// client talks to one region.
     pub async fn url_from_arn(&self, arn: &str) -> Result<String, BrokerError> {
-        let doing = self.doing(Action::Find, arn);
+        let request_context = self.request_context(Action::Find, arn);
         let Some(Arn { region, account, name }) = Arn::parse(arn) else {
-            return Err(doing.error(
+            return Err(request_context.error(
                 Fault::Invalid,
                 &format!("{arn:?} is not an ARN of the form arn:aws:sqs:REGION:ACCOUNT:NAME"),
             ));
         };
         let own = self.client.config().region().map(AsRef::as_ref);
         if own.is_some_and(|own: &str| own != region) {
-            return Err(doing.error(
+            return Err(request_context.error(
                 Fault::Invalid,
                 &format!(
                     "it is in region {region}, and this client in {}; set AWS_REGION",
@@ -144,7 +149,7 @@ impl SqsBroker {
     }
 
     async fn queue_url(&self, name: &str, account: Option<&str>) -> Result<String, BrokerError> {
-        let doing = self.doing(Action::Find, name);
+        let request_context = self.request_context(Action::Find, name);
         let output = self
             .client
             .get_queue_url()
@@ -152,17 +157,17 @@ impl SqsBroker {
             .set_queue_owner_aws_account_id(account.map(str::to_owned))
             .send()
             .await
-            .map_err(|error| doing.sdk_error(&error))?;
+            .map_err(|error| request_context.sdk_error(&error))?;
         output
             .queue_url
-            .ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without a URL"))
+            .ok_or_else(|| request_context.error(Fault::Unavailable, "SQS answered without a URL"))
     }
 
     /// The queue at this address. Its attributes are good to know and not needed, so a worker that
     /// may not read them goes on without.
     async fn describe(&self, address: &str) -> Result<Queue, BrokerError> {
         let mut queue = unseen(address);
-        let doing = self.doing(Action::Describe, address);
+        let request_context = self.request_context(Action::Describe, address);
         let answer = self
             .client
             .get_queue_attributes()
@@ -171,7 +176,7 @@ impl SqsBroker {
             .attribute_names(QueueAttributeName::RedrivePolicy)
             .send()
             .await
-            .map_err(|error| doing.sdk_error(&error));
+            .map_err(|error| request_context.sdk_error(&error));
         let attributes = match answer {
             Ok(output) => output.attributes.unwrap_or_default(),
             Err(error) if error.fault == Fault::Denied => {
@@ -201,7 +206,7 @@ impl SqsBroker {
     }
 
     pub(super) async fn count(&self, queue: &Queue) -> Result<Depth, BrokerError> {
-        let doing = self.doing(Action::Describe, &queue.address);
+        let request_context = self.request_context(Action::Describe, &queue.address);
         let attributes = self
             .client
             .get_queue_attributes()
@@ -211,7 +216,7 @@ impl SqsBroker {
             .attribute_names(QueueAttributeName::ApproximateNumberOfMessagesNotVisible)
             .send()
             .await
-            .map_err(|error| doing.sdk_error(&error))?
+            .map_err(|error| request_context.sdk_error(&error))?
             .attributes
             .unwrap_or_default();
         let number = |name| attributes.get(&name).and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -227,7 +232,7 @@ impl SqsBroker {
     /// [`delete_queue`](Self::delete_queue), as SQS has no queues that end by themselves.
     pub async fn create_reply_queue(&self) -> Result<Queue, BrokerError> {
         let name = format!("lovage-reply-{}", uuid::Uuid::new_v4());
-        let doing = self.doing(Action::CreateQueue, &name);
+        let request_context = self.request_context(Action::CreateQueue, &name);
         let address = self
             .client
             .create_queue()
@@ -238,9 +243,11 @@ impl SqsBroker {
             )
             .send()
             .await
-            .map_err(|error| doing.sdk_error(&error))?
+            .map_err(|error| request_context.sdk_error(&error))?
             .queue_url
-            .ok_or_else(|| doing.error(Fault::Unavailable, "SQS answered without a URL"))?;
+            .ok_or_else(|| {
+                request_context.error(Fault::Unavailable, "SQS answered without a URL")
+            })?;
         Ok(Queue {
             name: Arc::from(name),
             address: Arc::from(address),
@@ -252,14 +259,14 @@ impl SqsBroker {
 
     /// Deletes a queue with all that it holds.
     pub async fn delete_queue(&self, queue: &Queue) -> Result<(), BrokerError> {
-        let doing = self.doing(Action::DeleteQueue, &queue.address);
+        let request_context = self.request_context(Action::DeleteQueue, &queue.address);
         self.client
             .delete_queue()
             .queue_url(&*queue.address)
             .send()
             .await
             .map(|_| ())
-            .map_err(|error| doing.sdk_error(&error))
+            .map_err(|error| request_context.sdk_error(&error))
     }
 }
 

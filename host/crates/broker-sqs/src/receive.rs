@@ -10,11 +10,11 @@ use aws_sdk_sqs::types::MessageSystemAttributeName;
 use super::{
     MAX_VISIBILITY, SqsBroker,
     batch::MAX_ENTRIES,
+    batch_entry::whole_seconds,
     change::Change,
     connect,
-    doing::Action,
     message::{Parts, from_parts},
-    parcel::whole_seconds,
+    request_context::Action,
 };
 use lovage_core::broker::{BrokerError, Message, Queue};
 
@@ -47,7 +47,7 @@ impl SqsBroker {
         // Rounded up, so that a wait of less than a second is no busy poll.
         let wait = Duration::from_secs(whole_seconds(wait.min(MAX_WAIT)));
         let visibility = whole_seconds(visibility.min(MAX_VISIBILITY));
-        let doing = self.doing(Action::Receive, &queue.address);
+        let request_context = self.request_context(Action::Receive, &queue.address);
         let output = self
             .client
             .receive_message()
@@ -65,7 +65,7 @@ impl SqsBroker {
             .config_override(connect::waiting(wait))
             .send()
             .await
-            .map_err(|error| doing.sdk_error(&error))?;
+            .map_err(|error| request_context.sdk_error(&error))?;
         Ok(output
             .messages
             .unwrap_or_default()

@@ -19,9 +19,9 @@ use jiff::Timestamp;
 use super::{
     SqsBroker, address,
     batch::chunks,
+    batch_entry::BatchEntry,
     change::{CONCURRENT, silence},
-    doing::{Action, Doing, again},
-    parcel::Parcel,
+    request_context::{Action, RequestContext, again},
 };
 use lovage_core::broker::{BrokerError, Fault, Outgoing};
 
@@ -29,7 +29,7 @@ use lovage_core::broker::{BrokerError, Fault, Outgoing};
 const TRIES: u32 = 3;
 
 /// A parcel, and its place in the call.
-type Entry = (usize, Parcel);
+type Entry = (usize, BatchEntry);
 /// The id that a message got, or why it was not taken.
 type Sent = Result<String, BrokerError>;
 
@@ -42,20 +42,21 @@ struct Batch {
 impl SqsBroker {
     /// Sends messages to the queue at this address; one answer each, in order.
     pub(super) async fn send_to(&self, address: &str, messages: &[&Outgoing]) -> Vec<Sent> {
-        let doing = self.doing(Action::Send, address);
+        let request_context = self.request_context(Action::Send, address);
         let fifo = address::is_fifo(address);
         let now = Timestamp::now();
         let mut answers: Vec<(usize, Sent)> = Vec::with_capacity(messages.len());
         let mut entries: Vec<Entry> = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
-            match Parcel::pack(message, fifo, now) {
-                Ok(parcel) => entries.push((index, parcel)),
+            match BatchEntry::pack(message, fifo, now) {
+                Ok(batch_entry) => entries.push((index, batch_entry)),
                 Err(refusal) => {
-                    answers.push((index, Err(doing.error(refusal.fault, &refusal.reason))));
+                    answers
+                        .push((index, Err(request_context.error(refusal.fault, &refusal.reason))));
                 }
             }
         }
-        let sizes: Vec<_> = entries.iter().map(|(_, parcel)| parcel.bytes).collect();
+        let sizes: Vec<_> = entries.iter().map(|(_, batch_entry)| batch_entry.bytes).collect();
         let mut entries = entries.into_iter();
         let batches: Vec<Batch> = chunks(&sizes)
             .into_iter()
@@ -65,11 +66,12 @@ impl SqsBroker {
             })
             .collect();
         if fifo {
-            answers.extend(self.send_in_turn(&doing, address, fifo, batches.into()).await);
+            answers
+                .extend(self.send_in_turn(&request_context, address, fifo, batches.into()).await);
         } else {
             let requests: Vec<_> = batches
                 .into_iter()
-                .map(|batch| self.send_in_turn(&doing, address, fifo, [batch].into()))
+                .map(|batch| self.send_in_turn(&request_context, address, fifo, [batch].into()))
                 .collect();
             let sent = stream::iter(requests).buffer_unordered(CONCURRENT);
             answers.extend(sent.concat().await);
@@ -82,7 +84,7 @@ impl SqsBroker {
     /// failed; one that is refused whole is halved until the culprit stands alone.
     async fn send_in_turn(
         &self,
-        doing: &Doing,
+        request_context: &RequestContext,
         address: &str,
         fifo: bool,
         mut work: VecDeque<Batch>,
@@ -94,12 +96,12 @@ impl SqsBroker {
             answers.extend(kept_back.into_iter().map(|(index, _)| {
                 let reason = "it was not sent, to keep the order: an earlier message of its group \
                               failed; send both again";
-                (index, Err(doing.error(Fault::Unavailable, reason)))
+                (index, Err(request_context.error(Fault::Unavailable, reason)))
             }));
             if entries.is_empty() {
                 continue;
             }
-            let results = match self.send_request(doing, address, &entries).await {
+            let results = match self.send_request(request_context, address, &entries).await {
                 Ok(results) => results,
                 Err(error)
                     if entries.len() > 1
@@ -121,15 +123,15 @@ impl SqsBroker {
                 }
             };
             let mut left = Vec::new();
-            for ((index, parcel), result) in entries.into_iter().zip(results) {
+            for ((index, batch_entry), result) in entries.into_iter().zip(results) {
                 match result {
-                    Ok(id) => answers.push((index, Ok(parcel.id.unwrap_or(id)))),
+                    Ok(id) => answers.push((index, Ok(batch_entry.id.unwrap_or(id)))),
                     Err(error) if error.fault == Fault::Unavailable && tries > 1 => {
-                        left.push((index, parcel));
+                        left.push((index, batch_entry));
                     }
                     Err(error) => {
                         if fifo && error.fault.may_pass() {
-                            held.extend(parcel.group);
+                            held.extend(batch_entry.group);
                         }
                         answers.push((index, Err(error)));
                     }
@@ -147,16 +149,19 @@ impl SqsBroker {
     /// One `SendMessageBatch`; one result an entry, in order.
     async fn send_request(
         &self,
-        doing: &Doing,
+        request_context: &RequestContext,
         address: &str,
         entries: &[Entry],
     ) -> Result<Vec<Sent>, BrokerError> {
         let built: Result<Vec<SendMessageBatchRequestEntry>, _> = entries
             .iter()
             .enumerate()
-            .map(|(place, (_, parcel))| parcel.entry.clone().id(place.to_string()).build())
+            .map(|(place, (_, batch_entry))| {
+                batch_entry.entry.clone().id(place.to_string()).build()
+            })
             .collect();
-        let built = built.map_err(|error| doing.error(Fault::Invalid, &error.to_string()))?;
+        let built =
+            built.map_err(|error| request_context.error(Fault::Invalid, &error.to_string()))?;
         let output = self
             .client
             .send_message_batch()
@@ -164,19 +169,19 @@ impl SqsBroker {
             .set_entries(Some(built))
             .send()
             .await
-            .map_err(|error| doing.sdk_error(&error))?;
+            .map_err(|error| request_context.sdk_error(&error))?;
         Ok((0..entries.len())
             .map(|place| {
                 let id = place.to_string();
                 if let Some(entry) = output.failed().iter().find(|entry| entry.id == id) {
-                    return Err(doing.entry_error(entry));
+                    return Err(request_context.entry_error(entry));
                 }
                 output
                     .successful()
                     .iter()
                     .find(|entry| entry.id == id)
                     .map(|entry| entry.message_id.clone())
-                    .ok_or_else(|| silence(doing))
+                    .ok_or_else(|| silence(request_context))
             })
             .collect())
     }
@@ -184,7 +189,7 @@ impl SqsBroker {
 
 /// The entries that may go, and those whose group is held back.
 fn split_held(entries: Vec<Entry>, held: &HashSet<String>) -> (Vec<Entry>, Vec<Entry>) {
-    entries
-        .into_iter()
-        .partition(|(_, parcel)| !parcel.group.as_ref().is_some_and(|group| held.contains(group)))
+    entries.into_iter().partition(|(_, batch_entry)| {
+        !batch_entry.group.as_ref().is_some_and(|group| held.contains(group))
+    })
 }

@@ -38,9 +38,9 @@ use futures_util::future::{join, join_all};
 
 use super::{
     MAX_VISIBILITY, SqsBroker, address, attributes,
+    batch_entry::{put_deferral, whole_seconds},
     change::Change,
     fault::BEYOND_THE_LIMIT,
-    parcel::{put_deferral, whole_seconds},
 };
 use lovage_core::{
     broker::{

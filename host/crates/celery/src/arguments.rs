@@ -47,9 +47,9 @@ pub enum Mapping {
 /// What a schema says about a payload, as far as arguments have to do with it. Made once for a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// Whether there is a schema.
+    /// True if there is a schema.
     known: bool,
-    /// Whether it is for an object.
+    /// True if it is for an object.
     object: bool,
     /// The names of its properties: the required ones first, or as they stand.
     names: Vec<String>,
@@ -76,7 +76,7 @@ impl Shape {
         shape
     }
 
-    /// Whether a schema is for an object; its properties are taken from where they stand.
+    /// Returns true if a schema is for an object; its properties are taken from where they stand.
     /// `left` bounds the depth, `looks` the number of all calls.
     fn look(&mut self, schema: &Map, root: &Map, left: usize, looks: &mut usize) -> bool {
         let Some(left) = left.checked_sub(1) else { return false };
@@ -137,7 +137,7 @@ impl Shape {
         self.names.iter().any(|it| it == name)
     }
 
-    /// Whether a value is such an object as the schema is for.
+    /// Returns true if a value is such an object as the schema is for.
     fn fits(&self, value: &Json) -> bool {
         let Some(fields) = value.fields() else { return false };
         let fields = fields.names();

@@ -161,7 +161,7 @@ impl Mapped {
         self.items.len()
     }
 
-    /// Whether it is not called at all.
+    /// Returns true if it is not called at all.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

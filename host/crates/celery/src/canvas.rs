@@ -319,7 +319,7 @@ struct Own {
     options: Map,
 }
 
-/// Whether so many copies of so many bytes are within bounds.
+/// Returns true if so many copies of so many bytes are within bounds.
 fn within(bytes: usize, copies: usize) -> Result<(), String> {
     if bytes.saturating_mul(copies) <= MAX_BYTES {
         return Ok(());

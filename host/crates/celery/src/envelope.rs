@@ -27,7 +27,7 @@ const SHOWN_BYTES: usize = 60;
 /// An envelope, opened as far as it can be without looking at the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Envelope {
-    /// Whether the message was base64.
+    /// True if the message was base64.
     pub base64: bool,
     /// The body, as it stood.
     pub body: Json,

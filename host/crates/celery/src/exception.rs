@@ -157,7 +157,7 @@ impl Exception {
         Self::new(module, name, vec![Json::string(message)])
     }
 
-    /// Whether clients have a class for it.
+    /// Returns true if clients have a class for it.
     pub fn is_known(&self) -> bool {
         self.module.is_some()
     }
@@ -294,7 +294,7 @@ pub fn check_vouched(class: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether a text is names with dots between them.
+/// Returns true if a text is names with dots between them.
 fn is_path(text: &str) -> bool {
     text.split('.').all(|name| {
         !name.is_empty()

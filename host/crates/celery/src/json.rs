@@ -77,17 +77,17 @@ impl Json {
         self.0.get()
     }
 
-    /// Whether it is `null`.
+    /// Returns true if it is `null`.
     pub fn is_null(&self) -> bool {
         self.text() == "null"
     }
 
-    /// Whether it is an object.
+    /// Returns true if it is an object.
     pub fn is_object(&self) -> bool {
         self.text().starts_with('{')
     }
 
-    /// Whether it is a list.
+    /// Returns true if it is a list.
     pub fn is_list(&self) -> bool {
         self.text().starts_with('[')
     }
@@ -158,7 +158,7 @@ impl Map {
         self.0.len()
     }
 
-    /// Whether it has none.
+    /// Returns true if it has none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -178,7 +178,7 @@ impl Map {
         self.some(name)?.as_string()
     }
 
-    /// Whether a field is there.
+    /// Returns true if a field is there.
     pub fn contains(&self, name: &str) -> bool {
         self.get(name).is_some()
     }

@@ -11,7 +11,6 @@
 
 #![forbid(unsafe_code)]
 
-mod again;
 pub mod arguments;
 pub mod builtins;
 mod canvas;
@@ -32,6 +31,7 @@ mod queue_name;
 mod repr;
 pub mod request;
 mod results;
+mod retry_message;
 pub mod rich;
 pub mod signature;
 pub mod time;

@@ -67,12 +67,12 @@ impl State {
         }
     }
 
-    /// Whether nothing comes after it.
+    /// Returns true if nothing comes after it.
     pub fn is_ready(&self) -> bool {
         matches!(self, Self::Success | Self::Failure | Self::Revoked)
     }
 
-    /// Whether its result is an exception that reaches whoever waits.
+    /// Returns true if its result is an exception that reaches whoever waits.
     pub fn propagates(&self) -> bool {
         matches!(self, Self::Failure | Self::Revoked)
     }

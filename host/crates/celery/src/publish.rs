@@ -59,7 +59,7 @@ pub struct Publisher<'a> {
     pub origin: &'a str,
     /// The time that delays count from.
     pub now: Timestamp,
-    /// Whether tasks have the priority of the one that calls them, where they have none.
+    /// True if tasks have the priority of the one that calls them, where they have none.
     pub inherit_priority: bool,
     /// Where results of the rpc kind go of tasks that do not say: to the client that waits for what
     /// calls them.
@@ -332,7 +332,7 @@ pub(super) struct Packed {
     pub body: Json,
     pub content_type: Json,
     pub content_encoding: Json,
-    /// Whether the whole message is base64, too.
+    /// True if the whole message is base64, too.
     pub base64: bool,
 }
 

@@ -59,7 +59,7 @@ pub struct Refused {
     pub task: Option<String>,
     /// Where the sender takes results of the rpc kind.
     pub reply_to: Option<String>,
-    /// Whether nobody wants the result.
+    /// True if nobody wants the result.
     pub ignore_result: bool,
 }
 
@@ -120,7 +120,7 @@ pub struct Request {
     pub time_limit: Option<Duration>,
     /// After this much time it is asked to stop.
     pub soft_time_limit: Option<Duration>,
-    /// Whether nobody wants the result; absent where the sender leaves it to the task.
+    /// True if nobody wants the result; absent where the sender leaves it to the task.
     pub ignore_result: Option<bool>,
     /// The name that logs show in place of the task's.
     pub shadow: Option<String>,
@@ -164,7 +164,7 @@ pub struct Request {
 /// How it came, for when it is sent once more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wire {
-    /// Whether the whole was base64.
+    /// True if the whole was base64.
     pub base64: bool,
     /// The body with its media type and characters, where it can travel on as it is.
     pub body: Option<(Json, Json, Json)>,

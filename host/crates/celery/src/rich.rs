@@ -71,7 +71,7 @@ pub fn check(json: &Json) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether kombu makes a value of it.
+/// Returns true if kombu makes a value of it.
 fn is_typed(kind: &str, value: &Json) -> bool {
     let text = value.as_string();
     let is = |test: fn(&str) -> bool| text.as_deref().is_some_and(test);

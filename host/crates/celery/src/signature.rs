@@ -24,7 +24,7 @@ pub struct Signature {
     pub options: Map,
     /// What it is.
     pub kind: Kind,
-    /// Whether it takes no arguments of those that come before it.
+    /// True if it takes no arguments of those that come before it.
     pub immutable: bool,
     /// All other fields, such as `chord_size`.
     pub extra: Map,
@@ -241,7 +241,7 @@ impl Signature {
         self.options.string("task_id")
     }
 
-    /// Whether it is a group.
+    /// Returns true if it is a group.
     pub fn is_group(&self) -> bool {
         matches!(self.kind, Kind::Group(_))
     }

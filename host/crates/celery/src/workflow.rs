@@ -83,7 +83,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether a store that counts chords is needed for it.
+    /// Returns true if a store that counts chords is needed for it.
     pub fn begins_chords(&self) -> bool {
         self.steps
             .iter()
@@ -102,7 +102,7 @@ impl Plan {
 /// How results are stored, beside what the request says.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Storing<'a> {
-    /// Whether nobody wants results, where the sender leaves that to the task.
+    /// True if nobody wants results, where the sender leaves that to the task.
     pub ignore_result: bool,
     /// The worker's name, for stores that keep what `result_extended` adds.
     pub extended_by: Option<&'a str>,

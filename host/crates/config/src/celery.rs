@@ -39,7 +39,7 @@ pub struct CeleryConfig {
     /// Exception classes of the clients' own that a guest's failure may name by its kind, as
     /// `module.Name` or `module:Outer.Name`. Clients call what is named here.
     pub exceptions: Vec<String>,
-    /// Whether name, arguments, worker and retries are stored with results (`result_extended`).
+    /// True if name, arguments, worker and retries are stored with results (`result_extended`).
     pub result_extended: bool,
     /// Put before every key of the store (`global_keyprefix`); `{tenant}:` in it stands for the
     /// job's tenant.
@@ -61,7 +61,7 @@ pub struct CeleryConfig {
     pub unknown_tasks: UnknownTasks,
     /// The most bytes that a message's body may have when it is unpacked.
     pub max_body_bytes: NonZeroU64,
-    /// Whether tasks that follow have the priority of the one before, where they name none
+    /// True if tasks that follow have the priority of the one before, where they name none
     /// (`task_inherit_parent_priority`).
     pub inherit_priority: bool,
 }

@@ -234,7 +234,7 @@ pub struct ComponentsConfig {
     /// What a start does with a component that is not served: it does not load, or a task of it is
     /// another's. `serve_rest` when absent.
     pub on_error: OnError,
-    /// Whether a worker notices other versions while it runs, and serves them. Yes when absent.
+    /// True if a worker notices other versions while it runs, and serves them. Yes when absent.
     pub watch: Option<bool>,
     /// After how many milliseconds it looks for them where it is not told: 30 seconds when absent.
     pub refresh_ms: Option<NonZeroU64>,
@@ -243,7 +243,7 @@ pub struct ComponentsConfig {
     pub state_dir: Option<PathBuf>,
     /// How many versions of a component are kept, 2 or more; 5 when absent.
     pub keep_versions: Option<NonZeroUsize>,
-    /// Whether a job may ask for a version by the header `lovage-version`: one that is kept, and
+    /// True if a job may ask for a version by the header `lovage-version`: one that is kept, and
     /// not denied. Whoever sends jobs can then have old versions run.
     pub pins: bool,
     /// How a new version is tried; when absent it takes all jobs at once.
@@ -282,7 +282,7 @@ impl ComponentsConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SignaturesConfig {
-    /// Whether a component that none of the keys signed is refused.
+    /// True if a component that none of the keys signed is refused.
     pub required: bool,
     /// How long before a key expires a worker and `lovage config check` warn of it, in milliseconds.
     /// 30 days when absent.
@@ -302,7 +302,7 @@ pub struct KeyConfig {
     /// From when on what it signed is not taken, such as `2027-01-01T00:00:00Z`; for ever when
     /// absent.
     pub not_after: Option<jiff::Timestamp>,
-    /// Whether what it signed may be native code, which is run as a part of this program: a host
+    /// True if what it signed may be native code, which is run as a part of this program: a host
     /// without a compiler takes such code from S3. No when absent.
     #[serde(default)]
     pub precompiled: bool,
@@ -423,7 +423,7 @@ pub struct QueueConfig {
     /// SQS only: whether the queue is made where it is not there, with its dead-letter queue, a redrive
     /// policy and the queue for results. The local broker makes all queues.
     pub create: bool,
-    /// Whether jobs are taken from it. Set to false for queues that are only sent to, such as
+    /// True if jobs are taken from it. Set to false for queues that are only sent to, such as
     /// results and dead letters.
     pub consume: bool,
     /// Local broker only: whether messages of one group keep their order. On SQS the queue knows.
@@ -438,7 +438,7 @@ pub struct QueueConfig {
     /// `group`, `queue`. A message that names another tenant anywhere else is rejected: whoever
     /// may send could act for any tenant.
     pub tenant_from: Vec<TenantSource>,
-    /// Whether jobs without a tenant are rejected.
+    /// True if jobs without a tenant are rejected.
     pub tenant_required: bool,
     /// The media type of raw bodies that name none; JSON when absent.
     pub content_type: Option<String>,
@@ -555,7 +555,7 @@ pub struct LogConfig {
     /// A level (`error`, `warn`, `info`, `debug`, `trace`), or directives such as
     /// `warn,lovage=debug`.
     pub level: String,
-    /// Whether what guests write to standard output and standard error is logged, line by line,
+    /// True if what guests write to standard output and standard error is logged, line by line,
     /// up to the limits `log_lines` and `log_bytes`. Guests may write what is in payloads.
     pub guests: bool,
 }

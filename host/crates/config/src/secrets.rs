@@ -56,7 +56,7 @@ impl Config {
         Ok(())
     }
 
-    /// Whether any task is granted a bucket.
+    /// Returns true if any task is granted a bucket.
     pub fn grants_buckets(&self) -> bool {
         self.tasks
             .values()

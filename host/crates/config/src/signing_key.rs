@@ -16,7 +16,7 @@ pub struct Key {
     pub public: Vec<u8>,
     /// Until when what it signed is taken.
     pub not_after: Option<Timestamp>,
-    /// Whether it may sign native code, too.
+    /// True if it may sign native code, too.
     pub precompiled: bool,
 }
 

@@ -360,7 +360,7 @@ impl Config {
         sources
     }
 
-    /// Whether what a field says means the queue of that name.
+    /// Returns true if what a field says means the queue of that name.
     fn is_same(&self, said: &str, queue: &str) -> bool {
         said == queue || self.address(said) == self.address(queue)
     }

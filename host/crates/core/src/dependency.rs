@@ -23,8 +23,8 @@ use tokio::{
 };
 
 use crate::{
+    backoff::Backoff,
     events::{DependencyDown, DependencyUp},
-    retry::Backoff,
 };
 
 /// How often an outage that lasts is logged again.

@@ -1,4 +1,4 @@
-//! What happens, one named struct each: emitting one writes the log line and counts it, so that
+//! Events, one struct each: emitting one writes the log line and counts it, so that
 //! neither is forgotten.
 //!
 //! Fields never hold payloads, outputs or secrets. The job's id, task, tenant, attempt and
@@ -22,10 +22,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     broker::BrokerError,
+    cancellation::Progress,
     outcome::Status,
     text::one_line,
     usage::{Cost, Usage},
-    wanted::Progress,
 };
 
 /// How long a reason may be in a log line, in bytes.
@@ -197,9 +197,9 @@ pub struct AttemptEnded<'a> {
     pub queue: &'a str,
     /// The task's name.
     pub task: &'a str,
-    /// What it came to, in a word.
+    /// The outcome, as a machine-readable word.
     pub outcome: &'static str,
-    /// What it cost.
+    /// The resources that it used.
     pub usage: Usage,
 }
 
@@ -326,7 +326,7 @@ pub struct JobReleased<'a> {
     pub queue: &'a str,
     /// Not before this has passed.
     pub after: Duration,
-    /// Whether the attempt counts.
+    /// True if the attempt counts.
     pub spent: bool,
     /// Why: kind and message. `None` where nothing went wrong.
     pub failure: Option<(&'a str, &'a str)>,
@@ -359,7 +359,7 @@ pub struct MessageLeft<'a> {
     pub queue: &'a str,
     /// The task's name; empty where the message names none.
     pub task: &'a str,
-    /// Whether this task was not met before.
+    /// True if this task was not met before.
     pub first: bool,
 }
 
@@ -388,14 +388,14 @@ pub struct TenantHeldBack<'a> {
     pub queue: &'a str,
     /// The tenant.
     pub tenant: &'a str,
-    /// Whether the configuration names it. Senders choose the names of others, and those are not
+    /// True if the configuration names it. Senders choose the names of others, and those are not
     /// counted one by one.
     pub known: bool,
     /// What it has no more of: `concurrency` or `rate`.
     pub want: &'a str,
     /// Not before this has passed.
     pub after: Duration,
-    /// Whether to tell of it.
+    /// True if a log line is due.
     pub tell: bool,
 }
 
@@ -541,7 +541,7 @@ pub struct SecretLookupFailed<'a> {
     pub secret: &'a str,
     /// Why; no value is in it.
     pub error: &'a dyn std::error::Error,
-    /// Whether the value from before serves on.
+    /// True if the value from before serves on.
     pub stale: bool,
 }
 
@@ -565,7 +565,7 @@ pub struct KeyvalueFailed<'a> {
     pub kind: &'static str,
     /// Why.
     pub error: &'a dyn std::error::Error,
-    /// Whether it is worth more than a line for who looks closely.
+    /// True if it is worth more than a line for who looks closely.
     pub tell: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Who has the next turn, when more want one than can have it.
+//! Fair queue: chooses the next item by tenant when there are more items than places.
 //!
 //! Turns take time, and it is time that is shared, not turns: each tenant has a clock of its own
 //! that runs while the tenant is served, the slower the more it weighs, and the next turn is for
@@ -47,7 +47,7 @@ struct Share<T> {
     weight: u32,
     fresh: VecDeque<T>,
     rest: VecDeque<T>,
-    /// Whether the last turn was for a new one.
+    /// True if the last turn was for a new one.
     fresh_was_last: bool,
     running: usize,
 }
@@ -91,7 +91,7 @@ impl<T> FairQueue<T> {
         self.waiting
     }
 
-    /// Whether something waits that is another tenant's.
+    /// Returns true if something waits that is another tenant's.
     pub fn others_wait(&self, tenant: &str) -> bool {
         self.next.iter().any(|(_, waiting)| **waiting != *tenant)
     }
@@ -110,7 +110,7 @@ impl<T> FairQueue<T> {
         });
     }
 
-    /// Who has the next turn. It is to be told of that turn's end with [`end`](Self::end).
+    /// Takes the next item. Call [`end`](Self::end) when its turn ends.
     pub fn pop(&mut self) -> Option<(Arc<str>, T)> {
         let (clock, tenant) = self.next.first()?.clone();
         self.now = self.now.max(clock);

@@ -24,7 +24,7 @@ pub struct FollowOn {
 }
 
 impl FollowOn {
-    /// What its message weighs in the budget of its tree, about: the payload is base64 at worst.
+    /// The approximate bytes of its message in the budget of its tree; base64 is assumed.
     pub fn bytes(&self) -> u64 {
         Self::bytes_of(&self.task, &self.content_type, &self.payload)
     }
@@ -50,7 +50,7 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// Of a job that `parent` asks for.
+    /// The lineage of a job that `parent` asks for.
     pub fn of_child(parent: &Job) -> Self {
         Self {
             root: parent.root_id.clone().unwrap_or_else(|| parent.id.clone()),
@@ -60,8 +60,8 @@ impl Lineage {
     }
 }
 
-/// What may follow from a job, all that follows from that included: a part of what its parent had
-/// left. Travels beside the body, as JSON.
+/// How many jobs and bytes may follow from a job, directly and indirectly: a part of its parent's
+/// rest. Travels beside the body, as JSON.
 ///
 /// A job's children share what is left of its budget, each by an equal part, so that a whole tree of
 /// jobs stays within the budget of its first job, whichever workers run it. The parts depend on
@@ -82,7 +82,7 @@ impl Budget {
         Some(serde_json::from_str(text).unwrap_or(Self { jobs: 0, bytes: 0 }))
     }
 
-    /// It as JSON.
+    /// Encodes it as JSON.
     pub fn encode(self) -> String {
         format!(r#"{{"jobs":{},"bytes":{}}}"#, self.jobs, self.bytes)
     }

@@ -20,7 +20,7 @@ pub struct Job {
     pub id: String,
     /// The name of the task to run.
     pub task: String,
-    /// Who the job is for; empty where no tenants are named.
+    /// The tenant that the job belongs to; empty without tenants.
     pub tenant: String,
     /// 1 on the first attempt.
     pub attempt: u32,
@@ -49,7 +49,7 @@ pub struct Job {
     pub parent_id: Option<String>,
     /// How many jobs of that chain were before this one.
     pub depth: u32,
-    /// What may follow from it, as its message says; `None` for the first job of a tree.
+    /// The budget for follow-on jobs from its message; `None` for the first job of a tree.
     pub budget: Option<Budget>,
 }
 
@@ -138,7 +138,7 @@ impl Job {
         Some(Duration::try_from(self.expires?.duration_since(now)).unwrap_or_default())
     }
 
-    /// Whether the job's time is over.
+    /// Returns true if the job's time is over.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }

@@ -5,8 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 pub mod broker;
 pub mod byte_size;
+pub mod cancellation;
 pub mod clock;
 pub mod dependency;
 pub mod events;
@@ -15,14 +17,12 @@ pub mod follow_on;
 pub mod format;
 pub mod group_id;
 pub mod job;
+pub mod log_throttle;
 pub mod media_type;
 pub mod outcome;
 pub mod phase;
-pub mod quiet;
 pub mod result;
-pub mod retry;
 pub mod sqs_charset;
 pub mod tenant_source;
 pub mod text;
 pub mod usage;
-pub mod wanted;

@@ -1,4 +1,4 @@
-//! What an attempt came to, and the one table that says what follows from it.
+//! Outcomes of attempts, and the one table that decides what follows from each.
 //!
 //! | outcome | message | result | dead letter |
 //! | --- | --- | --- | --- |
@@ -24,9 +24,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::retry::Backoff;
+use crate::backoff::Backoff;
 
-/// What a guest gave back.
+/// The output of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// Media type of `data`.
@@ -61,7 +61,7 @@ impl Failure {
     }
 }
 
-/// What one attempt came to.
+/// The outcome of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The guest returned a value.
@@ -99,13 +99,13 @@ pub enum Outcome {
     Left {
         /// For how long it is hidden.
         after: Duration,
-        /// Whether the delivery counts, since the queue's redrive policy is to see it.
+        /// True if the delivery counts, since the queue's redrive policy is to see it.
         spent: bool,
     },
 }
 
 impl Outcome {
-    /// It in a word, for machines.
+    /// Machine-readable name.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Done(_) => "done",
@@ -159,7 +159,7 @@ impl Status {
     }
 }
 
-/// What is to happen to a message after an attempt.
+/// The decision about a message after an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Publish a result, dead-letter if asked, then delete.
@@ -168,14 +168,14 @@ pub enum Decision {
         status: Status,
         /// The value, or why there is none.
         value: Result<Output, Failure>,
-        /// Whether the original message goes to the dead letters.
+        /// True if the original message goes to the dead letters.
         dead_letter: bool,
     },
     /// Put the message back.
     Release {
         /// Not to be received again before this has passed.
         after: Duration,
-        /// Whether the attempt counts.
+        /// True if the attempt counts.
         spent: bool,
         /// Why it goes back; `None` where that is nobody's fault.
         reason: Option<Failure>,

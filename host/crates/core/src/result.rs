@@ -1,4 +1,4 @@
-//! What is published for a finished job, in one of two formats.
+//! The result that is published for a finished job, in one of two formats.
 //!
 //! `envelope` is a JSON object that tells all:
 //!
@@ -54,7 +54,7 @@ pub struct JobResult {
     pub finished_at: Timestamp,
     /// The digest of the component that ran, `sha256:` and 64 hex digits.
     pub component: Option<String>,
-    /// What the attempt cost.
+    /// The resources that the attempt used.
     pub usage: Option<Usage>,
 }
 

@@ -8,7 +8,7 @@
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// Whether SQS takes this character.
+/// Returns true if SQS takes this character.
 ///
 /// Surrogates (U+D800 to U+DFFF) need no test, since a `char` is never one.
 pub const fn is_allowed(character: char) -> bool {

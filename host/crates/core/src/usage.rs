@@ -1,4 +1,4 @@
-//! What attempts cost: each, and all of a tenant's together.
+//! Resource usage: of one attempt, and summed by task and tenant.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 use metrics::{Counter, counter};
 use serde::{Deserialize, Serialize};
 
-/// What one attempt cost the host.
+/// The resources that one attempt used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU time spent on the guest's behalf, instantiation included.

@@ -41,9 +41,9 @@ use lovage_broker_sqs::{
     message::{Parts, from_parts},
 };
 use lovage_core::{
+    backoff::Backoff,
     broker::{Broker, BrokerError, Disposal, Fault, Message, SendKind, Settlement, Unsettled},
     events::{HostPanicked, JobReleased, MessagesReceived, SettleFailed},
-    retry::Backoff,
 };
 use lovage_runtime::{
     pipeline::{Concluded, End, Finished},
@@ -469,7 +469,7 @@ pub(super) struct Unsent {
     pub error: BrokerError,
     /// What is left to be done.
     ending: Ending,
-    /// Whether it is its result that could not be published.
+    /// True if it is its result that could not be published.
     is_result: bool,
 }
 

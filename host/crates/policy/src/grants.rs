@@ -27,11 +27,11 @@ pub struct GrantsConfig {
     pub secrets: Option<BTreeMap<String, String>>,
     /// Key-value buckets that may be opened, by the name that the guest uses.
     pub keyvalue: Option<Vec<String>>,
-    /// Whether an attempt has a scratch directory: an empty private folder at `/scratch`.
+    /// True if an attempt has a scratch directory: an empty private folder at `/scratch`.
     pub scratch: Option<bool>,
     /// Tasks that follow-on jobs may be for; `*` at the end matches any rest.
     pub dispatch: Option<Vec<String>>,
-    /// Whether clocks stand still and random numbers repeat: the same for every attempt at a job.
+    /// True if clocks stand still and random numbers repeat: the same for every attempt at a job.
     /// See [`DeterminismConfig`].
     pub deterministic: Option<DeterminismConfig>,
 }

@@ -50,12 +50,12 @@ impl HttpPolicy {
         Ok(())
     }
 
-    /// Whether no request is allowed at all.
+    /// Returns true if no request is allowed at all.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty() || self.rules.iter().any(HttpRules::is_empty)
     }
 
-    /// Whether a request may be made. The error says which field does not allow it.
+    /// Returns true if a request may be made. The error says which field does not allow it.
     pub fn check(&self, method: &str, to: &Destination) -> Result<(), String> {
         let shown = || one_line(method, 40);
         if self.rules.is_empty() {

@@ -60,7 +60,7 @@ pub struct Grants {
     pub secrets: BTreeMap<String, String>,
     /// Buckets that may be opened.
     pub keyvalue: BTreeSet<String>,
-    /// Whether there is a scratch directory.
+    /// True if there is a scratch directory.
     pub scratch: bool,
     /// Tasks that follow-on jobs may be for.
     pub dispatch: Names,
@@ -144,7 +144,7 @@ impl Grants {
         Ok(self)
     }
 
-    /// Whether any use of a capability is granted.
+    /// Returns true if any use of a capability is granted.
     pub fn allows(&self, capability: Capability) -> bool {
         match capability {
             Capability::Http => !self.http.is_empty(),

@@ -17,12 +17,12 @@ impl Names {
         self.lists.push(list.to_vec());
     }
 
-    /// Whether nothing is allowed at all.
+    /// Returns true if nothing is allowed at all.
     pub fn is_empty(&self) -> bool {
         self.lists.is_empty() || self.lists.iter().any(Vec::is_empty)
     }
 
-    /// Whether a name is allowed.
+    /// Returns true if a name is allowed.
     pub fn allow(&self, name: &str) -> bool {
         !self.is_empty()
             && self.lists.iter().all(|list| list.iter().any(|pattern| matches(pattern, name)))

@@ -36,7 +36,7 @@ impl Networks {
         &self.key
     }
 
-    /// Whether one of the ranges has the address.
+    /// Returns true if one of the ranges has the address.
     pub fn grant(&self, address: IpAddr) -> bool {
         self.granted.iter().any(|network| {
             network.contains(&address)

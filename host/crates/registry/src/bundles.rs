@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::depot::Depot;
 use super::load::{check_declared, check_grants, tell_unchecked};
+use super::precompiled_store::PrecompiledStore;
 use super::start::{Candidate, Gathered};
 use super::supplier::{self, Offer, Supplier as _};
 use super::version::Version;
@@ -35,8 +35,8 @@ impl Registry {
                 }
             }
         }
-        for depot in &self.depots {
-            self.gather_of_depot(depot, gathered).await?;
+        for precompiled_store in &self.depots {
+            self.gather_of_depot(precompiled_store, gathered).await?;
         }
         Ok(())
     }
@@ -45,12 +45,12 @@ impl Registry {
     /// was on this machine before, if it was there.
     async fn gather_of_depot(
         &self,
-        depot: &Depot,
+        precompiled_store: &PrecompiledStore,
         gathered: &mut Gathered,
     ) -> Result<(), RegistryError> {
-        let (offers, down) = match depot.list().await {
+        let (offers, down) = match precompiled_store.list().await {
             Ok(offers) => (offers, None),
-            Err(error) => (depot.kept(), Some(error)),
+            Err(error) => (precompiled_store.kept(), Some(error)),
         };
         let mut served = false;
         for offer in &offers {
@@ -59,7 +59,7 @@ impl Registry {
             if down.is_some() && gathered.candidates.iter().any(has) {
                 continue;
             }
-            let error = match self.bring_of_depot(depot, offer, down.is_none()).await {
+            let error = match self.bring_of_depot(precompiled_store, offer, down.is_none()).await {
                 Ok(component) => {
                     gathered.candidates.push(candidate(offer.clone(), component, None));
                     served = true;
@@ -70,12 +70,12 @@ impl Registry {
             if down.is_some() {
                 continue;
             }
-            let mut before = depot.kept();
+            let mut before = precompiled_store.kept();
             before.retain(|it| it.place == offer.place && it.stamp != offer.stamp);
             let mut good = None;
             for before in &before {
                 if good.is_none() {
-                    good = self.bring_of_depot(depot, before, false).await.ok();
+                    good = self.bring_of_depot(precompiled_store, before, false).await.ok();
                 }
             }
             if let Some(component) = good {
@@ -86,14 +86,14 @@ impl Registry {
         }
         match down {
             Some(error) => {
-                let tell = |error: &_| self.tell_failed(&depot.shown(), error);
+                let tell = |error: &_| self.tell_failed(&precompiled_store.shown(), error);
                 if served {
                     tell(&error);
                 } else {
                     self.go_on_without(error, gathered, tell)?;
                 }
             }
-            None => depot.tidy(&offers),
+            None => precompiled_store.tidy(&offers),
         }
         Ok(())
     }
@@ -120,22 +120,22 @@ impl Registry {
                 twice += usize::from(self.admit_bundle(offer, brought).await);
             }
         }
-        for depot in &self.depots {
-            let offers = match depot.list().await {
+        for precompiled_store in &self.depots {
+            let offers = match precompiled_store.list().await {
                 Ok(offers) => offers,
                 Err(error) => {
-                    self.tell_failed(&depot.shown(), &error);
+                    self.tell_failed(&precompiled_store.shown(), &error);
                     continue;
                 }
             };
-            self.forget_failure(&depot.shown());
-            self.forget_gone(|place| depot.holds(place), &offers);
-            self.note_gone(|place| depot.holds(place), &offers);
+            self.forget_failure(&precompiled_store.shown());
+            self.forget_gone(|place| precompiled_store.holds(place), &offers);
+            self.note_gone(|place| precompiled_store.holds(place), &offers);
             for offer in offers.iter().filter(|offer| !self.is_known(offer)) {
-                let brought = self.bring_of_depot(depot, offer, true).await;
+                let brought = self.bring_of_depot(precompiled_store, offer, true).await;
                 twice += usize::from(self.admit_bundle(offer, brought).await);
             }
-            depot.tidy(&offers);
+            precompiled_store.tidy(&offers);
         }
         twice
     }
@@ -150,11 +150,11 @@ impl Registry {
     /// now, and not only kept from before.
     async fn bring_of_depot(
         &self,
-        depot: &Depot,
+        precompiled_store: &PrecompiledStore,
         offer: &Offer,
         is_offered: bool,
     ) -> Result<LoadedComponent, RegistryError> {
-        let brought = depot.bring(offer, &self.options.signatures).await?;
+        let brought = precompiled_store.bring(offer, &self.options.signatures).await?;
         let mut component = self.bundle(&brought.code).await?;
         component.source.file.clone_from(&offer.shown);
         check_declared(&component, &brought.signed)?;

@@ -29,7 +29,7 @@ use wasmtime::component::Component;
 use super::load::announce;
 use super::trust::{self, Besides, Distrust};
 use lovage_platform::paced_write;
-use lovage_sandbox::{Facts, Limits, Mode, Problem, Sandbox, Source, compiler};
+use lovage_sandbox::{ComponentMetadata, Limits, Mode, Problem, Sandbox, Source, compiler};
 
 /// How many bytes a cache holds unless somebody says otherwise: 2 GiB.
 pub const DEFAULT_MAX_BYTES: u64 = 2 << 30;
@@ -160,8 +160,8 @@ impl CompileCache {
     ) -> Result<Component, Problem> {
         let not_written = |error: io::Error| Problem::CodeNotWritten { reason: error.to_string() };
         let unfinished = self.unfinished().map_err(not_written)?;
-        let haste = sandbox.haste();
-        let mode = compiler::code(sandbox.options(), None, wasm, haste, &unfinished.file)?;
+        let urgency = sandbox.urgency();
+        let mode = compiler::code(sandbox.options(), None, wasm, urgency, &unfinished.file)?;
         let name = file_name(sandbox, &source.digest, mode);
         unfinished.persist(&name).map_err(not_written)?;
         if let Err(error) = self.prune(&name) {
@@ -188,7 +188,12 @@ impl CompileCache {
     }
 
     /// What was found out about a component, under the same limits, whose code is cached.
-    pub(super) fn facts(&self, sandbox: &Sandbox, digest: &str, limits: &Limits) -> Option<Facts> {
+    pub(super) fn metadata(
+        &self,
+        sandbox: &Sandbox,
+        digest: &str,
+        limits: &Limits,
+    ) -> Option<ComponentMetadata> {
         let name = self.name_of(sandbox, digest)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = sys::openat(&self.0.dir, facts_name(&name), flags, sys::Mode::empty()).ok()?;
@@ -196,7 +201,7 @@ impl CompileCache {
         let mut json = Vec::new();
         File::from(file).take(MAX_FACTS).read_to_end(&mut json).ok()?;
         let known: Known = serde_json::from_slice(&json).ok()?;
-        (known.under == under(limits)).then_some(known.facts)
+        (known.under == under(limits)).then_some(known.metadata)
     }
 
     /// The file of a component's code, if there is one.
@@ -212,10 +217,12 @@ impl CompileCache {
         sandbox: &Sandbox,
         digest: &str,
         limits: &Limits,
-        facts: Facts,
+        metadata: ComponentMetadata,
     ) {
         let Some(name) = self.name_of(sandbox, digest) else { return };
-        let Ok(json) = serde_json::to_vec(&Known { under: under(limits), facts }) else { return };
+        let Ok(json) = serde_json::to_vec(&Known { under: under(limits), metadata }) else {
+            return;
+        };
         if json.len() as u64 <= MAX_FACTS
             && let Err(error) = self.write(&facts_name(&name), &json)
         {
@@ -317,8 +324,8 @@ impl CompileCache {
                 Ok(()) | Err(rustix::io::Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
             }
-            let facts = facts_name(&name.to_string_lossy());
-            let _ = sys::unlinkat(dir, facts, AtFlags::empty());
+            let metadata = facts_name(&name.to_string_lossy());
+            let _ = sys::unlinkat(dir, metadata, AtFlags::empty());
             total = total.saturating_sub(size);
         }
         Ok(())
@@ -355,7 +362,7 @@ impl Drop for Unfinished<'_> {
 #[derive(Serialize, Deserialize)]
 struct Known {
     under: String,
-    facts: Facts,
+    metadata: ComponentMetadata,
 }
 
 /// All but the code that what is found out depends on.

@@ -126,7 +126,7 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
-    /// Whether the same offer may be served another time.
+    /// Returns true if the same offer may be served another time.
     pub(super) fn retry(&self) -> Retry {
         match self {
             Self::Component(error) => error.problem.retry(),
@@ -142,12 +142,12 @@ impl RegistryError {
         }
     }
 
-    /// Whether it would be served if others were not.
+    /// Returns true if it would be served if others were not.
     pub(super) fn is_contended(&self) -> bool {
         matches!(self, Self::TaskTwice { .. } | Self::Undecided { .. })
     }
 
-    /// Whether a place was looked at, and offers nothing.
+    /// Returns true if a place was looked at, and offers nothing.
     pub(super) fn is_empty_place(&self) -> bool {
         match self {
             Self::Empty { .. } => true,

@@ -8,20 +8,20 @@
 
 pub mod signature;
 
-#[cfg(feature = "compiler")]
-mod again;
 mod bundles;
 #[cfg(feature = "compiler")]
 mod cache;
 mod canary;
 mod claims;
-mod depot;
 mod error;
 mod history;
 mod inspect;
+#[cfg(feature = "compiler")]
+mod lazy_reload;
 mod load;
 mod order;
 pub mod precompiled;
+mod precompiled_store;
 mod refresh;
 mod seen;
 mod sequential_test;
@@ -55,8 +55,8 @@ pub use self::supplier::push;
 pub use self::trust::Distrust;
 pub use self::version::{Counts, Tally, Version};
 
-use self::depot::Depot;
 use self::history::Ordered;
+use self::precompiled_store::PrecompiledStore;
 use self::seen::Seen;
 use self::served::Served;
 use self::supplier::{Directory, Supplier};
@@ -99,10 +99,10 @@ pub struct Registry {
     sandbox: Sandbox,
     suppliers: Vec<Box<dyn Supplier>>,
     bundles: Vec<std::path::PathBuf>,
-    depots: Vec<Depot>,
+    depots: Vec<PrecompiledStore>,
     options: LoadOptions,
     served: RwLock<Arc<Served>>,
-    /// Whether some version is tried.
+    /// True if some version is tried.
     tries: AtomicBool,
     /// Grows whenever what is served changes.
     generation: AtomicU64,
@@ -156,7 +156,7 @@ impl Registry {
                 Origin::Precompiled(path) => registry.bundles.push(path.clone()),
                 Origin::Remote(url) => registry.suppliers.push(supplier::of(url)?),
                 Origin::RemotePrecompiled(url, dir) => {
-                    registry.depots.push(Depot::new(supplier::s3(url)?, dir.clone()));
+                    registry.depots.push(PrecompiledStore::new(supplier::s3(url)?, dir.clone()));
                 }
             }
         }

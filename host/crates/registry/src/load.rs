@@ -9,7 +9,7 @@ use wasmtime::component::Component;
 use super::supplier::{Directory, Supplier as _};
 use super::{Canary, Claims, ComponentUrl, History, RegistryError};
 #[cfg(feature = "compiler")]
-use super::{again, cache::CompileCache};
+use super::{cache::CompileCache, lazy_reload};
 use crate::signature::{self, Signatures, SignedManifest};
 use lovage_config::OnError;
 #[cfg(feature = "compiler")]
@@ -188,7 +188,7 @@ async fn loaded(
 ) -> Result<LoadedComponent, RegistryError> {
     #[cfg(feature = "compiler")]
     if let (Some(cache), Some(history)) = (&options.cache, &options.history) {
-        return again::loaded(sandbox, options, (cache, history), source, wasm).await;
+        return lazy_reload::loaded(sandbox, options, (cache, history), source, wasm).await;
     }
     compiled(sandbox, options, source, wasm).await
 }

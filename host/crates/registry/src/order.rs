@@ -74,10 +74,10 @@ impl Registry {
             .max_by_key(|ordered| ordered.order)
     }
 
-    /// Whether components of a place would be served.
+    /// Returns true if components of a place would be served.
     fn looks_at(&self, place: &str) -> bool {
         self.suppliers.iter().any(|supplier| supplier.holds(place))
-            || self.depots.iter().any(|depot| depot.holds(place))
+            || self.depots.iter().any(|precompiled_store| precompiled_store.holds(place))
     }
 
     /// Warns of keys that expire soon, or have: once a day.

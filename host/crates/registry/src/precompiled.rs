@@ -48,7 +48,7 @@ pub struct Manifest {
     pub target: String,
     /// The settings that the code depends on.
     pub engine: CodeSettings,
-    /// Whether it needs the engine with the component model's async.
+    /// True if it needs the engine with the component model's async.
     #[serde(default)]
     pub mode: Mode,
     /// The version of the contract.
@@ -207,7 +207,7 @@ pub async fn compile(
 ) -> Result<(Bundle, Manifest), CompileError> {
     use lovage_sandbox::{
         Problem,
-        compiler::{self, Haste},
+        compiler::{self, Urgency},
     };
 
     let name = wasm_file.display().to_string();
@@ -222,7 +222,7 @@ pub async fn compile(
     let not_written =
         |error: io::Error| component_problem(Problem::CodeNotWritten { reason: error.to_string() });
     let unnamed = compiler::anonymous_file().map_err(not_written)?;
-    let mode = compiler::code(sandbox.options(), target, &wasm, Haste::Wanted, &unnamed)
+    let mode = compiler::code(sandbox.options(), target, &wasm, Urgency::Cancellation, &unnamed)
         .map_err(component_problem)?;
     let code = compiler::read(&unnamed, u64::MAX).map_err(not_written)?;
     let engine = sandbox.engine_of(mode).map_err(component_problem)?;

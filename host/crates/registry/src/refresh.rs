@@ -458,7 +458,7 @@ pub(super) fn listing(place: &str) -> String {
     format!("{place} (listing)")
 }
 
-/// Whether two versions serve a task both.
+/// Returns true if two versions serve a task both.
 fn share(one: &Version, other: &Version) -> bool {
     let names = |version: &Version, name: &str| {
         version.component.tasks.iter().any(|task| task.name == name)

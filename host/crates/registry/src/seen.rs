@@ -39,7 +39,7 @@ enum State {
 }
 
 impl Registry {
-    /// Whether there is no reason to look at an offer.
+    /// Returns true if there is no reason to look at an offer.
     pub(super) fn is_known(&self, offer: &Offer) -> bool {
         let Some(seen) = self.seen_of(offer) else { return false };
         match seen.state {
@@ -50,7 +50,7 @@ impl Registry {
         }
     }
 
-    /// Whether a task of an offer was another's when it was looked at last.
+    /// Returns true if a task of an offer was another's when it was looked at last.
     pub(super) fn is_contended(&self, offer: &Offer) -> bool {
         self.seen_of(offer).is_some_and(|seen| matches!(seen.state, State::Contended { .. }))
     }

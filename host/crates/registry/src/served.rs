@@ -14,7 +14,7 @@ use super::{RegistryError, Task};
 pub(super) struct Slot {
     pub now: Arc<Version>,
     pub trial: Option<Trial>,
-    /// Whether its place does not offer it any more.
+    /// True if its place does not offer it any more.
     pub gone: bool,
 }
 

@@ -90,7 +90,7 @@ struct Signature {
 /// Who may sign components, and whether one has to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Signatures {
-    /// Whether what is not signed is refused.
+    /// True if what is not signed is refused.
     pub required: bool,
     /// How long before a key expires it is warned of.
     pub warn_before: Duration,

@@ -21,7 +21,7 @@ pub(super) struct Candidate {
     pub instead: Option<RegistryError>,
     /// What was served of the place before.
     pub record: Option<Record>,
-    /// Whether its bytes are kept.
+    /// True if its bytes are kept.
     pub keeps: bool,
 }
 

@@ -28,7 +28,7 @@ pub struct Status {
     pub trial_compared: Option<Comparison>,
     /// What is offered and not served.
     pub refused: Option<Refusal>,
-    /// Whether its place does not offer it any more.
+    /// True if its place does not offer it any more.
     pub gone: bool,
 }
 
@@ -58,10 +58,10 @@ pub struct Refusal {
     pub why: String,
     /// Since when.
     pub since: Timestamp,
-    /// Whether it is only that somebody said so.
+    /// True if it is only that somebody said so.
     #[serde(default)]
     pub(super) denied: bool,
-    /// Whether its place could not be looked at.
+    /// True if its place could not be looked at.
     #[serde(default, skip_serializing)]
     pub(super) listing: bool,
 }

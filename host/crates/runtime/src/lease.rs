@@ -57,7 +57,7 @@ impl Lease {
         self.lost.cancelled().await;
     }
 
-    /// Whether the lease is known to be lost.
+    /// Returns true if the lease is known to be lost.
     pub fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
     }

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-pub mod abandon;
+pub mod abort_report;
 #[cfg(feature = "isolation")]
 pub mod isolation;
 pub mod lease;

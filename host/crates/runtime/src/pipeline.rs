@@ -16,7 +16,7 @@ mod mapped;
 mod ready;
 mod services;
 pub mod slot;
-mod spent;
+mod usage_guard;
 mod watch;
 
 use std::{
@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field::Empty, info_span};
 
 use crate::{
-    abandon::UnlessEnded,
+    abort_report::AbortReport,
     message::{DecodedJob, NOT_CELERY, decode},
     publish,
     publish_gate::PublishGate,
@@ -174,7 +174,7 @@ struct PutBack {
 pub struct End {
     /// When attempts are stopped.
     pub at: Instant,
-    /// Whether the message had to wait for a place to run. An attempt that then has less time
+    /// True if the message had to wait for a place to run. An attempt that then has less time
     /// than its timeout is nobody's fault, and is not counted.
     pub late: bool,
 }
@@ -481,9 +481,9 @@ impl Pipeline {
             }
         });
         async {
-            let unless_ended = UnlessEnded::new(&source.name);
+            let abort_report = AbortReport::new(&source.name);
             let concluded = conclude.await;
-            unless_ended.ended();
+            abort_report.ended();
             concluded
         }
         .instrument(span)
@@ -529,7 +529,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether what nobody here can do with a queue of Celery's is left to other workers.
+    /// Returns true if what nobody here can do with a queue of Celery's is left to other workers.
     fn leaves(&self) -> bool {
         self.config.celery.unknown_tasks == UnknownTasks::Leave
     }
@@ -537,8 +537,8 @@ impl Pipeline {
     /// The end of a delivery of which it cannot be told what follows.
     fn troubled(&self, source: &Source, trouble: Trouble) -> Concluded {
         match trouble {
-            Trouble::Now(error) => self.put_back(source, "result_backend", &error),
-            Trouble::For(failure) => self.put_back(
+            Trouble::Transient(error) => self.put_back(source, "result_backend", &error),
+            Trouble::Permanent(failure) => self.put_back(
                 source,
                 "result_backend",
                 &BrokerError::new(Fault::Invalid, failure.message),
@@ -588,12 +588,12 @@ impl Pipeline {
         let prepared = self.prepare(source, message, job, follow_ons, tree.part(0, shares));
         let follow_ons = match prepared.await {
             Ok(sends) => sends,
-            Err(Unsent::For(failure)) => {
+            Err(Unsent::Permanent(failure)) => {
                 outcome = Outcome::Failed(failure);
                 refused = true;
                 Vec::new()
             }
-            Err(Unsent::Now(error)) => return Err(PutBack { kind: "dispatch", error }),
+            Err(Unsent::Transient(error)) => return Err(PutBack { kind: "dispatch", error }),
         };
         let troubled = |error| PutBack { kind: "result_backend", error };
         let decision = decide(outcome, job.attempt, settings.max_attempts, &settings.backoff);
@@ -614,8 +614,8 @@ impl Pipeline {
                         return Ok(Concluded { disposal, finished, troubled: false, told });
                     }
                     // Its retry cannot be sent.
-                    Err(Trouble::For(failure)) => (Status::Failed, Err(failure), true),
-                    Err(Trouble::Now(error)) => return Err(troubled(error)),
+                    Err(Trouble::Permanent(failure)) => (Status::Failed, Err(failure), true),
+                    Err(Trouble::Transient(error)) => return Err(troubled(error)),
                 }
             }
             Decision::Finish { status, value, dead_letter } => (status, value, dead_letter),
@@ -624,9 +624,9 @@ impl Pipeline {
         let nexts = self.celery_end(&end, &mut status, &mut value, reply.as_ref(), celery).await;
         let nexts = match nexts {
             Ok(nexts) => nexts,
-            Err(Trouble::Now(error)) => return Err(troubled(error)),
+            Err(Trouble::Transient(error)) => return Err(troubled(error)),
             // Not for what has failed already.
-            Err(Trouble::For(failure)) => {
+            Err(Trouble::Permanent(failure)) => {
                 return Err(troubled(BrokerError::new(Fault::Invalid, failure.message)));
             }
         };

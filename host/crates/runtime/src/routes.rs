@@ -44,13 +44,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// Whether a message may name a queue for its result.
+    /// Returns true if a message may name a queue for its result.
     pub fn allows_reply(&self, reply_to: &str) -> bool {
         self.reply_to.iter().any(|pattern| matches_pattern(pattern, reply_to))
     }
 }
 
-/// Whether a name is a pattern's; `*` at the pattern's end matches any rest.
+/// Returns true if a name is a pattern's; `*` at the pattern's end matches any rest.
 pub fn matches_pattern(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),

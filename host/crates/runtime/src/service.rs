@@ -5,9 +5,9 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use lovage_config::Config;
 use lovage_core::{
+    backoff::Backoff,
     broker::{Broker, BrokerError, Fault},
     events::{BrokerLost, ReceiveFailed, TaskNotServed},
-    retry::Backoff,
 };
 use lovage_registry::Registry;
 use lovage_sandbox::Sandbox;

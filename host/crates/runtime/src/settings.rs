@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use lovage_config::{Config, LimitValues, ResultFormat, TaskConfig, ceilings, defaults};
-use lovage_core::{job::Job, retry::Backoff};
+use lovage_core::{backoff::Backoff, job::Job};
 use lovage_sandbox::{Limits, TaskSpec};
 
 /// What a component says of a task, as far as it bears on how a job is run.
@@ -29,7 +29,7 @@ pub struct Settings {
     pub limits: Limits,
     /// Delays between attempts.
     pub backoff: Backoff,
-    /// Whether payloads are held to the schema that the task has for them.
+    /// True if payloads are held to the schema that the task has for them.
     pub check_payload: bool,
     /// The results' format, where the task's settings name one.
     pub result_format: Option<ResultFormat>,

@@ -27,11 +27,11 @@ use crate::{
     supervise::Supervisor,
 };
 use lovage_core::{
+    backoff::Backoff,
     broker::{
         Broker, BrokerError, Disposal, Fault, Message, Queue, SendKind, Settlement, Unsettled,
     },
     events::{SettleFailed, SettleFailedAgain},
-    retry::Backoff,
 };
 
 /// How settling behaves.

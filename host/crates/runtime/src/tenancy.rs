@@ -98,7 +98,7 @@ pub struct Refused {
     pub want: Want,
     /// Not before this has passed.
     pub after: Duration,
-    /// Whether it is to be told in the log: once in a while for each tenant.
+    /// True if it is to be told in the log: once in a while for each tenant.
     pub tell: bool,
 }
 
@@ -141,7 +141,7 @@ impl Tenancy {
         Arc::new(Self { each, settings, usual: Arc::new(usual), state: Mutex::default() })
     }
 
-    /// Whether the configuration names the tenant: senders choose the names of others.
+    /// Returns true if the configuration names the tenant: senders choose the names of others.
     pub fn knows(&self, tenant: &str) -> bool {
         self.settings.contains_key(tenant)
     }

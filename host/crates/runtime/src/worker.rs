@@ -34,13 +34,13 @@ use crate::{
 };
 use lovage_config::WorkerConfig;
 use lovage_core::{
+    backoff::Backoff,
     broker::{Broker, BrokerError, Disposal, Message, Queue, Turn},
     events::{
         HostPanicked, MessagesReceived, ReceiveFailed, TenantHeldBack, WorkerDraining,
         WorkerStopped,
     },
     group_id,
-    retry::Backoff,
 };
 
 /// How long giving messages back may take once nothing else is waited for.
@@ -121,7 +121,7 @@ struct Intake {
     permits: Arc<Semaphore>,
     /// This queue's own.
     own_permits: Arc<Semaphore>,
-    /// Whether other queues wait for the same permits.
+    /// True if other queues wait for the same permits.
     shares_permits: bool,
     receivers: AtomicUsize,
     /// When the receives under way end. One that is dropped stays: the broker may not know of it,

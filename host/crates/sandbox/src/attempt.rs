@@ -10,21 +10,21 @@ use super::code::Code;
 use super::component::LoadedComponent;
 use super::config::{self, ConfigValues, GivenConfig};
 use super::cpu::Meter;
+use super::cpu_executor::Whose;
 use super::crash;
-use super::hogs::Whose;
-use super::kit::Kit;
+use super::engine_set::EngineSet;
 use super::limits::{Limit, Limits};
 use super::output;
 use super::pool_wait::{PoolFull, PoolWait};
 use super::scratch::ScratchDir;
 use super::state::{DeadlinePassed, Scene};
 use super::stdio::Tail;
+use lovage_core::cancellation::Cancellation;
 use lovage_core::follow_on::FollowOn;
 use lovage_core::job::Job;
 use lovage_core::media_type::is_json;
 use lovage_core::outcome::{Failure, Outcome};
 use lovage_core::usage::Usage;
-use lovage_core::wanted::Wanted;
 use lovage_policy::Grants;
 
 /// The kind of the failure of an attempt that the host's own end cut short ([`Plan::deadline`]).
@@ -43,13 +43,13 @@ pub struct Plan {
     /// What it may use beyond its memory and time.
     pub grants: Arc<Grants>,
     /// Whether it is still wanted, and how far it is.
-    pub wanted: Wanted,
+    pub cancellation: Cancellation,
     /// The part of the CPU that the attempts of the job's tenant have together, beside those of
     /// other tenants, when there is not enough for all; at least 1.
     pub tenant_weight: u32,
-    /// Whether what it writes to standard output and error is logged.
+    /// True if what it writes to standard output and error is logged.
     pub log_guests: bool,
-    /// Whether the payload is held to the schema that the task has for it.
+    /// True if the payload is held to the schema that the task has for it.
     pub check_payload: bool,
     /// What it reads by `wasi:config/store`, where another process has looked that up.
     pub given_config: Option<Arc<GivenConfig>>,
@@ -62,7 +62,7 @@ impl Default for Plan {
             max_attempts: 1,
             deadline: None,
             grants: Arc::default(),
-            wanted: Wanted::default(),
+            cancellation: Cancellation::default(),
             tenant_weight: 1,
             log_guests: false,
             check_payload: true,
@@ -163,7 +163,7 @@ fn over_time(limits: &Limits, started: Instant, deadline: Instant) -> Outcome {
 /// The outcome of an attempt that has come to its end, by its time, its CPU budget or since its job is
 /// revoked.
 fn over(plan: &Plan, meter: &Meter, started: Instant, deadline: Instant) -> Option<Outcome> {
-    if plan.wanted.is_revoked() {
+    if plan.cancellation.is_revoked() {
         return Some(Outcome::Revoked);
     }
     if Instant::now() >= deadline {
@@ -221,7 +221,7 @@ impl Sandbox {
                         return Report::without_a_guest("component", &error);
                     }
                 };
-                let kit = sandbox.kit(code.pre.engine());
+                let engine_set = sandbox.engine_set(code.pre.engine());
                 let mut wait = PoolWait::new(plan.deadline, plan.limits.timeout);
                 let (started, mut report) = loop {
                     let scratch = match plan.grants.scratch.then(|| sandbox.scratches().make()) {
@@ -231,9 +231,9 @@ impl Sandbox {
                         },
                         None => None,
                     };
-                    let _running = kit.ticker.run();
+                    let _running = engine_set.ticker.run();
                     let started = Instant::now();
-                    let attempt = (&code, kit, component.reads_config);
+                    let attempt = (&code, engine_set, component.reads_config);
                     let attempt =
                         pin!(sandbox.attempt(attempt, &job, &plan, &meter, started, scratch));
                     match meter.run(attempt).await {
@@ -254,12 +254,12 @@ impl Sandbox {
             }
         };
         let whose = Whose { tenant: &job.tenant, weight: plan.tenant_weight, task: &job.task };
-        self.hogs().run(whose, &meter, Box::pin(whole)).await
+        self.cpu_executor().run(whose, &meter, Box::pin(whole)).await
     }
 
     async fn attempt(
         &self,
-        (code, kit, reads_config): (&Arc<Code>, &Kit, bool),
+        (code, engine_set, reads_config): (&Arc<Code>, &EngineSet, bool),
         job: &Arc<Job>,
         plan: &Plan,
         meter: &Meter,
@@ -298,12 +298,12 @@ impl Sandbox {
             deadline,
             grants: Arc::clone(&plan.grants),
             job: Some(Arc::clone(job)),
-            wanted: plan.wanted.clone(),
+            cancellation: plan.cancellation.clone(),
             config,
             scratch,
             log_guests: plan.log_guests,
         };
-        let (mut store, instance) = match self.begin(code, kit, scene, meter) {
+        let (mut store, instance) = match self.begin(code, engine_set, scene, meter) {
             Ok(begun) => begun,
             Err(error) => return Ok(Report::without_a_guest("sandbox", error.as_ref())),
         };
@@ -393,7 +393,7 @@ async fn check_payload(
     let rest = pin!(async {
         loop {
             tokio::task::yield_now().await;
-            if plan.wanted.is_revoked() {
+            if plan.cancellation.is_revoked() {
                 return Ok(Err(Outcome::Revoked));
             }
             if let Some(checked) = checking.go_on() {

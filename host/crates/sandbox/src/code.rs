@@ -1,7 +1,7 @@
 //! The code of a component, linked: what of it takes memory, and when it is held.
 //!
 //! A worker may serve more components than it has memory for. Where the code of one can be had again,
-//! it is held only while it is used more than that of others: see [`Shelf`].
+//! it is held only while it is used more than that of others: see [`CodeCache`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use super::component::LoadedComponent;
 use super::error::Problem;
 use super::limits::Limits;
 use super::payload_check::{Checker, PATTERNS_BYTES, PayloadCheck, Unchecked};
-use super::ready::Nook;
+use super::prewarm::Nook;
 use super::spec::TaskSpec;
 use super::state::State;
 
@@ -102,13 +102,13 @@ impl fmt::Debug for Held {
 
 /// The code that can be dropped, of all components of a sandbox: when there is more than so much of
 /// it, that is dropped which was used least recently. What runs, keeps its own until it ends.
-pub(super) struct Shelf {
+pub(super) struct CodeCache {
     max_bytes: usize,
     clock: AtomicU64,
     held: Mutex<Vec<Weak<Droppable>>>,
 }
 
-impl Shelf {
+impl CodeCache {
     /// Room for so many bytes of code, and always for the one that was loaded last.
     pub(super) fn new(max_bytes: usize) -> Self {
         Self { max_bytes, clock: AtomicU64::new(1), held: Mutex::default() }
@@ -163,7 +163,7 @@ impl Sandbox {
         };
         let ready = |held: &Droppable| {
             let code = held.code().clone();
-            self.shelf().touch(held);
+            self.code_cache().touch(held);
             code
         };
         if let Some(code) = ready(held) {
@@ -177,7 +177,7 @@ impl Sandbox {
         let loaded = tokio::task::spawn_blocking(move || sandbox.load_code(&again)).await;
         let code = loaded.map_err(|error| Problem::NotHadAgain { reason: error.to_string() })??;
         *held.code() = Some(Arc::clone(&code));
-        self.shelf().add(held);
+        self.code_cache().add(held);
         Ok(code)
     }
 
@@ -185,7 +185,7 @@ impl Sandbox {
     /// none that is used is dropped for it. What is wrong with it, its jobs are told. An instance for
     /// a job under these limits is made, too.
     pub async fn load_ahead(&self, component: &Arc<LoadedComponent>, limits: &Limits) {
-        if self.shelf().is_half_empty()
+        if self.code_cache().is_half_empty()
             && let Ok(code) = self.code(component).await
         {
             self.get_ready(&code, limits, "", 1);
@@ -216,7 +216,7 @@ impl Sandbox {
             component.held = Held::while_used(Some(code), reload);
         }
         if let Held::WhileUsed(held) = &component.held {
-            self.shelf().add(held);
+            self.code_cache().add(held);
         }
         component
     }

@@ -100,20 +100,20 @@ impl CompileLimits {
 
 /// Who waits for what is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Haste {
+pub enum Urgency {
     /// Somebody does, and nobody for anything else.
-    Wanted,
+    Cancellation,
     /// Nobody, while others wait for jobs: half of the processors are left to those, since a low
     /// priority alone does not keep a compiler from their caches, or from a processor for some
     /// milliseconds.
     Beside,
 }
 
-impl Haste {
+impl Urgency {
     fn threads(self) -> usize {
         let all = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         match self {
-            Self::Wanted => all,
+            Self::Cancellation => all,
             Self::Beside => (all / 2).max(1),
         }
     }
@@ -161,12 +161,12 @@ pub fn code(
     options: &EngineOptions,
     target: Option<&str>,
     wasm: &[u8],
-    haste: Haste,
+    urgency: Urgency,
     into: &File,
 ) -> Result<Mode, Problem> {
     let of_mode = |mode| {
         super::shape::check_stacks(options, mode, wasm)?;
-        code_of_mode(options, target, wasm, mode, haste, into).map(|()| mode)
+        code_of_mode(options, target, wasm, mode, urgency, into).map(|()| mode)
     };
     if imports_wasi_0_3(wasm) {
         return of_mode(Mode::Concurrent);
@@ -205,7 +205,7 @@ fn code_of_mode(
     target: Option<&str>,
     wasm: &[u8],
     mode: Mode,
-    haste: Haste,
+    urgency: Urgency,
     into: &File,
 ) -> Result<(), Problem> {
     let _turn = super::compile_turns::wait();
@@ -240,7 +240,7 @@ fn code_of_mode(
         .env(PARENT, std::process::id().to_string())
         // Its allocator would take a gibibyte at once otherwise, which counts.
         .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
-        .env("RAYON_NUM_THREADS", haste.threads().to_string())
+        .env("RAYON_NUM_THREADS", urgency.threads().to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::from(output))
         .stderr(Stdio::piped())

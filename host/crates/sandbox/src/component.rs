@@ -63,7 +63,7 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 pub struct Import {
     /// The name, with the version.
     pub name: String,
-    /// Whether this host offers it.
+    /// True if this host offers it.
     pub offered: bool,
     /// What has to be granted for it; `None` where everybody has it.
     pub needs: Option<Capability>,
@@ -86,7 +86,7 @@ pub struct LoadedComponent {
     pub others: Vec<NoTask>,
     /// Tasks whose payloads are not held to the schema that they have.
     pub unchecked: Vec<Unchecked>,
-    /// Whether it reads configuration: only then are its secrets looked up.
+    /// True if it reads configuration: only then are its secrets looked up.
     pub(super) reads_config: bool,
     pub(super) held: Held,
 }
@@ -189,7 +189,7 @@ impl Sandbox {
         self.check_bytes(wasm)?;
         let file = compiler::anonymous_file()
             .map_err(|error| Problem::CodeNotWritten { reason: error.to_string() })?;
-        let mode = compiler::code(self.options(), None, wasm, self.haste(), &file)?;
+        let mode = compiler::code(self.options(), None, wasm, self.urgency(), &file)?;
         compiler::map_sealed(self.engine_of(mode)?, &file)
             .map_err(|error| Problem::not_taken(&error))
     }
@@ -276,7 +276,7 @@ impl Sandbox {
 
     /// Gives a component all that it imports.
     pub(super) fn link(&self, component: &Component) -> Result<InstancePre<State>, Problem> {
-        let pre = self.kit(component.engine()).linker.instantiate_pre(component);
+        let pre = self.engine_set(component.engine()).linker.instantiate_pre(component);
         pre.map_err(|error| Problem::WrongImport { reason: format!("{error:#}") })
     }
 
@@ -289,11 +289,11 @@ impl Sandbox {
         limits: &Limits,
     ) -> Result<Vec<TaskSpec>, Problem> {
         let _slot = self.spare_slot().await;
-        let kit = self.kit(pre.engine());
-        let _running = kit.ticker.run();
+        let engine_set = self.engine_set(pre.engine());
+        let _running = engine_set.ticker.run();
         let deadline = Instant::now() + limits.timeout;
         let mut store = self
-            .store(kit, Scene::of_nobody(*limits, deadline))
+            .store(engine_set, Scene::of_nobody(*limits, deadline))
             .map_err(|error| Problem::Describe { reason: format!("did not begin: {error:#}") })?;
         let meter = Meter::default();
         let described = {

@@ -177,7 +177,7 @@ impl EngineOptions {
     }
 
     /// How many threads long attempts have.
-    pub(super) fn hog_threads(&self) -> usize {
+    pub(super) fn cpu_executor_threads(&self) -> usize {
         match self.threads {
             0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             threads => threads,

@@ -340,7 +340,7 @@ impl Problem {
         }
     }
 
-    /// Whether the same component may load another time.
+    /// Returns true if the same component may load another time.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unreadable(_)
@@ -363,7 +363,7 @@ impl Problem {
     }
 }
 
-/// Whether something that failed is tried again without a change of it.
+/// True if something that failed is tried again without a change of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     /// It fails again: the reason is in it.

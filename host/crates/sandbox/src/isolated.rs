@@ -25,7 +25,7 @@ impl Sandbox {
     ) -> Result<(Mode, Vec<u8>), Problem> {
         let code = self.code(component).await?;
         let engine = code.pre.engine();
-        let plain = Engine::same(engine, &self.0.kits.plain().engine);
+        let plain = Engine::same(engine, &self.0.engine_sets.plain().engine);
         let mode = if plain { Mode::Plain } else { Mode::Concurrent };
         let native = code.pre.component().serialize();
         native

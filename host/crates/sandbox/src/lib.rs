@@ -33,34 +33,34 @@ pub mod compiler;
 mod component;
 mod config;
 mod cpu;
+mod cpu_executor;
 mod crash;
 mod deterministic;
 mod dispatch;
 mod egress;
 mod engine;
+mod engine_set;
 mod error;
-#[cfg(feature = "compiler")]
-mod facts;
 mod failure;
 mod guest_log;
-mod hogs;
 mod host_interface;
 mod host_memory;
 mod io_errors;
 #[cfg(feature = "isolation")]
 mod isolated;
 mod keyvalue;
-mod kit;
 mod limiter;
 mod limits;
 mod memory_budget;
+#[cfg(feature = "compiler")]
+mod metadata;
 mod no_files;
 mod notes;
 mod output;
 mod payload_check;
 mod pool_wait;
+mod prewarm;
 mod read;
-mod ready;
 mod scratch;
 mod services;
 #[cfg(feature = "compiler")]
@@ -93,11 +93,11 @@ pub use self::egress::{Network, Resolve};
 pub use self::engine::{Allocator, CodeSettings, EngineOptions, Mode, WASMTIME_VERSION};
 pub use self::error::Retry;
 pub use self::error::{ComponentError, EngineError, Problem, Ungranted};
-#[cfg(feature = "compiler")]
-pub use self::facts::Facts;
 pub use self::failure::{DETAIL_BYTES, KIND_BYTES, MESSAGE_BYTES};
 pub use self::host_interface::{Caller, HostFunction, HostInterface};
 pub use self::limits::{Limit, Limits, Refusal};
+#[cfg(feature = "compiler")]
+pub use self::metadata::ComponentMetadata;
 pub use self::payload_check::Unchecked;
 pub use self::scratch::ScratchError;
 pub use self::services::Services;
@@ -116,11 +116,11 @@ pub use self::{
 };
 pub use wasmtime::component::Val;
 
-use self::code::Shelf;
-use self::hogs::Hogs;
-use self::kit::{Kit, Kits};
+use self::code::CodeCache;
+use self::cpu_executor::CpuExecutor;
+use self::engine_set::{EngineSet, EngineSets};
 use self::memory_budget::MemoryBudget;
-use self::ready::Readies;
+use self::prewarm::Prewarmed;
 use self::scratch::Scratches;
 
 /// An engine with all that attempts share. Clones are the same sandbox.
@@ -128,11 +128,11 @@ use self::scratch::Scratches;
 pub struct Sandbox(Arc<Inner>);
 
 struct Inner {
-    kits: Kits,
-    hogs: Hogs,
-    shelf: Shelf,
-    readies: Readies,
-    /// Whether jobs are run, beside which components are compiled.
+    engine_sets: EngineSets,
+    cpu_executor: CpuExecutor,
+    code_cache: CodeCache,
+    prewarmed: Prewarmed,
+    /// True if jobs are run, beside which components are compiled.
     #[cfg(feature = "compiler")]
     serves: AtomicBool,
     options: EngineOptions,
@@ -161,14 +161,14 @@ impl Sandbox {
 
     /// Sets up an engine, its clock, and what guests may import.
     pub fn with(options: EngineOptions, services: Services) -> Result<Self, EngineError> {
-        let kits = Kits::new(&options, &services.interfaces)?;
+        let engine_sets = EngineSets::new(&options, &services.interfaces)?;
         // Where one attempt runs at once there is nobody whom it could keep waiting.
-        let threads = if options.slots > 1 { options.hog_threads() } else { 0 };
+        let threads = if options.slots > 1 { options.cpu_executor_threads() } else { 0 };
         Ok(Self(Arc::new(Inner {
-            kits,
-            hogs: Hogs::new(threads, options.tick),
-            shelf: Shelf::new(options.loaded_bytes),
-            readies: Readies::new(options.ready_instances),
+            engine_sets,
+            cpu_executor: CpuExecutor::new(threads, options.tick),
+            code_cache: CodeCache::new(options.loaded_bytes),
+            prewarmed: Prewarmed::new(options.ready_instances),
             #[cfg(feature = "compiler")]
             serves: AtomicBool::new(false),
             services,
@@ -188,7 +188,7 @@ impl Sandbox {
 
     /// The allocator that it came to.
     pub fn allocator(&self) -> Allocator {
-        self.0.kits.plain().allocator
+        self.0.engine_sets.plain().allocator
     }
 
     /// Makes what each attempt starts with, a linear memory, and drops it. Blocks for some
@@ -198,11 +198,11 @@ impl Sandbox {
     ///
     /// Why the host cannot make one.
     pub fn probe(&self) -> Result<(), String> {
-        let kit = self.0.kits.plain();
-        if kit.allocator == Allocator::Pooling {
+        let engine_set = self.0.engine_sets.plain();
+        if engine_set.allocator == Allocator::Pooling {
             return Ok(());
         }
-        let mut store = wasmtime::Store::new(&kit.engine, ());
+        let mut store = wasmtime::Store::new(&engine_set.engine, ());
         let one_page = wasmtime::MemoryType::new(1, None);
         let made = wasmtime::Memory::new(&mut store, one_page);
         made.map(drop).map_err(|error| format!("{error:#}"))
@@ -221,28 +221,30 @@ impl Sandbox {
 
     #[cfg(feature = "compiler")]
     /// How urgent compiling is at the moment.
-    pub fn haste(&self) -> compiler::Haste {
+    pub fn urgency(&self) -> compiler::Urgency {
         if self.0.serves.load(Ordering::Relaxed) {
-            compiler::Haste::Beside
+            compiler::Urgency::Beside
         } else {
-            compiler::Haste::Wanted
+            compiler::Urgency::Cancellation
         }
     }
 
     /// The engine of most components.
     #[cfg(feature = "compiler")]
     pub fn engine(&self) -> &Engine {
-        &self.0.kits.plain().engine
+        &self.0.engine_sets.plain().engine
     }
 
     /// The engine of components of a mode.
     pub fn engine_of(&self, mode: Mode) -> Result<&Engine, Problem> {
-        let kit = self.0.kits.of(mode, &self.0.options, &self.0.services.interfaces);
-        kit.map(|kit| &kit.engine).map_err(|reason| Problem::NoEngine { reason })
+        let engine_set = self.0.engine_sets.of(mode, &self.0.options, &self.0.services.interfaces);
+        engine_set
+            .map(|engine_set| &engine_set.engine)
+            .map_err(|reason| Problem::NoEngine { reason })
     }
 
-    fn kit(&self, engine: &Engine) -> &Kit {
-        self.0.kits.of_engine(engine)
+    fn engine_set(&self, engine: &Engine) -> &EngineSet {
+        self.0.engine_sets.of_engine(engine)
     }
 
     /// Returns true if the embedding program serves an interface.
@@ -275,16 +277,16 @@ impl Sandbox {
         self.scratches().close().await;
     }
 
-    fn hogs(&self) -> &Hogs {
-        &self.0.hogs
+    fn cpu_executor(&self) -> &CpuExecutor {
+        &self.0.cpu_executor
     }
 
-    fn shelf(&self) -> &Shelf {
-        &self.0.shelf
+    fn code_cache(&self) -> &CodeCache {
+        &self.0.code_cache
     }
 
-    fn readies(&self) -> &Readies {
-        &self.0.readies
+    fn prewarmed(&self) -> &Prewarmed {
+        &self.0.prewarmed
     }
 
     /// `None` only if the semaphore were closed, which nobody does.

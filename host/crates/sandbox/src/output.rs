@@ -70,7 +70,7 @@ pub(super) fn is_media_type(text: &str) -> bool {
         && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
 }
 
-/// Whether some bytes are JSON, and if not why.
+/// Returns true if some bytes are JSON, and if not why.
 pub(super) fn one_json_value(data: &[u8]) -> Result<(), String> {
     // serde_json leaves out this check in strings that it only skips.
     let text = std::str::from_utf8(data).map_err(|error| error.to_string())?;

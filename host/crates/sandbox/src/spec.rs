@@ -64,7 +64,7 @@ pub fn check(tasks: &[TaskSpec]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether the contract allows a task that name.
+/// Returns true if the contract allows a task that name.
 pub(super) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b))

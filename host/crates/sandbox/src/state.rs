@@ -21,9 +21,9 @@ use super::calls::HostCalls;
 use super::config::{ConfigValues, Placeholder};
 use super::egress::{self, Egress};
 use super::engine::Mode;
+use super::engine_set::EngineSet;
 use super::guest_log::{GuestLog, Which};
 use super::keyvalue::{self, Access};
-use super::kit::Kit;
 use super::limiter::Limiter;
 use super::limits::Limits;
 use super::notes::Notes;
@@ -32,11 +32,11 @@ use super::services::Services;
 use super::stdio::Stream;
 use super::wasi::Wasi;
 use super::{io_errors, no_files, table_memory, waits};
+use lovage_core::cancellation::{self, Cancellation, Progress, Revocation};
 use lovage_core::follow_on::FollowOn;
 use lovage_core::job::Job;
 use lovage_core::text::one_line;
 use lovage_core::usage::Usage;
-use lovage_core::wanted::{self, Progress, Revocation, Wanted};
 use lovage_policy::{Capability, Grants, HttpRules};
 
 /// What a store is made for.
@@ -50,12 +50,12 @@ pub(super) struct Scene {
     /// The job, where there is one: `describe` has none.
     pub job: Option<Arc<Job>>,
     /// Whether the attempt is still wanted, and how far it is.
-    pub wanted: Wanted,
+    pub cancellation: Cancellation,
     /// What it reads by `wasi:config/store`.
     pub config: ConfigValues,
     /// Its scratch directory, where that is granted.
     pub scratch: Option<ScratchDir>,
-    /// Whether what it writes to standard output and error is logged.
+    /// True if what it writes to standard output and error is logged.
     pub log_guests: bool,
 }
 
@@ -68,7 +68,7 @@ pub struct State {
     pub(super) limiter: Limiter,
     pub(super) grants: Arc<Grants>,
     pub(super) job: Option<Arc<Job>>,
-    pub(super) wanted: Wanted,
+    pub(super) cancellation: Cancellation,
     deadline: Instant,
     /// When the soft limit of its time is.
     soft: Option<Instant>,
@@ -98,7 +98,7 @@ impl Scene {
             deadline,
             grants: Arc::default(),
             job: None,
-            wanted: Wanted::default(),
+            cancellation: Cancellation::default(),
             config: ConfigValues::default(),
             scratch: None,
             log_guests: false,
@@ -179,7 +179,7 @@ impl State {
             config: scene.config,
             grants: scene.grants,
             job: scene.job,
-            wanted: scene.wanted,
+            cancellation: scene.cancellation,
             deadline: scene.deadline,
             soft: limits.soft_timeout.map(|soft| Instant::now() + soft),
             follow_ons: Vec::new(),
@@ -228,22 +228,26 @@ impl State {
 
     /// Takes a guest's report of how far it is.
     pub(super) fn report_progress(&self, percent: u8, message: &str) {
-        let message = one_line(message, wanted::MESSAGE_BYTES);
-        self.wanted.report(Progress { percent: percent.min(100), message });
+        let message = one_line(message, cancellation::MESSAGE_BYTES);
+        self.cancellation.report(Progress { percent: percent.min(100), message });
     }
 
     /// Why the attempt should end; `None` while it is wanted.
     pub(super) fn why_revoked(&self) -> Option<Revocation> {
-        self.wanted.why_revoked(self.soft)
+        self.cancellation.why_revoked(self.soft)
     }
 }
 
 impl Sandbox {
     /// A fresh store on an engine.
-    pub(super) fn store(&self, kit: &Kit, scene: Scene) -> wasmtime::Result<Store<State>> {
+    pub(super) fn store(
+        &self,
+        engine_set: &EngineSet,
+        scene: Scene,
+    ) -> wasmtime::Result<Store<State>> {
         let limits = scene.limits;
-        let state = State::new(scene, self.services(), &kit.engine)?;
-        let mut store = Store::new(&kit.engine, state);
+        let state = State::new(scene, self.services(), &engine_set.engine)?;
+        let mut store = Store::new(&engine_set.engine, state);
         store.limiter(|state| &mut state.limiter);
         bound(&mut store, &limits);
         // At every tick a guest that computes lets others run. It yields in tokio's way, which
@@ -264,11 +268,11 @@ impl Sandbox {
     pub(super) fn take_over(
         &self,
         store: &mut Store<State>,
-        kit: &Kit,
+        engine_set: &EngineSet,
         scene: Scene,
     ) -> wasmtime::Result<()> {
         let limits = scene.limits;
-        let state = State::new(scene, self.services(), &kit.engine)?;
+        let state = State::new(scene, self.services(), &engine_set.engine)?;
         let before = std::mem::replace(store.data_mut(), state);
         store.data_mut().limiter = before.limiter.taken_over(limits);
         bound(store, &limits);

@@ -36,7 +36,7 @@ const STATES: [&str; 15] = [
     "NOPROTO",
 ];
 
-/// Whether an operation that may have happened, unseen, can be sent again.
+/// True if an operation that may have happened, unseen, can be sent again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Again {
     /// It comes to the same, once or twice.

@@ -1,4 +1,4 @@
-//! What can go wrong with a broker, and whether trying again may help.
+//! Broker errors, and which of them a retry may cure.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether the same call may succeed later without anybody changing the message.
+    /// Returns true if the same call may succeed later without anybody changing the message.
     ///
     /// Missing queues and permissions count: an operator mends those while the worker runs.
     pub const fn may_pass(self) -> bool {

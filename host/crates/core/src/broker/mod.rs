@@ -19,7 +19,7 @@ mod turn;
 pub use error::{BrokerError, Fault};
 pub use turn::Turn;
 
-use crate::{job::JobKey, wanted::Progress};
+use crate::{cancellation::Progress, job::JobKey};
 
 /// Names of the message attributes that Lovage reads and writes.
 pub mod attribute {
@@ -82,7 +82,7 @@ pub struct Queue {
     pub name: Arc<str>,
     /// What the broker needs to address it: the URL on SQS, the name on the local broker.
     pub address: Arc<str>,
-    /// Whether messages of one group are handed out in order, one batch at a time.
+    /// True if messages of one group are handed out in order, one batch at a time.
     pub fifo: bool,
     /// The visibility timeout that the queue itself is set to.
     pub visibility_timeout: Duration,
@@ -90,7 +90,7 @@ pub struct Queue {
     pub redrive_target: Option<Arc<str>>,
 }
 
-/// What names one delivery of a message; good until the lease ends.
+/// Names one delivery of a message. Valid until the lease ends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Receipt(pub Arc<str>);
 
@@ -186,7 +186,7 @@ pub struct KeptResult {
     pub envelope: Bytes,
 }
 
-/// What becomes of one message.
+/// The fate of one message after its attempt.
 #[derive(Debug, Clone)]
 pub enum Disposal {
     /// Send what follows from it, and only when all of that was accepted delete it.
@@ -200,7 +200,7 @@ pub enum Disposal {
     Release {
         /// Not to be delivered before this has passed. Any length.
         after: Duration,
-        /// Whether the delivery counts as an attempt.
+        /// True if the delivery counts as an attempt.
         spent: bool,
     },
 }
@@ -210,7 +210,7 @@ pub enum Disposal {
 pub struct Settlement {
     /// The message; shared, since it is needed whole to be copied or moved.
     pub message: Arc<Message>,
-    /// What becomes of it.
+    /// Its fate.
     pub disposal: Disposal,
 }
 
@@ -223,7 +223,7 @@ pub struct Unsettled {
     /// The send that the error is about: its index among those that are left. `None` where the
     /// error is about the message itself, or about the broker as a whole.
     pub at: Option<usize>,
-    /// What of the disposal is still to be done. To settle again by this sends nothing twice:
+    /// The rest of the disposal. Settling again with it sends nothing twice:
     /// what was accepted is not in it any more.
     pub left: Box<Disposal>,
 }
@@ -279,7 +279,7 @@ pub struct Depth {
     pub in_flight: u64,
 }
 
-/// What a broker can take. Kept in one place so that callers need not know which broker it is.
+/// The limits of a broker, so that callers need not know which broker it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The most messages that one receive returns.
@@ -290,11 +290,11 @@ pub struct Limits {
     pub settle_concurrency: usize,
     /// How long a settlement may wait for others to join it: above zero where a call costs money.
     pub settle_linger: Duration,
-    /// Whether deliveries of a FIFO queue count as attempts that only waited for their time.
+    /// True if deliveries of a FIFO queue count as attempts that only waited for their time.
     pub counts_waits: bool,
-    /// Whether a receive keeps to its [`Turn`].
+    /// True if a receive keeps to its [`Turn`].
     pub takes_turns: bool,
-    /// Whether results can be asked for by job id ([`Broker::result`]).
+    /// True if results can be asked for by job id ([`Broker::result`]).
     pub keeps_results: bool,
     /// The largest body with its attributes, in bytes.
     pub message_bytes: usize,
@@ -308,7 +308,7 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
     /// `local` or `sqs`.
     fn kind(&self) -> &'static str;
 
-    /// What this broker can take.
+    /// The limits of this broker.
     fn limits(&self) -> Limits;
 
     /// Finds a queue by name (or URL, on SQS). [`Fault::NotFound`] when there is none.
@@ -404,7 +404,7 @@ pub trait Broker: std::fmt::Debug + std::marker::Send + Sync {
         Ok(Vec::new())
     }
 
-    /// What a broker says that keeps nothing by the job's id.
+    /// The error of a broker that keeps nothing by the job's id.
     fn keeps_nothing(&self) -> BrokerError {
         BrokerError::new(
             Fault::Unsupported,

@@ -1,4 +1,4 @@
-//! Whose messages a receive is for, where several share a queue.
+//! The tenants that a receive takes messages of, where several share a queue.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,12 +45,12 @@ impl Turn {
         self.room.get(group).or_else(|| self.usual.get(group)).copied().unwrap_or(self.each)
     }
 
-    /// Whether messages of the group are taken only if nothing else is ready.
+    /// Returns true if messages of the group are taken only if nothing else is ready.
     pub fn avoids(&self, group: &str) -> bool {
         self.avoid.contains(group)
     }
 
-    /// Whether there may be groups of which nothing is taken.
+    /// Returns true if there may be groups of which nothing is taken.
     pub fn is_choosy(&self) -> bool {
         self.each == 0 || self.usual.values().chain(self.room.values()).any(|room| *room == 0)
     }

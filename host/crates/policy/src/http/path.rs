@@ -25,7 +25,7 @@ impl Path {
         Self { text: if text.is_empty() { "/".to_owned() } else { text.to_owned() } }
     }
 
-    /// Whether the path begins with all of these segments.
+    /// Returns true if the path begins with all of these segments.
     pub fn is_below(&self, prefix: &[Vec<u8>]) -> bool {
         if prefix.is_empty() {
             return true;
@@ -63,7 +63,7 @@ pub(super) fn segments(path: &str) -> impl Iterator<Item = Vec<u8>> {
     path.split('/').map(|segment| decode(segment.as_bytes()))
 }
 
-/// Whether there is a segment that somebody could take for `.` or `..`.
+/// Returns true if there is a segment that somebody could take for `.` or `..`.
 fn has_dots(path: &[u8]) -> bool {
     // The two that have the bits of `.` and `/` in more bytes than they need (CVE-2000-0884).
     let mut plain = Vec::with_capacity(path.len());

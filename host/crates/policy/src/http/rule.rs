@@ -136,12 +136,12 @@ impl HttpRules {
         &self.key
     }
 
-    /// Whether there is no rule.
+    /// Returns true if there is no rule.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// Whether a rule allows the request.
+    /// Returns true if a rule allows the request.
     pub fn allow(&self, method: &str, to: &Destination) -> bool {
         !method.eq_ignore_ascii_case("CONNECT")
             && self.rules.iter().any(|rule| rule.allows(method, to))

@@ -87,7 +87,7 @@ fn signatures(file: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Whether a file was written long enough ago that nobody writes it still.
+/// Returns true if a file was written long enough ago that nobody writes it still.
 fn is_old(file: &Path) -> bool {
     let modified = fs::metadata(file).and_then(|found| found.modified());
     modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SETTLE))

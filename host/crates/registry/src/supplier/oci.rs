@@ -61,7 +61,7 @@ impl Oci {
     }
 }
 
-/// Whether a registry is on this very machine, and so is asked without TLS.
+/// Returns true if a registry is on this very machine, and so is asked without TLS.
 fn is_local(reference: &Reference) -> bool {
     let registry = reference.resolve_registry();
     let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);

@@ -21,7 +21,7 @@ use super::{
     protocol::{self, Attempt, Start, ToChild, ToParent},
 };
 use lovage_config::{Config, SecretConfig, TaskConfig, TenantConfig};
-use lovage_core::wanted::Wanted;
+use lovage_core::cancellation::Cancellation;
 use lovage_policy::Grants;
 use lovage_sandbox::{
     EngineOptions, LoadedComponent, Plan, Report, Sandbox, Services, Source, forward_guest_lines,
@@ -83,7 +83,7 @@ fn first(socket: &mut UnixStream) -> anyhow::Result<Start> {
 /// What an attempt under way hears from the parent.
 struct Heard {
     answers: mpsc::Sender<Result<Answer, OperationError>>,
-    wanted: Wanted,
+    cancellation: Cancellation,
     stopping: CancellationToken,
 }
 
@@ -112,12 +112,12 @@ async fn serve(socket: UnixStream, start: &Start, landlock: &str) -> anyhow::Res
                 let component = loaded.get(&attempt.digest).cloned();
                 let component = component.ok_or_else(|| anyhow::anyhow!("no such component"))?;
                 let stopping = CancellationToken::new();
-                let wanted = Wanted::until(stopping.clone());
+                let cancellation = Cancellation::until(stopping.clone());
                 let (answers, answered) = mpsc::channel(1);
-                let heard = Heard { answers, wanted: wanted.clone(), stopping };
-                let run = run_attempt(&sandbox, &component, *attempt, bytes, wanted.clone());
+                let heard = Heard { answers, cancellation: cancellation.clone(), stopping };
+                let run = run_attempt(&sandbox, &component, *attempt, bytes, cancellation.clone());
                 let talk = Talk { from, to, heard, asked: &mut asked, written: &mut written };
-                let (report, back) = talk.during(run, answered, &wanted).await?;
+                let (report, back) = talk.during(run, answered, &cancellation).await?;
                 (from, to) = back;
                 let (header, bytes) = protocol::split(report);
                 protocol::write(&mut to, &ToParent::Report(Box::new(header)), &bytes).await?;
@@ -145,7 +145,7 @@ impl Talk<'_> {
         self,
         run: impl Future<Output = anyhow::Result<Report>>,
         mut answered: mpsc::Receiver<Result<Answer, OperationError>>,
-        wanted: &Wanted,
+        cancellation: &Cancellation,
     ) -> anyhow::Result<(Report, (OwnedReadHalf, OwnedWriteHalf))> {
         let Self { mut from, mut to, heard, asked, written } = self;
         // Frames are read by a task of their own, since a frame may not be left half-read.
@@ -163,7 +163,7 @@ impl Talk<'_> {
                 match protocol::read_rest(first, &mut from, FRAME_BYTES).await?.0 {
                     ToChild::Answer(answer) => drop(heard.answers.send(answer).await),
                     ToChild::Revoked { stopping: true } => heard.stopping.cancel(),
-                    ToChild::Revoked { stopping: false } => heard.wanted.revoke(),
+                    ToChild::Revoked { stopping: false } => heard.cancellation.revoke(),
                     // It does not keep to the protocol.
                     _ => std::process::exit(1),
                 }
@@ -186,7 +186,7 @@ impl Talk<'_> {
                 }
                 Some(line) = written.recv() => protocol::write(&mut to, &line, &[]).await?,
                 _ = progress.tick() => {
-                    if let Some(news) = wanted.news() {
+                    if let Some(news) = cancellation.news() {
                         protocol::write(&mut to, &ToParent::Progress(news), &[]).await?;
                     }
                 }
@@ -195,7 +195,7 @@ impl Talk<'_> {
         while let Ok(line) = written.try_recv() {
             protocol::write(&mut to, &line, &[]).await?;
         }
-        if let Some(news) = wanted.news() {
+        if let Some(news) = cancellation.news() {
             protocol::write(&mut to, &ToParent::Progress(news), &[]).await?;
         }
         drop(stop);
@@ -231,7 +231,7 @@ async fn run_attempt(
     component: &Arc<LoadedComponent>,
     attempt: Attempt,
     payload: bytes::Bytes,
-    wanted: Wanted,
+    cancellation: Cancellation,
 ) -> anyhow::Result<Report> {
     let grants = grants(&attempt)?;
     let Attempt { mut job, limits, max_attempts, deadline_in, config, .. } = attempt;
@@ -241,7 +241,7 @@ async fn run_attempt(
         max_attempts,
         deadline: deadline_in.map(|after| Instant::now() + after),
         grants: Arc::new(grants),
-        wanted,
+        cancellation,
         log_guests: attempt.log_guests,
         check_payload: attempt.check_payload,
         given_config: Some(Arc::new(config)),

@@ -325,7 +325,7 @@ impl Process {
         let plan = attempt.plan;
         // The output, follow-on jobs and values on their way to buckets.
         let most = plan.limits.memory_bytes.saturating_add(HEADER_BYTES as u64);
-        let mut ended = std::pin::pin!(plan.wanted.ended());
+        let mut ended = std::pin::pin!(plan.cancellation.ended());
         let mut told = false;
         loop {
             let first = tokio::select! {
@@ -347,7 +347,7 @@ impl Process {
                     let joined = protocol::join(*header, bytes);
                     return joined.ok_or_else(|| Lost::Died("it sent nonsense".to_owned()));
                 }
-                ToParent::Progress(progress) => plan.wanted.report(progress),
+                ToParent::Progress(progress) => plan.cancellation.report(progress),
                 ToParent::Line { stderr, line, cut } if plan.log_guests => {
                     sandbox::log_guest_line(stderr, &line, cut);
                 }

@@ -15,11 +15,11 @@ use tokio::{
 
 use lovage_config::GrantsConfig;
 use lovage_core::{
+    cancellation::Progress,
     follow_on::FollowOn,
     job::Job,
     outcome::{Failure, Outcome, Output},
     usage::Usage,
-    wanted::Progress,
 };
 use lovage_sandbox::{GivenConfig, Limits, Mode, Report, Tail, TaskSpec};
 use lovage_services::keyvalue::{Answer, Operation, OperationError};

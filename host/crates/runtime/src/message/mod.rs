@@ -50,7 +50,7 @@ pub struct Defaults {
     pub trust: Trust,
     /// The media type of raw bodies, where the message names none; JSON when absent.
     pub content_type: Option<String>,
-    /// Whether the group is an ordering key. On other queues it names the tenant, as in SQS's
+    /// True if the group is an ordering key. On other queues it names the tenant, as in SQS's
     /// fair queues.
     pub fifo: bool,
     /// Which tasks those of Celery are, by its names for them, where the last part of the name

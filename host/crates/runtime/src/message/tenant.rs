@@ -31,7 +31,7 @@ const SHOWN_BYTES: usize = 200;
 pub struct Trust {
     /// The places that are believed; the first that names somebody decides.
     pub from: Vec<TenantSource>,
-    /// Whether jobs without a tenant are rejected.
+    /// True if jobs without a tenant are rejected.
     pub required: bool,
 }
 
@@ -111,7 +111,7 @@ impl<'a> Claims<'a> {
         (tenant.to_owned(), verdict)
     }
 
-    /// Whether a message may do without a tenant.
+    /// Returns true if a message may do without a tenant.
     fn nobody(&self, trust: &Trust) -> Result<(), Refusal> {
         if let Some((source, name)) = self.said.first() {
             return Err(mismatch(trust, *source, name, None));

@@ -6,15 +6,15 @@ use jiff::Timestamp;
 use tracing::Span;
 
 use super::{
-    End, Ended, Pipeline, Run, celery, mapped::Calls, ready::Ready, spent::UnlessReported,
+    End, Ended, Pipeline, Run, celery, mapped::Calls, ready::Ready, usage_guard::UsageGuard,
 };
 use crate::{message::DecodedJob, routes::Source};
 use lovage_celery::Plan;
 use lovage_core::{
     broker::Message,
+    cancellation::{Cancellation, Progress},
     events::{AttemptEnded, AttemptStarted},
     outcome::{Failure, Outcome},
-    wanted::{Progress, Wanted},
 };
 use lovage_sandbox::{self as sandbox, CUT_SHORT, LoadedComponent, Meter, Report};
 
@@ -130,29 +130,29 @@ impl Pipeline {
         Span::current().record("component", &digest);
         AttemptStarted { queue: &source.name }.emit();
         let deadline = end.map(|end| end.at);
-        let wanted = Wanted::until(self.stopping.clone());
+        let cancellation = Cancellation::until(self.stopping.clone());
         let tenant = self.config.tenants.get(&job.tenant);
         let plan = sandbox::Plan {
             limits: settings.limits,
             max_attempts: settings.max_attempts,
             deadline,
             grants: Arc::clone(&grants),
-            wanted: wanted.clone(),
+            cancellation: cancellation.clone(),
             tenant_weight: tenant.and_then(|it| it.weight).map_or(1, NonZeroU32::get),
             log_guests: self.config.log.guests,
             check_payload: settings.check_payload,
             given_config: None,
         };
         let meter = Arc::default();
-        let unless_reported = UnlessReported::new(self, &job, Arc::clone(&meter));
+        let usage_guard = UsageGuard::new(self, &job, Arc::clone(&meter));
         let running = self.health.begin(deadline).await;
         let mut report = tokio::select! {
             biased;
             report = self.run_guest(&task.component, &job, &plan, meter) => report,
-            never = self.watch(&source.name, &job, &wanted) => match never {},
+            never = self.watch(&source.name, &job, &cancellation) => match never {},
         };
         drop(running);
-        unless_reported.reported();
+        usage_guard.reported();
         if let Outcome::HostFault(failure) = report.outcome {
             report.outcome = self.health.judge(failure).await;
         }
@@ -178,12 +178,12 @@ impl Pipeline {
         let run = Run { started_at: now, component: digest, usage: report.usage };
         let cut_short = matches!(&report.outcome, Outcome::TimedOut(it) if it.kind == CUT_SHORT);
         let too_late = cut_short && end.is_some_and(|end| end.late);
-        let outcome = if too_late || (bereft && !wanted.is_revoked()) {
+        let outcome = if too_late || (bereft && !cancellation.is_revoked()) {
             Outcome::Abandoned
-        } else if wanted.is_revoked() && !matches!(report.outcome, Outcome::Done(_)) {
+        } else if cancellation.is_revoked() && !matches!(report.outcome, Outcome::Done(_)) {
             Outcome::Revoked
         } else {
-            told_how_far(report.outcome, &wanted)
+            told_how_far(report.outcome, &cancellation)
         };
         let follow_ons = report.follow_ons;
         Ended { outcome, settings, run: Some(run), follow_ons, celery: Plan::default() }
@@ -213,7 +213,7 @@ impl Pipeline {
         self.sandbox.run_metered(component, Arc::clone(&job.job), plan, meter).await
     }
 
-    /// Whether somebody has revoked a job. Who cannot be asked is no reason not to run it.
+    /// Returns true if somebody has revoked a job. Who cannot be asked is no reason not to run it.
     pub(super) async fn is_revoked(&self, job: &DecodedJob) -> bool {
         if self.keeps_results && self.broker.is_revoked(job.key()).await.unwrap_or(false) {
             return true;
@@ -226,9 +226,9 @@ impl Pipeline {
 }
 
 /// Adds how far it was to the failure of an attempt that did not get to its end.
-fn told_how_far(outcome: Outcome, wanted: &Wanted) -> Outcome {
+fn told_how_far(outcome: Outcome, cancellation: &Cancellation) -> Outcome {
     let told = |mut failure: Failure| {
-        if let Some(Progress { percent, message }) = wanted.progress() {
+        if let Some(Progress { percent, message }) = cancellation.progress() {
             let detail = failure.detail.take().unwrap_or_default();
             let space = if message.is_empty() { "" } else { " " };
             failure.detail = Some(format!("progress: {percent}%{space}{message}\n{detail}"));

@@ -31,12 +31,12 @@ use lovage_celery::{
 };
 use lovage_core::{
     broker::{BrokerError, Fault, Message, Queue, Send},
+    cancellation::Progress,
     events::OtherTenantsKey,
     follow_on::{Budget, FollowOn},
     job::JobKey,
     media_type::{JSON, is_json},
     outcome::{Failure, Outcome, Output, Status},
-    wanted::Progress,
 };
 use lovage_registry::Task;
 use lovage_sandbox::INVALID_PAYLOAD;
@@ -73,7 +73,7 @@ pub(super) struct CeleryEnd<'a> {
     pub(super) message: &'a Message,
     pub(super) job: &'a DecodedJob,
     pub(super) settings: &'a Settings,
-    /// Whether the guest asked for another attempt and there is none left.
+    /// True if the guest asked for another attempt and there is none left.
     pub(super) exhausted: bool,
     /// What may follow from it that its workflow does not say.
     pub(super) budget: Budget,
@@ -83,16 +83,16 @@ pub(super) struct CeleryEnd<'a> {
 #[derive(Debug)]
 pub(super) enum Trouble {
     /// Not now: the message is put back.
-    Now(BrokerError),
+    Transient(BrokerError),
     /// Never, and so the job has failed.
-    For(Failure),
+    Permanent(Failure),
 }
 
 impl From<Unsent> for Trouble {
     fn from(unsent: Unsent) -> Self {
         match unsent {
-            Unsent::Now(error) => Self::Now(error),
-            Unsent::For(failure) => Self::For(failure),
+            Unsent::Transient(error) => Self::Transient(error),
+            Unsent::Permanent(failure) => Self::Permanent(failure),
         }
     }
 }
@@ -100,9 +100,11 @@ impl From<Unsent> for Trouble {
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Away(reason) => Self::Now(BrokerError::new(Fault::Unavailable, reason)),
+            StoreError::Away(reason) => {
+                Self::Transient(BrokerError::new(Fault::Unavailable, reason))
+            }
             StoreError::Refused(_) | StoreError::OtherTenants => {
-                Self::For(Failure::new("result_backend", error.to_string()))
+                Self::Permanent(Failure::new("result_backend", error.to_string()))
             }
         }
     }
@@ -143,7 +145,7 @@ impl Pipeline {
             .map_err(|reason| Failure::new("TypeError", reason))
     }
 
-    /// Whether a job's part of a workflow can be kept track of.
+    /// Returns true if a job's part of a workflow can be kept track of.
     pub(super) fn check_workflow(&self, request: &Request) -> Result<(), Failure> {
         if request.chord.is_some() && self.store.is_none() {
             return Err(Failure::new(
@@ -155,7 +157,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Whether what a job's workflow leads to is within the bounds of a tree of jobs.
+    /// Returns true if what a job's workflow leads to is within the bounds of a tree of jobs.
     pub(super) fn check_tree(&self, job: &DecodedJob, request: &Request) -> Result<(), Failure> {
         let said = Cost::of(request);
         if said == Cost::default() {
@@ -383,12 +385,12 @@ impl Pipeline {
                     })
                 }
                 Err(exception) => {
-                    Err(Trouble::For(Failure::new(&exception.kind, exception.repr())))
+                    Err(Trouble::Permanent(Failure::new(&exception.kind, exception.repr())))
                 }
             };
             match carried_out {
                 // It failed for this.
-                Err(Trouble::For(failure)) if *status == Status::Done => {
+                Err(Trouble::Permanent(failure)) if *status == Status::Done => {
                     *status = Status::Failed;
                     *value = Err(failure);
                 }
@@ -544,7 +546,7 @@ impl Pipeline {
             match self.routes.send(&state).await {
                 // Nobody is there to be told.
                 Err(error) if error.fault == Fault::NotFound => {}
-                sent => sent.map_err(Trouble::Now)?,
+                sent => sent.map_err(Trouble::Transient)?,
             }
         }
         let Some(store) = &self.store else { return Ok(()) };
@@ -694,7 +696,7 @@ impl Follow<'_> {
         let shares = 1 + usize::from(!more.is_empty());
         let (of_more, of_steps) = (budget.part(0, shares), budget.part(shares - 1, shares));
         let mut sends = match self.carry_out(more, None, refused, of_more).await {
-            Err(Trouble::For(failure)) if body.is_some() => {
+            Err(Trouble::Permanent(failure)) if body.is_some() => {
                 let plan = self.body_refused(body, &failure);
                 self.carry_out(plan.steps, None, Refused::IsLeftOut, of_more).await?
             }
@@ -753,7 +755,7 @@ impl Follow<'_> {
             number += usize::from(shares(&&step));
             if let Step::Send(task) = step {
                 match self.send(&task, to, share).await {
-                    Err(Trouble::For(failure)) if refused == Refused::IsLeftOut => {
+                    Err(Trouble::Permanent(failure)) if refused == Refused::IsLeftOut => {
                         left_out(&failure);
                     }
                     send => sends.push(send?),
@@ -830,7 +832,7 @@ impl Follow<'_> {
         // Where the chord has failed already, whoever can be told is told.
         let refused = if plan.body.is_some() { Refused::Fails } else { Refused::IsLeftOut };
         match self.carry_out_now(plan.steps, refused, budget).await {
-            Err(Trouble::For(failure)) => {
+            Err(Trouble::Permanent(failure)) => {
                 let plan = self.body_refused(plan.body.as_deref(), &failure);
                 self.carry_out_now(plan.steps, Refused::IsLeftOut, budget).await?;
             }
@@ -851,7 +853,9 @@ impl Follow<'_> {
         let sends = Box::pin(self.carry_out(steps, None, refused, budget)).await?;
         for send in &sends {
             match self.pipeline.send_now(send).await {
-                Err(Unsent::For(failure)) if refused == Refused::IsLeftOut => left_out(&failure),
+                Err(Unsent::Permanent(failure)) if refused == Refused::IsLeftOut => {
+                    left_out(&failure);
+                }
                 sent => sent?,
             }
         }
@@ -918,7 +922,7 @@ impl Follow<'_> {
         let delay = until(task.eta);
         let CeleryEnd { job, message, .. } = self.end;
         publish::celery_task(task, job, budget, message, &queue, delay, limit).map_err(|bytes| {
-            Trouble::For(Failure::new(
+            Trouble::Permanent(Failure::new(
                 "dispatch_too_large",
                 format!(
                     "the message for the task `{}` has {bytes} bytes, and queues take {limit}; \
@@ -947,7 +951,7 @@ impl Follow<'_> {
                 matches_pattern(pattern, &task.queue) || matches_pattern(pattern, &translated)
             });
         let refused = |why: String| {
-            Trouble::For(Failure::new("dispatch", format!("the task `{}`: {why}", task.task)))
+            Trouble::Permanent(Failure::new("dispatch", format!("the task `{}`: {why}", task.task)))
         };
         if !allowed {
             let queue = lovage_core::text::one_line(&task.queue, 200);
@@ -963,7 +967,7 @@ impl Follow<'_> {
             routes.celery_queue(&name).await
         };
         found.map_err(|error| {
-            if error.is_refusal() { refused(error.to_string()) } else { Trouble::Now(error) }
+            if error.is_refusal() { refused(error.to_string()) } else { Trouble::Transient(error) }
         })
     }
 }

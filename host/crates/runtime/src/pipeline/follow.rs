@@ -18,9 +18,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) enum Unsent {
     /// Not now; the job is to be run again later.
-    Now(BrokerError),
+    Transient(BrokerError),
     /// Never, and so the job has failed.
-    For(Failure),
+    Permanent(Failure),
 }
 
 impl Pipeline {
@@ -45,10 +45,10 @@ impl Pipeline {
                 None => source.queue.clone(),
                 Some(name) => self.routes.queue(name).await.map_err(|error| {
                     if !error.is_refusal() {
-                        return Unsent::Now(error);
+                        return Unsent::Transient(error);
                     }
                     let why = format!("the queue for the task `{}`: {error}", follow_on.task);
-                    Unsent::For(Failure::new("dispatch", why))
+                    Unsent::Permanent(Failure::new("dispatch", why))
                 })?,
             };
             let format = match named.or(self.config.defaults.queue.as_ref()) {
@@ -56,7 +56,7 @@ impl Pipeline {
                 Some(name) => self.config.queue(name).map(|queue| queue.format).unwrap_or_default(),
             };
             let sent = if format == Format::Celery {
-                let task = self.celery_call(source, job, follow_on).map_err(Unsent::For)?;
+                let task = self.celery_call(source, job, follow_on).map_err(Unsent::Permanent)?;
                 let limit = self.message_bytes;
                 publish::celery_task(&task, job, part, message, &to, follow_on.delay, limit)
             } else {
@@ -65,7 +65,7 @@ impl Pipeline {
             let sent = sent.map(|send| Send { kind: SendKind::FollowOn, ..send });
             sends.push(sent.map_err(|bytes| {
                 let limit = self.message_bytes;
-                Unsent::For(Failure::new(
+                Unsent::Permanent(Failure::new(
                     "dispatch_too_large",
                     format!(
                         "a job for the task `{}` makes a message of {bytes} bytes, and queues \
@@ -87,9 +87,9 @@ impl Pipeline {
             match self.routes.send(send).await {
                 Ok(()) => break,
                 Err(error) if error.is_final() || (error.is_refusal() && tries >= most) => {
-                    return Err(Unsent::For(Failure::new("dispatch", error.to_string())));
+                    return Err(Unsent::Permanent(Failure::new("dispatch", error.to_string())));
                 }
-                Err(error) if tries >= most => return Err(Unsent::Now(error)),
+                Err(error) if tries >= most => return Err(Unsent::Transient(error)),
                 Err(_) => tokio::time::sleep(wait).await,
             }
             wait = wait.saturating_mul(2);

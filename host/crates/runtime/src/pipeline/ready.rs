@@ -68,7 +68,7 @@ impl Pipeline {
         Ok(Ready { task, settings })
     }
 
-    /// Whether the configuration bounds the output of a task.
+    /// Returns true if the configuration bounds the output of a task.
     fn sets_output_bytes(&self, task: &str) -> bool {
         let own = self.config.tasks.get(task).and_then(|task| task.limits().output_bytes);
         own.or(self.config.defaults.limits().output_bytes).is_some()
@@ -83,7 +83,7 @@ impl Pipeline {
         header.map(|(_, digest)| digest.as_str())
     }
 
-    /// Whether the job's tenant may run the job's task.
+    /// Returns true if the job's tenant may run the job's task.
     fn admit(&self, job: &DecodedJob) -> Result<(), Failure> {
         if self.config.tenants.is_empty() || job.tenant.is_empty() {
             return Ok(());

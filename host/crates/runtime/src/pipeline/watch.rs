@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 
 use super::Pipeline;
 use crate::message::DecodedJob;
-use lovage_core::{broker::Fault, events::JobProgress, wanted::Wanted};
+use lovage_core::{broker::Fault, cancellation::Cancellation, events::JobProgress};
 
 /// How often: a guest may report a million times a second.
 const EVERY: Duration = Duration::from_secs(1);
@@ -13,11 +13,16 @@ const EVERY: Duration = Duration::from_secs(1);
 impl Pipeline {
     /// Looks after a running attempt until it is dropped. The first time is after a moment, so that
     /// jobs that are done by then cost nothing more.
-    pub(super) async fn watch(&self, queue: &str, job: &DecodedJob, wanted: &Wanted) -> Infallible {
+    pub(super) async fn watch(
+        &self,
+        queue: &str,
+        job: &DecodedJob,
+        cancellation: &Cancellation,
+    ) -> Infallible {
         let mut keeps = self.keeps_results;
         loop {
             tokio::time::sleep(EVERY).await;
-            if let Some(progress) = wanted.news() {
+            if let Some(progress) = cancellation.news() {
                 JobProgress { queue, progress: &progress }.emit();
                 if keeps && let Err(error) = self.broker.report_progress(job.key(), &progress).await
                 {
@@ -29,7 +34,7 @@ impl Pipeline {
                 }
             }
             if self.is_revoked(job).await {
-                wanted.revoke();
+                cancellation.revoke();
             }
         }
     }

@@ -59,7 +59,7 @@ type Gives = (Result<wit::Output, wit::TaskError>,);
 pub struct Handler {
     describe: ComponentExportIndex,
     run: ComponentExportIndex,
-    /// Whether the types of `run` are known to be those of the contract.
+    /// True if the types of `run` are known to be those of the contract.
     checked: Arc<AtomicBool>,
 }
 

@@ -9,7 +9,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use self::generated::lovage::task::{dispatch, progress, types};
 use crate::state::State;
-use lovage_core::wanted::Revocation;
+use lovage_core::cancellation::Revocation;
 
 /// The generated traits.
 #[allow(

@@ -46,7 +46,7 @@ pub(super) struct Connection {
     _driver: AbortOnDropHandle<()>,
     to: Destination,
     reach: Reach,
-    /// Whether it has served a request.
+    /// True if it has served a request.
     pub used: bool,
 }
 

@@ -77,7 +77,7 @@ impl Placeholders {
     }
 }
 
-/// Whether secrets may be sent over a connection: nobody else can read them there.
+/// Returns true if secrets may be sent over a connection: nobody else can read them there.
 pub(super) fn may_pass(to: &Destination, reach: Reach) -> bool {
     to.scheme == Scheme::Https || reach == Reach::Granted
 }

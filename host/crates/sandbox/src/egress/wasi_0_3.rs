@@ -16,8 +16,8 @@ use super::*;
 use crate::config::ConfigValues;
 use crate::state::Scene;
 use crate::{EngineOptions, Mode, Sandbox, Services};
+use lovage_core::cancellation::Cancellation;
 use lovage_core::usage::Usage;
-use lovage_core::wanted::Wanted;
 use lovage_policy::HttpPolicy;
 
 /// What of it the guest imports; types have to be whole, but for methods.
@@ -151,16 +151,16 @@ async fn ask(sandbox: &Sandbox, authority: &str, rule: &str, limits: Limits) -> 
     let networks = ["127.0.0.1/32".to_owned()];
     let http = HttpPolicy::new(&[rule.to_owned()], "t.http", &networks, "t.http_networks").unwrap();
     let engine = sandbox.engine_of(Mode::Concurrent).unwrap();
-    let kit = sandbox.kit(engine);
+    let engine_set = sandbox.engine_set(engine);
     let mut store = sandbox
         .store(
-            kit,
+            engine_set,
             Scene {
                 limits,
                 deadline: Instant::now() + Duration::from_secs(30),
                 grants: Arc::new(Grants { http, ..Grants::default() }),
                 job: None,
-                wanted: Wanted::default(),
+                cancellation: Cancellation::default(),
                 config: ConfigValues::default(),
                 scratch: None,
                 log_guests: false,
@@ -168,7 +168,7 @@ async fn ask(sandbox: &Sandbox, authority: &str, rule: &str, limits: Limits) -> 
         )
         .unwrap();
     let component = Component::new(engine, asks(authority)).unwrap();
-    let instance = kit.linker.instantiate_async(&mut store, &component).await.unwrap();
+    let instance = engine_set.linker.instantiate_async(&mut store, &component).await.unwrap();
     let ask = instance.get_typed_func::<(), (u32,)>(&mut store, "ask").unwrap();
     let (told,) = ask.call_async(&mut store, ()).await.unwrap();
     (told, store.data().usage())

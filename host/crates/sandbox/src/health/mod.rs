@@ -30,9 +30,9 @@ pub use self::{
 use crate::Sandbox;
 use lovage_config::Config;
 use lovage_core::{
+    backoff::Backoff,
     events::{HostFaulty, HostRecovered, MemoryPressure},
     outcome::{Failure, Outcome},
-    retry::Backoff,
 };
 
 /// The interval between two looks at a host that cannot take jobs now.

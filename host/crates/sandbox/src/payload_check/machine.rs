@@ -343,7 +343,7 @@ impl<'p> Machine<'p> {
         same
     }
 
-    /// Whether a text matches; `None` if that is not known yet.
+    /// Returns true if a text matches; `None` if that is not known yet.
     fn matches(&mut self, pattern: &Pattern, text: u32) -> Option<bool> {
         let text = self.payload.text(text);
         let (progress, steps) = match self.search.take() {

@@ -115,7 +115,7 @@ pub fn check_schema(text: &str) -> Result<(), String> {
 
 const NO_SCHEMA: &str = "is no JSON Schema, which is an object or a boolean";
 
-/// Whether a text of any size is JSON that may be a schema.
+/// Returns true if a text of any size is JSON that may be a schema.
 fn is_schema(text: &str) -> Result<(), String> {
     serde_json::from_str::<serde::de::IgnoredAny>(text)
         .map_err(|error| format!("is no JSON: {error}"))?;

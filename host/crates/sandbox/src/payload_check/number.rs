@@ -37,7 +37,7 @@ impl Number {
         }
     }
 
-    /// Whether it is an integer, as JSON Schema has it: `1.0` is.
+    /// Returns true if it is an integer, as JSON Schema has it: `1.0` is.
     pub fn is_integer(self) -> bool {
         match self {
             Self::Float(number) => number.fract() == 0.0,

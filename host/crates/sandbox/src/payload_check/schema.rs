@@ -241,7 +241,7 @@ impl Program {
 pub struct Compiler<'b> {
     pub document: Document<'static>,
     pub draft: Draft,
-    /// Whether all is made that checks need; else only faults are looked for.
+    /// True if all is made that checks need; else only faults are looked for.
     pub whole: bool,
     schemas: Vec<Schema>,
     numbers: HashMap<u32, u32>,

@@ -28,7 +28,7 @@ struct Inner {
     memory: HostMemory,
     /// Where file descriptors are had, and for which tenant; `None` in tests.
     descriptors: Option<(Network, Arc<str>)>,
-    /// Whether times of files are hidden, since they are not the same at every attempt.
+    /// True if times of files are hidden, since they are not the same at every attempt.
     timeless: bool,
     used: Mutex<Used>,
 }

@@ -57,7 +57,7 @@ pub(super) struct Counted {
     pub at: Option<u64>,
     pub quota: Quota,
     pub open: OpenStream,
-    /// Whether it was refused a write, which ends it, as any error does.
+    /// True if it was refused a write, which ends it, as any error does.
     pub over: bool,
 }
 

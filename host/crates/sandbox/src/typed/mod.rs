@@ -66,7 +66,7 @@ pub struct Function {
 struct Returns {
     /// When all is well; `None` for nothing.
     output: Option<Ty>,
-    /// Whether it is a `result`, and so may be an error.
+    /// True if it is a `result`, and so may be an error.
     may_fail: bool,
     /// What an error holds.
     error: Option<Ty>,

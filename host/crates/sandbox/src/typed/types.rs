@@ -322,7 +322,7 @@ impl Ty {
         }
     }
 
-    /// Whether there are flags in it, each of which is a name of its own in memory.
+    /// Returns true if there are flags in it, each of which is a name of its own in memory.
     pub fn has_flags(&self) -> bool {
         matches!(self, Self::Flags(_)) || self.parts().into_iter().any(Self::has_flags)
     }

@@ -24,7 +24,7 @@ pub use error::{Quota, StoreError};
 pub use operation::{Answer, Operation, OperationError};
 
 use lovage_config::KeyValueConfig;
-use lovage_core::{dependency::Dependency, events::KeyvalueFailed, quiet::Quiet};
+use lovage_core::{dependency::Dependency, events::KeyvalueFailed, log_throttle::LogThrottle};
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 1024;
@@ -129,7 +129,7 @@ impl Quotas {
         Ok(())
     }
 
-    /// Whether a value is not too large by itself.
+    /// Returns true if a value is not too large by itself.
     fn allow_value(&self, value: &[u8]) -> Result<(), StoreError> {
         let (asked, allowed) = (value.len() as u64, self.max_value_bytes);
         if asked > allowed {
@@ -187,7 +187,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Takes keys away, as far as they are there.
     async fn delete(&self, bucket: &Namespace, keys: Vec<String>) -> Result<(), StoreError>;
 
-    /// Whether a key has a value.
+    /// Returns true if a key has a value.
     async fn exists(&self, bucket: &Namespace, key: String) -> Result<bool, StoreError>;
 
     /// A page of keys: the first, or what comes after a cursor. A key that is there all the while
@@ -290,7 +290,7 @@ impl KeyValue {
         };
         if let Err(error @ (StoreError::Unavailable(_) | StoreError::Timeout(_))) = &answer {
             // Guests can ask as often as they may.
-            static QUIET: Quiet = Quiet::for_seconds(10);
+            static QUIET: LogThrottle = LogThrottle::for_seconds(10);
             KeyvalueFailed { kind: self.kind, error, tell: QUIET.is_over() }.emit();
         }
         answer

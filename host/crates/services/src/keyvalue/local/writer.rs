@@ -27,7 +27,7 @@ pub(super) struct Writer {
 
 /// A change, and somebody who waits for it.
 trait Work: Send {
-    /// Whether nobody waits any more.
+    /// Returns true if nobody waits any more.
     fn is_given_up(&self) -> bool;
     /// Makes the change. Whether it is to stay.
     fn run(&mut self, connection: &Connection, path: &Path) -> bool;

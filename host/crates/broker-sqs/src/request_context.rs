@@ -102,13 +102,13 @@ impl Action {
 
 /// An action on a queue, for the errors that come of it.
 #[derive(Debug, Clone)]
-pub(super) struct Doing {
+pub(super) struct RequestContext {
     action: Action,
     queue: String,
     endpoint: Endpoint,
 }
 
-impl Doing {
+impl RequestContext {
     /// `queue` is a name or an address; of an address only the name is shown.
     pub(super) fn new(action: Action, queue: &str, endpoint: &Endpoint) -> Self {
         Self { action, queue: address::name_of(queue).to_owned(), endpoint: endpoint.clone() }
@@ -277,19 +277,19 @@ mod tests {
             .unwrap()
     }
 
-    fn doing(action: Action) -> Doing {
-        Doing::new(action, "https://h/1/jobs", &Endpoint::default())
+    fn request_context(action: Action) -> RequestContext {
+        RequestContext::new(action, "https://h/1/jobs", &Endpoint::default())
     }
 
     #[test]
     fn an_entry_that_sqs_itself_failed_may_pass() {
-        let error = doing(Action::Send).entry_error(&entry("Odd", "try again", false));
+        let error = request_context(Action::Send).entry_error(&entry("Odd", "try again", false));
         assert_eq!(error.fault, Fault::Unavailable);
     }
 
     #[test]
     fn an_error_says_what_where_why_and_what_to_do() {
-        let error = doing(Action::Receive).answered(
+        let error = request_context(Action::Receive).answered(
             "AccessDenied",
             "User: arn:aws:iam::1:user/u is not authorized to perform: sqs:receivemessage.",
             403,
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_receipt_is_not_repeated_in_the_error_about_it() {
-        let error = doing(Action::Delete).entry_error(&entry(
+        let error = request_context(Action::Delete).entry_error(&entry(
             "InvalidParameterValue",
             "Value AQEBsecret for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired.",
             true,

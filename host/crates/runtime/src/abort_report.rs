@@ -7,12 +7,12 @@ use lovage_core::events::AttemptAbandoned;
 
 /// Tells that an attempt was given up, unless it is told of its end first.
 #[derive(Debug)]
-pub struct UnlessEnded<'a> {
+pub struct AbortReport<'a> {
     queue: &'a str,
     ended: bool,
 }
 
-impl<'a> UnlessEnded<'a> {
+impl<'a> AbortReport<'a> {
     /// An attempt on a message of `queue` begins.
     pub fn new(queue: &'a str) -> Self {
         Self { queue, ended: false }
@@ -24,7 +24,7 @@ impl<'a> UnlessEnded<'a> {
     }
 }
 
-impl Drop for UnlessEnded<'_> {
+impl Drop for AbortReport<'_> {
     fn drop(&mut self) {
         if !self.ended {
             AttemptAbandoned { queue: self.queue }.emit();

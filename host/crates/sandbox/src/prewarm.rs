@@ -19,8 +19,8 @@ use super::Sandbox;
 use super::attempt::{End, within};
 use super::code::Code;
 use super::cpu::Meter;
-use super::hogs::Whose;
-use super::kit::Kit;
+use super::cpu_executor::Whose;
+use super::engine_set::EngineSet;
 use super::limits::Limits;
 use super::state::{Scene, State};
 
@@ -69,7 +69,7 @@ impl Nook {
         self.instance().take().filter(|ready| ready.limits.start_alike(limits))
     }
 
-    /// Whether whoever asks is to make one; else who is about to learns of it.
+    /// Returns true if whoever asks is to make one; else who is about to learns of it.
     fn begin(&self) -> bool {
         let begin = |state| match state {
             NONE => Some(MAKING),
@@ -79,7 +79,7 @@ impl Nook {
         self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, begin) == Ok(NONE)
     }
 
-    /// Whether that was all.
+    /// Returns true if that was all.
     fn end(&self, fit: bool) -> bool {
         let end = |state| match state {
             _ if !fit => UNFIT,
@@ -94,14 +94,14 @@ impl Nook {
 
 /// The instances of all components of a sandbox: no more than it has places for. Where there are
 /// more components, it is those whose jobs came last that have one.
-pub(super) struct Readies {
+pub(super) struct Prewarmed {
     places: Arc<Semaphore>,
     most: usize,
     /// Those that have one, the oldest first; some may have lost it.
     holders: Mutex<VecDeque<Weak<Code>>>,
 }
 
-impl Readies {
+impl Prewarmed {
     pub(super) fn new(most: u32) -> Self {
         let most = most as usize;
         Self { places: Arc::new(Semaphore::new(most)), most, holders: Mutex::default() }
@@ -137,7 +137,7 @@ impl Readies {
 impl Sandbox {
     /// How many instances wait that were made ahead.
     pub fn ready_instances(&self) -> usize {
-        let holders = self.readies().holders();
+        let holders = self.prewarmed().holders();
         let holders = holders.iter().filter_map(Weak::upgrade);
         holders.filter(|code| code.nook.instance().is_some()).count()
     }
@@ -146,20 +146,20 @@ impl Sandbox {
     pub(super) fn begin(
         &self,
         code: &Code,
-        kit: &Kit,
+        engine_set: &EngineSet,
         scene: Scene,
         meter: &Meter,
     ) -> wasmtime::Result<(Store<State>, Option<Instance>)> {
         // Its directory a guest has from its start on, or not at all.
         let ready = if scene.scratch.is_none() { code.nook.take(&scene.limits) } else { None };
-        let Some(ready) = ready else { return Ok((self.store(kit, scene)?, None)) };
+        let Some(ready) = ready else { return Ok((self.store(engine_set, scene)?, None)) };
         let Ready { mut store, instance, cpu, .. } = *ready;
         meter.add(cpu);
-        self.take_over(&mut store, kit, scene)?;
+        self.take_over(&mut store, engine_set, scene)?;
         Ok((store, Some(instance)))
     }
 
-    /// Whether nothing runs but what holds so many slots.
+    /// Returns true if nothing runs but what holds so many slots.
     pub(super) fn is_idle_but_for(&self, slots: usize) -> bool {
         self.free_slots() + slots >= self.options().slots as usize
     }
@@ -167,8 +167,8 @@ impl Sandbox {
     /// Has an instance made for the next job, soon and if nothing runs then. `limits` are those that it will
     /// probably have, and whoever's job was the last pays in turns for the CPU.
     pub(super) fn get_ready(&self, code: &Arc<Code>, limits: &Limits, tenant: &str, weight: u32) {
-        let enabled =
-            self.readies().most > 0 && Engine::same(code.pre.engine(), &self.0.kits.plain().engine);
+        let enabled = self.prewarmed().most > 0
+            && Engine::same(code.pre.engine(), &self.0.engine_sets.plain().engine);
         if !enabled || !code.nook.begin() {
             return;
         }
@@ -204,16 +204,16 @@ impl Sandbox {
         if !self.is_idle_but_for(0) || code.nook.instance().is_some() {
             return true;
         }
-        let Some(place) = self.readies().place() else { return true };
+        let Some(place) = self.prewarmed().place() else { return true };
         let meter = Arc::new(Meter::default());
         let make = {
             let (sandbox, code, meter) = (self.clone(), Arc::clone(code), Arc::clone(&meter));
             async move {
-                let kit = sandbox.kit(code.pre.engine());
-                let _running = kit.ticker.run();
+                let engine_set = sandbox.engine_set(code.pre.engine());
+                let _running = engine_set.ticker.run();
                 let deadline = Instant::now() + limits.timeout;
                 let scene = Scene::of_nobody(limits, deadline);
-                let mut store = sandbox.store(kit, scene).map_err(|_| false)?;
+                let mut store = sandbox.store(engine_set, scene).map_err(|_| false)?;
                 let instance = {
                     let start = pin!(code.pre.instantiate_async(&mut store));
                     let start = pin!(within(deadline, limits.cpu, &meter, start));
@@ -226,10 +226,10 @@ impl Sandbox {
         };
         // Its kind is none of a job's: how long it takes says nothing of them.
         let whose = Whose { tenant, weight, task: "" };
-        match self.hogs().run(whose, &meter, Box::pin(make)).await {
+        match self.cpu_executor().run(whose, &meter, Box::pin(make)).await {
             Ok((store, instance)) => {
                 let ready = Ready { store, instance, cpu: meter.spent(), limits, _place: place };
-                self.readies().keep(code, ready);
+                self.prewarmed().keep(code, ready);
                 true
             }
             Err(fit) => fit,

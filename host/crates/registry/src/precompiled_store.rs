@@ -45,7 +45,7 @@ const KEPT: usize = 2;
 
 /// A prefix of a bucket, and where its bundles are kept.
 #[derive(Debug)]
-pub(super) struct Depot {
+pub(super) struct PrecompiledStore {
     s3: S3,
     dir: PathBuf,
 }
@@ -66,7 +66,7 @@ struct Noted {
     stamp: String,
 }
 
-impl Depot {
+impl PrecompiledStore {
     /// Bundles of `s3`, kept in a directory, which need not be there.
     pub(super) fn new(s3: S3, dir: PathBuf) -> Self {
         Self { s3, dir }
@@ -77,7 +77,7 @@ impl Depot {
         self.s3.url().to_string()
     }
 
-    /// Whether a bundle of that place is one of this depot's.
+    /// Returns true if a bundle of that place is one of this depot's.
     pub(super) fn holds(&self, place: &str) -> bool {
         use super::supplier::Supplier as _;
         self.s3.holds(place)

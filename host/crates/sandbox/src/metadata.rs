@@ -13,7 +13,7 @@ use super::typed::{self, NoTask};
 /// What was found out about a component when it was loaded, so that it need not be loaded to be
 /// known. Only for who trusts where it was kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct ComponentMetadata {
     contract: String,
     tasks: Vec<TaskSpec>,
     /// The names of what it imports.
@@ -25,8 +25,8 @@ pub struct Facts {
 
 impl LoadedComponent {
     /// What is known of it.
-    pub fn facts(&self) -> Facts {
-        Facts {
+    pub fn metadata(&self) -> ComponentMetadata {
+        ComponentMetadata {
             contract: self.contract.to_owned(),
             tasks: self.tasks.clone(),
             imports: self.imports.iter().map(|import| import.name.clone()).collect(),
@@ -38,12 +38,16 @@ impl LoadedComponent {
 
     /// The component of which that was found out, whose code is loaded when the first job needs it.
     /// `None` where these facts are those of another version of this program.
-    pub fn of_facts(source: Source, facts: Facts, reload: Box<dyn Reload>) -> Option<Self> {
+    pub fn of_metadata(
+        source: Source,
+        metadata: ComponentMetadata,
+        reload: Box<dyn Reload>,
+    ) -> Option<Self> {
         let mut contracts = SERVED.iter().copied().chain([typed::CONTRACT]);
-        let contract = contracts.find(|contract| *contract == facts.contract)?;
-        spec::check(&facts.tasks).ok()?;
+        let contract = contracts.find(|contract| *contract == metadata.contract)?;
+        spec::check(&metadata.tasks).ok()?;
         // It was loaded, so all is offered.
-        let imports = facts.imports.into_iter().map(|name| Import {
+        let imports = metadata.imports.into_iter().map(|name| Import {
             needs: offer(&name).and_then(Offer::needs),
             name,
             offered: true,
@@ -54,11 +58,11 @@ impl LoadedComponent {
             contract,
             reads_config: reads_config(&imports),
             held: Held::while_used(None, reload),
-            tasks: facts.tasks,
+            tasks: metadata.tasks,
             imports,
-            exports: facts.exports,
-            others: facts.others,
-            unchecked: facts.unchecked,
+            exports: metadata.exports,
+            others: metadata.others,
+            unchecked: metadata.unchecked,
         })
     }
 }

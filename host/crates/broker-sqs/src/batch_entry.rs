@@ -37,7 +37,7 @@ impl Refusal {
 
 /// A message that SQS should take.
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(super) struct BatchEntry {
     /// All but the entry's id.
     pub entry: SendMessageBatchRequestEntryBuilder,
     /// What it counts for, of the batch's [`MAX_BYTES`].
@@ -48,7 +48,7 @@ pub(super) struct Parcel {
     pub id: Option<String>,
 }
 
-impl Parcel {
+impl BatchEntry {
     /// Checks and packs a message for a FIFO or a standard queue.
     pub(super) fn pack(message: &Outgoing, fifo: bool, now: Timestamp) -> Result<Self, Refusal> {
         let body = check_body(&message.body)?;
@@ -181,9 +181,9 @@ mod tests {
         Outgoing { body: body.to_owned().into(), ..Outgoing::default() }
     }
 
-    fn pack(message: &Outgoing, fifo: bool) -> (SendMessageBatchRequestEntry, Parcel) {
-        let parcel = Parcel::pack(message, fifo, NOW).unwrap();
-        (parcel.entry.clone().id("0").build().unwrap(), parcel)
+    fn pack(message: &Outgoing, fifo: bool) -> (SendMessageBatchRequestEntry, BatchEntry) {
+        let batch_entry = BatchEntry::pack(message, fifo, NOW).unwrap();
+        (batch_entry.entry.clone().id("0").build().unwrap(), batch_entry)
     }
 
     fn deferral(entry: &SendMessageBatchRequestEntry) -> Deferral {
@@ -196,10 +196,10 @@ mod tests {
         for (delay, seconds) in [(1, 1), (1_001, 2), (899_001, 900), (900_000, 900)] {
             let mut message = outgoing("x");
             message.delay = Duration::from_millis(delay);
-            let (entry, parcel) = pack(&message, false);
+            let (entry, batch_entry) = pack(&message, false);
             assert_eq!(entry.delay_seconds(), Some(seconds), "{delay} ms");
             assert!(entry.message_attributes().is_none());
-            assert_eq!(parcel.id, None);
+            assert_eq!(batch_entry.id, None);
         }
         // Not zero: without one, the delay that the queue is set to holds.
         assert_eq!(pack(&outgoing("x"), false).0.delay_seconds(), None);
@@ -209,12 +209,12 @@ mod tests {
     fn a_longer_delay_is_written_down_and_begins_with_the_longest_that_sqs_has() {
         let mut message = outgoing("x");
         message.delay = Duration::from_millis(900_001);
-        let (entry, parcel) = pack(&message, false);
+        let (entry, batch_entry) = pack(&message, false);
         assert_eq!(entry.delay_seconds(), Some(900));
         let deferral = deferral(&entry);
         assert_eq!(deferral.not_before_ms, NOW.as_millisecond() + 900_001);
         assert_eq!(deferral.attempts, 0);
-        assert_eq!(parcel.id, Some(deferral.message_id));
+        assert_eq!(batch_entry.id, Some(deferral.message_id));
     }
 
     #[test]
@@ -249,10 +249,10 @@ mod tests {
         message.group = Some("tenant-7".to_owned());
         message.deduplication_id = Some("d".to_owned());
         message.trace_header = Some("Root=1-2-3".to_owned());
-        let (entry, parcel) = pack(&message, false);
+        let (entry, batch_entry) = pack(&message, false);
         assert_eq!(entry.message_group_id(), Some("tenant-7"));
         assert_eq!(entry.message_deduplication_id(), None);
-        assert_eq!(parcel.group, None, "no order is kept");
+        assert_eq!(batch_entry.group, None, "no order is kept");
         let header = &entry.message_system_attributes().unwrap()
             [&MessageSystemAttributeNameForSends::AwsTraceHeader];
         assert_eq!(header.string_value(), Some("Root=1-2-3"));
@@ -278,7 +278,7 @@ mod tests {
             ("é\u{ffff}".as_bytes(), "U+FFFF at byte 2"),
         ] {
             let message = Outgoing { body: body.to_vec().into(), ..Outgoing::default() };
-            let refusal = Parcel::pack(&message, false, NOW).unwrap_err();
+            let refusal = BatchEntry::pack(&message, false, NOW).unwrap_err();
             assert_eq!(refusal.fault, Fault::Invalid);
             assert!(refusal.reason.contains(expected), "{}", refusal.reason);
         }
@@ -290,7 +290,7 @@ mod tests {
         message.attributes.insert("name".into(), "value".into());
         assert_eq!(pack(&message, false).1.bytes, MAX_BYTES);
         message.attributes.insert("name".into(), "value!".into());
-        let refusal = Parcel::pack(&message, false, NOW).unwrap_err();
+        let refusal = BatchEntry::pack(&message, false, NOW).unwrap_err();
         assert_eq!(refusal.fault, Fault::TooLarge);
         assert!(
             refusal.reason.contains("1048577") && refusal.reason.contains("1048576"),
@@ -303,8 +303,8 @@ mod tests {
     fn a_deferral_needs_room_for_its_attribute() {
         let mut message = outgoing("x");
         message.attributes = (0..10).map(|n| (format!("n{n}"), "v".to_owned())).collect();
-        assert!(Parcel::pack(&message, false, NOW).is_ok());
+        assert!(BatchEntry::pack(&message, false, NOW).is_ok());
         message.delay = Duration::from_secs(901);
-        assert!(Parcel::pack(&message, false, NOW).is_err());
+        assert!(BatchEntry::pack(&message, false, NOW).is_err());
     }
 }

@@ -54,13 +54,13 @@ pub(super) async fn loaded(
         Box::new(Again { cache, history, source: source.clone() })
     };
     let digest = &source.digest;
-    let known = cache.facts(sandbox, digest, &options.limits);
+    let known = cache.metadata(sandbox, digest, &options.limits);
     if let Some(component) =
-        known.and_then(|facts| LoadedComponent::of_facts(source.clone(), facts, again()))
+        known.and_then(|metadata| LoadedComponent::of_metadata(source.clone(), metadata, again()))
     {
         return Ok(component);
     }
     let component = compiled(sandbox, options, source.clone(), wasm).await?;
-    cache.keep_facts(sandbox, digest, &options.limits, component.facts());
+    cache.keep_facts(sandbox, digest, &options.limits, component.metadata());
     Ok(sandbox.shelve(component, again()))
 }

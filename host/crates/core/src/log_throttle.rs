@@ -7,19 +7,19 @@ use std::{
 
 /// For how long an event that guests can bring about says no more.
 #[derive(Debug)]
-pub struct Quiet {
+pub struct LogThrottle {
     seconds: u64,
     /// When the last one was told, in seconds since the Unix epoch.
     told: AtomicU64,
 }
 
-impl Quiet {
+impl LogThrottle {
     /// Says no more for so long after it said something.
     pub const fn for_seconds(seconds: u64) -> Self {
         Self { seconds, told: AtomicU64::new(0) }
     }
 
-    /// Whether it is time to tell again, which is then taken to be done.
+    /// Returns true if it is time to tell again, which is then taken to be done.
     pub fn is_over(&self) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let told = self.told.load(Ordering::Relaxed);
@@ -34,9 +34,9 @@ mod tests {
 
     #[test]
     fn who_was_told_is_left_in_peace_for_a_while() {
-        let quiet = Quiet::for_seconds(3600);
+        let quiet = LogThrottle::for_seconds(3600);
         assert!(quiet.is_over());
         assert!(!quiet.is_over());
-        assert!(Quiet::for_seconds(0).is_over());
+        assert!(LogThrottle::for_seconds(0).is_over());
     }
 }

@@ -1,4 +1,4 @@
-//! Whether an attempt is still wanted, and how far it is: what passes between the host and a
+//! Cancellation and progress of an attempt: what passes between the host and a
 //! guest that runs.
 //!
 //! A guest is told that it should end; it is not made to. What makes it end is its deadline, or
@@ -36,7 +36,7 @@ pub struct Progress {
 
 /// One attempt's side of it. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted(Arc<Inner>);
+pub struct Cancellation(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -48,11 +48,11 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Reported {
     last: Option<Progress>,
-    /// Whether it was not passed on yet.
+    /// True if it was not passed on yet.
     news: bool,
 }
 
-impl Wanted {
+impl Cancellation {
     /// For an attempt of a worker that ends it when `stopping` is cancelled.
     pub fn until(stopping: CancellationToken) -> Self {
         Self(Arc::new(Inner { stopping, ..Inner::default() }))
@@ -63,7 +63,7 @@ impl Wanted {
         self.0.revoked.cancel();
     }
 
-    /// Whether somebody revoked the job.
+    /// Returns true if somebody revoked the job.
     pub fn is_revoked(&self) -> bool {
         self.0.revoked.is_cancelled()
     }
@@ -113,25 +113,25 @@ mod tests {
     #[test]
     fn who_is_revoked_is_told_the_reason_that_matters_most() {
         let stopping = CancellationToken::new();
-        let wanted = Wanted::until(stopping.clone());
-        assert_eq!(wanted.why_revoked(None), None);
+        let cancellation = Cancellation::until(stopping.clone());
+        assert_eq!(cancellation.why_revoked(None), None);
         let past = Some(Instant::now());
-        assert_eq!(wanted.why_revoked(past), Some(Revocation::OutOfTime));
+        assert_eq!(cancellation.why_revoked(past), Some(Revocation::OutOfTime));
         stopping.cancel();
-        assert_eq!(wanted.why_revoked(past), Some(Revocation::Stopping));
-        wanted.revoke();
-        assert_eq!(wanted.why_revoked(None), Some(Revocation::Revoked));
+        assert_eq!(cancellation.why_revoked(past), Some(Revocation::Stopping));
+        cancellation.revoke();
+        assert_eq!(cancellation.why_revoked(None), Some(Revocation::Revoked));
     }
 
     #[test]
     fn each_report_is_news_once_and_the_last_one_stays() {
-        let wanted = Wanted::default();
-        assert_eq!((wanted.news(), wanted.progress()), (None, None));
+        let cancellation = Cancellation::default();
+        assert_eq!((cancellation.news(), cancellation.progress()), (None, None));
         for percent in [10, 20] {
-            wanted.report(Progress { percent, message: String::new() });
+            cancellation.report(Progress { percent, message: String::new() });
         }
-        assert_eq!(wanted.news().map(|it| it.percent), Some(20));
-        assert_eq!(wanted.news(), None);
-        assert_eq!(wanted.progress().map(|it| it.percent), Some(20));
+        assert_eq!(cancellation.news().map(|it| it.percent), Some(20));
+        assert_eq!(cancellation.news(), None);
+        assert_eq!(cancellation.progress().map(|it| it.percent), Some(20));
     }
 }

@@ -77,7 +77,7 @@ pub(super) struct Whose<'a> {
 /// The threads for hogs, and the queue before them. The threads start with the first hog, and
 /// end when this is dropped.
 #[derive(Debug)]
-pub(super) struct Hogs {
+pub(super) struct CpuExecutor {
     shared: Arc<Shared>,
     threads: usize,
     /// How many could be started.
@@ -93,12 +93,12 @@ enum Manner {
     /// Its last one was not quite brief.
     Slow,
     /// It begins among the hogs.
-    Hog,
+    LongRunning,
 }
 
 #[derive(Debug)]
 struct Shared {
-    queue: Mutex<FairQueue<Arc<Hog>>>,
+    queue: Mutex<FairQueue<Arc<LongRunning>>>,
     /// That of the epoch.
     tick: Duration,
     /// How many wait in the queue.
@@ -107,7 +107,7 @@ struct Shared {
     stopped: AtomicBool,
 }
 
-impl Hogs {
+impl CpuExecutor {
     /// A pool of so many threads; with none, there are no hogs: all run where they begin. `tick`
     /// is that of the epoch.
     pub(super) fn new(threads: usize, tick: Duration) -> Self {
@@ -139,7 +139,7 @@ impl Hogs {
         if self.threads == 0 {
             return future.await;
         }
-        let kind = self.kind_of_hog(whose);
+        let kind = self.kind_of_long_running(whose);
         if kind.is_none() && !self.has_to_wait(whose) {
             let quick = poll_fn(|context| match future.as_mut().poll(context) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
@@ -167,13 +167,13 @@ impl Hogs {
         output
     }
 
-    /// Whether the last job of this kind took long, and then which kind it is.
-    fn kind_of_hog(&self, whose: Whose<'_>) -> Option<u64> {
+    /// Returns true if the last job of this kind took long, and then which kind it is.
+    fn kind_of_long_running(&self, whose: Whose<'_>) -> Option<u64> {
         if self.known.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let kind = self.hasher.hash_one((whose.tenant, whose.task));
-        (locked(&self.kinds).get(&kind) == Some(&Manner::Hog)).then_some(kind)
+        (locked(&self.kinds).get(&kind) == Some(&Manner::LongRunning)).then_some(kind)
     }
 
     /// Remembers of a job's kind what it has used where quick ones run.
@@ -191,12 +191,12 @@ impl Hogs {
                 kinds.clear();
             }
             let again = spent >= MOMENT || kinds.contains_key(&kind);
-            kinds.insert(kind, if again { Manner::Hog } else { Manner::Slow });
+            kinds.insert(kind, if again { Manner::LongRunning } else { Manner::Slow });
         }
         self.known.store(kinds.len(), Ordering::Relaxed);
     }
 
-    /// Whether others wait for their turn, while this tenant has had more than its share.
+    /// Returns true if others wait for their turn, while this tenant has had more than its share.
     fn has_to_wait(&self, whose: Whose<'_>) -> bool {
         self.shared.waiting.load(Ordering::Relaxed) > 0 && {
             let queue = locked(&self.shared.queue);
@@ -223,7 +223,7 @@ impl Hogs {
             // Whoever asked may have left.
             let _ = give.send(output);
         };
-        let hog = Arc::new(Hog {
+        let hog = Arc::new(LongRunning {
             fresh: meter.spent() < MOMENT,
             meter: Arc::clone(meter),
             tenant: whose.tenant.into(),
@@ -264,7 +264,7 @@ impl Hogs {
     }
 }
 
-impl Drop for Hogs {
+impl Drop for CpuExecutor {
     fn drop(&mut self) {
         let mut queue = locked(&self.shared.queue);
         // Under the lock, which a thread that has seen it not set holds until it waits.
@@ -325,7 +325,7 @@ const RUNS: u8 = 2;
 const RUNS_AGAIN: u8 = 3;
 
 /// An attempt that is run by the pool.
-struct Hog {
+struct LongRunning {
     meter: Arc<Meter>,
     tenant: Arc<str>,
     weight: u32,
@@ -339,13 +339,13 @@ struct Hog {
     shared: Arc<Shared>,
 }
 
-impl std::fmt::Debug for Hog {
+impl std::fmt::Debug for LongRunning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hog").field("tenant", &self.tenant).finish_non_exhaustive()
     }
 }
 
-impl Wake for Hog {
+impl Wake for LongRunning {
     fn wake(self: Arc<Self>) {
         // Written even where it stays as it is, here and below: so whatever made this wake it is
         // seen by the turn that comes next, whichever thread has it.
@@ -369,7 +369,7 @@ impl Wake for Hog {
     }
 }
 
-impl Hog {
+impl LongRunning {
     /// Polls it once, and says whether it wants another turn at once.
     fn turn(self: &Arc<Self>) -> bool {
         self.state.swap(RUNS, Ordering::AcqRel);
@@ -409,7 +409,7 @@ impl Hog {
 }
 
 /// Gives a hog up when this is dropped.
-struct GiveUp<'a>(&'a Arc<Hog>);
+struct GiveUp<'a>(&'a Arc<LongRunning>);
 
 impl Drop for GiveUp<'_> {
     fn drop(&mut self) {
@@ -453,7 +453,7 @@ mod tests {
     }
 
     /// Runs what computes for so many ticks, and says whether it ended among the hogs.
-    async fn computes(hogs: &Hogs, whose: Whose<'_>, ticks: u32) -> bool {
+    async fn computes(cpu_executor: &CpuExecutor, whose: Whose<'_>, ticks: u32) -> bool {
         let meter = Arc::new(Meter::default());
         let metered = Arc::clone(&meter);
         let work = async move {
@@ -464,7 +464,7 @@ mod tests {
             on_a_thread_for_hogs()
         };
         let future = Box::pin(async move { metered.run(pin!(work)).await });
-        hogs.run(whose, &meter, future).await
+        cpu_executor.run(whose, &meter, future).await
     }
 
     /// On a machine that is busy, a tick's work may be less CPU time than a tick: so there is
@@ -473,22 +473,22 @@ mod tests {
 
     #[tokio::test]
     async fn what_takes_long_goes_elsewhere_and_what_is_quick_stays() {
-        let hogs = Hogs::new(1, TICK);
-        assert!(!computes(&hogs, whose("a", "quick"), 0).await);
-        assert!(hogs.started.get().is_none());
-        assert!(computes(&hogs, whose("a", "long"), MANY).await);
-        assert!(!computes(&hogs, whose("a", "quick"), 0).await);
+        let cpu_executor = CpuExecutor::new(1, TICK);
+        assert!(!computes(&cpu_executor, whose("a", "quick"), 0).await);
+        assert!(cpu_executor.started.get().is_none());
+        assert!(computes(&cpu_executor, whose("a", "long"), MANY).await);
+        assert!(!computes(&cpu_executor, whose("a", "quick"), 0).await);
         // Its kind is remembered, until it is quick again; nobody else's is.
-        assert!(computes(&hogs, whose("a", "long"), 0).await);
-        assert!(!computes(&hogs, whose("a", "long"), 0).await);
-        assert!(!computes(&hogs, whose("b", "long"), 0).await);
+        assert!(computes(&cpu_executor, whose("a", "long"), 0).await);
+        assert!(!computes(&cpu_executor, whose("a", "long"), 0).await);
+        assert!(!computes(&cpu_executor, whose("b", "long"), 0).await);
     }
 
     #[tokio::test]
     async fn what_is_slow_once_is_no_hog_and_two_times_on_end_is_one() {
-        let hogs = Hogs::new(1, TICK);
+        let cpu_executor = CpuExecutor::new(1, TICK);
         let slow = whose("a", "slow");
-        for (spent, is_hog) in [
+        for (spent, is_long_running) in [
             (BRIEF, false),
             (Duration::ZERO, false),
             (BRIEF, false),
@@ -496,8 +496,12 @@ mod tests {
             (Duration::ZERO, false),
             (MOMENT, true),
         ] {
-            hogs.notice(slow, spent);
-            assert_eq!(hogs.kind_of_hog(slow).is_some(), is_hog, "{spent:?}");
+            cpu_executor.notice(slow, spent);
+            assert_eq!(
+                cpu_executor.kind_of_long_running(slow).is_some(),
+                is_long_running,
+                "{spent:?}"
+            );
         }
     }
 
@@ -505,25 +509,25 @@ mod tests {
     #[tokio::test]
     async fn hogs_have_the_lower_priority() {
         let priority = || rustix::process::getpriority_process(None).unwrap();
-        let hogs = Hogs::new(1, TICK);
-        hogs.notice(whose("a", "asks"), MOMENT);
+        let cpu_executor = CpuExecutor::new(1, TICK);
+        cpu_executor.notice(whose("a", "asks"), MOMENT);
         let meter = Arc::new(Meter::default());
         let theirs =
-            hogs.run(whose("a", "asks"), &meter, Box::pin(async move { priority() })).await;
+            cpu_executor.run(whose("a", "asks"), &meter, Box::pin(async move { priority() })).await;
         // The kernel goes no lower than that.
         assert_eq!(theirs, (priority() + NICENESS).min(19));
     }
 
     #[tokio::test]
     async fn without_threads_all_stays() {
-        let hogs = Hogs::new(0, TICK);
-        assert!(!computes(&hogs, whose("a", "long"), 20).await);
+        let cpu_executor = CpuExecutor::new(0, TICK);
+        assert!(!computes(&cpu_executor, whose("a", "long"), 20).await);
     }
 
     #[tokio::test]
     async fn timers_work_among_hogs() {
-        let hogs = Hogs::new(1, TICK);
-        hogs.notice(whose("a", "waits"), MOMENT);
+        let cpu_executor = CpuExecutor::new(1, TICK);
+        cpu_executor.notice(whose("a", "waits"), MOMENT);
         let meter = Arc::new(Meter::default());
         let work = Box::pin(async {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -531,31 +535,31 @@ mod tests {
             let waited: Result<(), _> = within.await;
             (waited.is_err(), on_a_thread_for_hogs())
         });
-        assert_eq!(hogs.run(whose("a", "waits"), &meter, work).await, (true, true));
+        assert_eq!(cpu_executor.run(whose("a", "waits"), &meter, work).await, (true, true));
     }
 
     #[tokio::test]
     async fn a_panic_among_hogs_reaches_who_asked() {
-        let hogs = Hogs::new(1, TICK);
+        let cpu_executor = CpuExecutor::new(1, TICK);
         for _ in 0..3 {
-            hogs.notice(whose("a", "panics"), MOMENT);
+            cpu_executor.notice(whose("a", "panics"), MOMENT);
             let meter = Arc::new(Meter::default());
             let work: Movable<()> = Box::pin(async {
                 yield_now().await;
                 resume_unwind(Box::new("as the test wants it"));
             });
-            let run = AssertUnwindSafe(hogs.run(whose("a", "panics"), &meter, work));
+            let run = AssertUnwindSafe(cpu_executor.run(whose("a", "panics"), &meter, work));
             let panic = run.catch_unwind().await.unwrap_err();
             assert_eq!(panic.downcast_ref(), Some(&"as the test wants it"));
         }
-        assert!(computes(&hogs, whose("a", "long"), MANY).await);
+        assert!(computes(&cpu_executor, whose("a", "long"), MANY).await);
     }
 
     #[tokio::test]
     async fn what_is_dropped_is_dropped_whether_it_waits_or_computes() {
-        let hogs = Hogs::new(1, TICK);
+        let cpu_executor = CpuExecutor::new(1, TICK);
         for computes in [false, true] {
-            hogs.notice(whose("a", "ever"), MOMENT);
+            cpu_executor.notice(whose("a", "ever"), MOMENT);
             let alive = Arc::new(());
             let held = Arc::clone(&alive);
             let work: Movable<()> = Box::pin(async move {
@@ -570,7 +574,7 @@ mod tests {
                 }
             });
             let meter = Arc::new(Meter::default());
-            let run = hogs.run(whose("a", "ever"), &meter, work);
+            let run = cpu_executor.run(whose("a", "ever"), &meter, work);
             assert!(tokio::time::timeout(TICK * 20, run).await.is_err());
             let patience = Instant::now() + Duration::from_secs(30);
             while Arc::strong_count(&alive) > 1 {
@@ -586,32 +590,33 @@ mod tests {
 
     #[tokio::test]
     async fn a_span_goes_along() {
-        let hogs = Hogs::new(1, TICK);
-        hogs.notice(whose("a", "tells"), MOMENT);
+        let cpu_executor = CpuExecutor::new(1, TICK);
+        cpu_executor.notice(whose("a", "tells"), MOMENT);
         let _subscriber =
             tracing::subscriber::set_default(tracing_subscriber::fmt().with_test_writer().finish());
         let span = tracing::error_span!("job");
         let work = Box::pin(async { (on_a_thread_for_hogs(), tracing::Span::current().id()) });
         let meter = Arc::new(Meter::default());
-        let told = hogs.run(whose("a", "tells"), &meter, work).instrument(span.clone()).await;
+        let told =
+            cpu_executor.run(whose("a", "tells"), &meter, work).instrument(span.clone()).await;
         assert!(span.id().is_some());
         assert_eq!(told, (true, span.id()));
     }
 
     #[tokio::test]
     async fn a_flood_of_quick_jobs_waits_while_others_do() {
-        let hogs = Hogs::new(1, TICK);
+        let cpu_executor = CpuExecutor::new(1, TICK);
         let (flood, other) = (whose("flood", "quick"), whose("other", "long"));
-        assert!(!hogs.has_to_wait(flood));
-        locked(&hogs.shared.queue).charge(&flood.tenant.into(), 1, CREDIT * 2);
-        assert_eq!(locked(&hogs.shared.queue).ahead("flood"), CREDIT * 2);
+        assert!(!cpu_executor.has_to_wait(flood));
+        locked(&cpu_executor.shared.queue).charge(&flood.tenant.into(), 1, CREDIT * 2);
+        assert_eq!(locked(&cpu_executor.shared.queue).ahead("flood"), CREDIT * 2);
         // Nobody else wants anything.
-        assert!(!hogs.has_to_wait(flood));
+        assert!(!cpu_executor.has_to_wait(flood));
         // No thread is started here, so that it keeps waiting.
         let meter = Arc::new(Meter::default());
-        hogs.started.set(1).unwrap();
-        let waits = hogs.hand_over(other, &meter, Box::pin(async {}));
+        cpu_executor.started.set(1).unwrap();
+        let waits = cpu_executor.hand_over(other, &meter, Box::pin(async {}));
         assert!(tokio::time::timeout(TICK, waits).await.is_err());
-        assert!(hogs.has_to_wait(flood) && !hogs.has_to_wait(other));
+        assert!(cpu_executor.has_to_wait(flood) && !cpu_executor.has_to_wait(other));
     }
 }

@@ -13,7 +13,7 @@ use super::{
 /// Work that is committed, and those who asked for it.
 #[must_use = "somebody waits to be told"]
 #[derive(Default)]
-pub struct Told {
+pub struct Acknowledgements {
     works: Vec<Box<dyn Work>>,
     results: Results,
     commit: Commit,
@@ -22,7 +22,7 @@ pub struct Told {
 /// What those get who waited for a result.
 pub type Results = Vec<(AwaitResult, Option<Bytes>)>;
 
-impl Told {
+impl Acknowledgements {
     /// Adds what was done, up to a commit.
     pub fn add(&mut self, works: Vec<Box<dyn Work>>, results: Results, commit: Commit) {
         self.works.extend(works);

@@ -12,14 +12,14 @@ use super::state::{self, State};
 use super::ticker::Ticker;
 
 /// An engine, its clock, and what guests on it may import.
-pub(super) struct Kit {
+pub(super) struct EngineSet {
     pub engine: Engine,
     pub linker: Linker<State>,
     pub ticker: Ticker,
     pub allocator: Allocator,
 }
 
-impl Kit {
+impl EngineSet {
     fn new(
         options: &EngineOptions,
         interfaces: &[HostInterface],
@@ -37,23 +37,23 @@ impl Kit {
 }
 
 /// The engines of a sandbox.
-pub(super) struct Kits {
-    plain: Kit,
+pub(super) struct EngineSets {
+    plain: EngineSet,
     /// Made for the first component that needs it.
-    concurrent: OnceLock<Result<Kit, String>>,
+    concurrent: OnceLock<Result<EngineSet, String>>,
 }
 
-impl Kits {
+impl EngineSets {
     pub(super) fn new(
         options: &EngineOptions,
         interfaces: &[HostInterface],
     ) -> Result<Self, EngineError> {
-        let plain = Kit::new(options, interfaces, Mode::Plain)?;
+        let plain = EngineSet::new(options, interfaces, Mode::Plain)?;
         Ok(Self { plain, concurrent: OnceLock::new() })
     }
 
     /// That of most components.
-    pub(super) fn plain(&self) -> &Kit {
+    pub(super) fn plain(&self) -> &EngineSet {
         &self.plain
     }
 
@@ -63,21 +63,21 @@ impl Kits {
         mode: Mode,
         options: &EngineOptions,
         interfaces: &[HostInterface],
-    ) -> Result<&Kit, String> {
+    ) -> Result<&EngineSet, String> {
         match mode {
             Mode::Plain => Ok(&self.plain),
             Mode::Concurrent => {
                 let make =
-                    || Kit::new(options, interfaces, mode).map_err(|error| error.to_string());
+                    || EngineSet::new(options, interfaces, mode).map_err(|error| error.to_string());
                 self.concurrent.get_or_init(make).as_ref().map_err(Clone::clone)
             }
         }
     }
 
     /// That of what was made on an engine of these.
-    pub(super) fn of_engine(&self, engine: &Engine) -> &Kit {
+    pub(super) fn of_engine(&self, engine: &Engine) -> &EngineSet {
         match self.concurrent.get() {
-            Some(Ok(kit)) if Engine::same(&kit.engine, engine) => kit,
+            Some(Ok(engine_set)) if Engine::same(&engine_set.engine, engine) => engine_set,
             _ => &self.plain,
         }
     }

@@ -15,7 +15,7 @@ use lovage_core::usage::Usage;
 use lovage_sandbox::Meter;
 
 /// Counts what an attempt has used, unless it is told that the attempt has ended.
-pub(super) struct UnlessReported<'a> {
+pub(super) struct UsageGuard<'a> {
     pipeline: &'a Pipeline,
     job: &'a DecodedJob,
     meter: Arc<Meter>,
@@ -23,7 +23,7 @@ pub(super) struct UnlessReported<'a> {
     reported: bool,
 }
 
-impl<'a> UnlessReported<'a> {
+impl<'a> UsageGuard<'a> {
     /// An attempt at `job` begins, whose CPU time `meter` tells.
     pub(super) fn new(pipeline: &'a Pipeline, job: &'a DecodedJob, meter: Arc<Meter>) -> Self {
         Self { pipeline, job, meter, began: Instant::now(), reported: false }
@@ -35,7 +35,7 @@ impl<'a> UnlessReported<'a> {
     }
 }
 
-impl Drop for UnlessReported<'_> {
+impl Drop for UsageGuard<'_> {
     fn drop(&mut self) {
         let cpu = self.meter.spent();
         // One that had no slot yet has used nothing.
