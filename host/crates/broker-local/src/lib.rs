@@ -1,11 +1,11 @@
 //! The embedded broker: one SQLite file, no server, durable.
 //!
-//! What it promises beyond [`Broker`](super::Broker): accepted means durable (an answer comes after the commit is
+//! What it promises beyond [`Broker`](lovage_core::broker::Broker): accepted means durable (an answer comes after the commit is
 //! on the disk), a finish is one transaction (result, follow-on messages and the delete), and the
-//! cost of a job does not grow with what is queued, delayed or done ([`sql`] says why). Any number
+//! cost of a job does not grow with what is queued, delayed or done (`sql` says why). Any number
 //! of processes on one machine may use the file at the same time.
 //!
-//! A caller encodes what it wants ([`wire`]) and hands it to the one [`writer`]; a second
+//! A caller encodes what it wants (`wire`) and hands it to the one `writer`; a second
 //! connection serves those who only look.
 
 use std::{

@@ -22,7 +22,7 @@
 //!   than letters, digits and punctuation) goes as its SHA-256. FIFO messages without a group are
 //!   one group; without a deduplication id each is given a new one, whatever the queue's
 //!   content-based deduplication says: two jobs with equal bodies are two jobs.
-//! - **Types.** What an attribute's type was is kept for a copy or a move: [`attributes::TYPES`].
+//! - **Types.** What an attribute's type was is kept for a copy or a move: `TYPES`.
 //! - **Results.** None are kept by the broker: [`Broker::result`] is [`Fault::Unsupported`], and
 //!   [`Disposal::Finish`]'s `result` is ignored. Results go to queues.
 

@@ -3,7 +3,7 @@
 //! All that follows from a message stands in the message: its callbacks, the rest of its chain, the
 //! body of its chord. A few groups that follow each other in a raw chain multiply, so that one message
 //! of a kilobyte could lead to billions. The count follows the rules by which
-//! [`canvas`](super::canvas) calls things. Where it is in doubt it counts more.
+//! `canvas` calls things. Where it is in doubt it counts more.
 
 use super::{
     json::{Json, Map},

@@ -1,10 +1,10 @@
 //! Which task is served by which component, now.
 //!
-//! Components come from [suppliers](supplier), are compiled once, and are looked up by the names of
+//! Components come from suppliers, are compiled once, and are looked up by the names of
 //! their tasks. [`Registry::refresh`] looks whether a supplier offers other versions, and puts each
 //! in the place of the one before it in a single step, once it is known to be good; a call that
 //! runs holds its component and ends on the version that it began on. What was served is
-//! [kept](history), so that one can go back.
+//! kept, so that one can go back.
 
 pub mod signature;
 

@@ -2,7 +2,7 @@
 //! command's own.
 //!
 //! No log call blocks, fails or panics, whatever becomes of the reader of standard error: see
-//! [`sink`].
+//! `sink`.
 
 mod sink;
 

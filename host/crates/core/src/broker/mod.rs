@@ -121,7 +121,7 @@ pub struct Message {
 /// A message to be sent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outgoing {
-    /// The body. SQS takes text only, and not every character: see [`lovage_broker_sqs`].
+    /// The body. SQS takes text only, and not every character: see `lovage_broker_sqs`.
     pub body: Bytes,
     /// The attributes.
     pub attributes: Attributes,

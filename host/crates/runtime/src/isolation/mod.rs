@@ -9,7 +9,7 @@
 //! - It has nothing of the worker's: no environment, no descriptor but the socket to its parent, no
 //!   queue, store or secret. Values that an attempt was granted come with the attempt; buckets are
 //!   reached through the parent, which checks each call's grant again.
-//! - It is [confined](confine) by seccomp and, where the kernel has it, Landlock: no new program,
+//! - It is confined by seccomp and, where the kernel has it, Landlock: no new program,
 //!   no file but the scratch directory, and no socket unless the attempt is granted HTTP.
 //! - It is ended at the attempt's deadline, when the attempt is given up, and with its parent. It
 //!   may have the memory that its attempt may, and a fixed amount beside it.

@@ -5,7 +5,7 @@
 //!
 //! - A worker runs a [`SelfTest`] at its start and does not start on a host that fails it.
 //! - An attempt that the host could not carry out ends as
-//!   [`Outcome::HostFault`](lovage_core::outcome::Outcome::HostFault). The self-test then decides: on a
+//!   `Outcome::HostFault`. The self-test then decides: on a
 //!   host that fails it, the message goes back, no attempt is spent, and the worker takes no more
 //!   jobs until the test passes again. On a host that passes it, the job asks for more than this
 //!   host has, and the attempt counts as crashed; else one such job would go round for ever.

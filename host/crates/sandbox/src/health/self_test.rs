@@ -61,8 +61,8 @@ pub enum HostFault {
 const ADDRESS_SPACE: &str = "raise `ulimit -v`, or lower worker.concurrency or \
                              sandbox.memory_reservation_bytes";
 
-/// Which resources a host is tested for. Takes some milliseconds, bounded by [`TIMEOUT`]; holds
-/// at most [`MEMORY_BYTES`], [`DESCRIPTORS`] and [`DISK_BYTES`] at a time.
+/// Which resources a host is tested for. Takes some milliseconds, bounded by `TIMEOUT`; holds
+/// at most `MEMORY_BYTES`, `DESCRIPTORS` and `DISK_BYTES` at a time.
 #[derive(Debug, Clone, Default)]
 pub struct SelfTest {
     directories: Vec<PathBuf>,
