@@ -81,9 +81,10 @@ check-wit: ## Fail when a released file of the contract has changed
 	cd wit && sha256sum --quiet --check released.sha256
 
 .PHONY: lint
-lint: ## Formatting and clippy, for host and guests
+lint: ## Formatting, clippy and API documentation, for host and guests
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 	cd guest-tasks && $(CARGO) fmt --all --check
 	cd guest-tasks && $(CARGO) clippy --locked --target-dir $(GUEST_TARGET) -- -D warnings
 	cd guest-tasks && $(CARGO) clippy --locked --all-targets --target $(NATIVE) --target-dir $(GUEST_TARGET) -- -D warnings
@@ -95,7 +96,6 @@ checks: deny ## Check features one by one, unused dependencies, licences and sou
 	command -v cargo-machete >/dev/null || $(CARGO) install --locked cargo-machete
 	$(CARGO) hack check --each-feature --no-dev-deps -p lovage
 	$(CARGO) machete host
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
 .PHONY: deny
 # Advisories are left out, since their database is fetched from GitHub; where that can be reached:
