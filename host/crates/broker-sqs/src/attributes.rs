@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use aws_sdk_sqs::{primitives::Blob, types::MessageAttributeValue};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::batch_entry::Refusal;
+use super::refusal::Refusal;
 use lovage_core::{
     broker::{
         Attributes,

@@ -9,7 +9,7 @@ use aws_sdk_sqs::types::{
 };
 use jiff::Timestamp;
 
-use super::{attributes, batch::MAX_BYTES};
+use super::{attributes, batch::MAX_BYTES, refusal::Refusal};
 use lovage_core::{
     broker::{Attributes, Deferral, Fault, Outgoing, attribute},
     group_id::identifier,
@@ -21,13 +21,6 @@ pub(super) const MAX_DELAY: Duration = Duration::from_mins(15);
 
 /// The group of messages on a FIFO queue that name none.
 const ONE_GROUP: &str = "lovage";
-
-/// Why a message is not sent.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub fault: Fault,
-    pub reason: String,
-}
 
 impl Refusal {
     pub(super) fn invalid(reason: impl Into<String>) -> Self {

@@ -38,6 +38,7 @@ mod fault;
 pub mod message;
 mod queues;
 mod receive;
+mod refusal;
 mod request_context;
 mod send;
 mod settle;

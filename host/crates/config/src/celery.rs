@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, DynamoDbUrl, RedisUrl, nonzero64, secrets::without_password};
+use super::{Config, DynamoDbUrl, RedisUrl, nonzero64, password::without_password};
 use lovage_celery::{Mapping, RichTypes, exception::check_vouched, keys::Prefix, names};
 
 /// What becomes of a message for a task that is not here.

@@ -30,6 +30,7 @@ mod isolation;
 pub(crate) mod limits;
 mod load;
 pub mod log_filter;
+mod password;
 mod redis_url;
 mod secrets;
 mod services;

@@ -1,5 +1,6 @@
 //! What is checked of secrets and of the key-value store.
 
+use super::password::without_password;
 use super::{Config, KeyValueKind, RedisUrl, SecretConfig};
 use lovage_policy::HttpPolicy;
 
@@ -117,19 +118,6 @@ fn check(name: &str, secret: &SecretConfig) -> Result<(), String> {
         HttpPolicy::new(rules, &key, &[], &key)?;
     }
     Ok(())
-}
-
-/// A URL with its password struck out.
-pub(super) fn without_password(url: &str) -> String {
-    let hidden = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let authority = rest.split(['/', '?', '#']).next()?;
-        let (user, _) = authority.rsplit_once('@')?;
-        let (user, _) = user.split_once(':')?;
-        let after = rest.get(authority.rfind('@')?..)?;
-        Some(format!("{scheme}://{user}:***{after}"))
-    };
-    hidden().unwrap_or_else(|| url.to_owned())
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl fmt::Debug for KeyValueConfig {
         f.debug_struct("KeyValueConfig")
             .field("kind", &self.kind)
             .field("path", &self.path)
-            .field("url", &self.url.as_deref().map(super::secrets::without_password))
+            .field("url", &self.url.as_deref().map(super::password::without_password))
             .finish_non_exhaustive()
     }
 }
